@@ -1,0 +1,1 @@
+"""Configuration files that come with the package; README.md lists every key."""

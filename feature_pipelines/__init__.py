@@ -1,0 +1,58 @@
+"""What a value is: contract, feature definitions, the one evaluator, stored features as of a time.
+
+These are the names that a feature module and its tests need. The rest is imported from its module: `evaluate`, `fingerprint`,
+`lookup` (numpy alone), `schema_arrow` and `lookup_arrow` (pyarrow besides).
+"""
+
+from feature_pipelines.columns import (
+    Binary,
+    Bool,
+    Column,
+    Columns,
+    DType,
+    Float32,
+    Float64,
+    Int32,
+    Int64,
+    Nullable,
+    String,
+    Strings,
+    Timestamp,
+    decimal,
+    values_and_valid,
+)
+from feature_pipelines.definitions import FeatureSet, FeatureView, Fitted
+from feature_pipelines.errors import ContractError, DefinitionError, OnescoreError
+from feature_pipelines.evaluate import check_row_local, constants_from_json, fit_constants
+from feature_pipelines.schema import Field, Reason, RowError, Schema
+
+__all__ = [
+    "Binary",
+    "Bool",
+    "Column",
+    "Columns",
+    "ContractError",
+    "DType",
+    "DefinitionError",
+    "FeatureSet",
+    "FeatureView",
+    "Field",
+    "Fitted",
+    "Float32",
+    "Float64",
+    "Int32",
+    "Int64",
+    "Nullable",
+    "OnescoreError",
+    "Reason",
+    "RowError",
+    "Schema",
+    "String",
+    "Strings",
+    "Timestamp",
+    "check_row_local",
+    "constants_from_json",
+    "decimal",
+    "fit_constants",
+    "values_and_valid",
+]

@@ -1,0 +1,1 @@
+"""One module per feature set: the only files a data scientist edits."""

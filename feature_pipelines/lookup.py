@@ -1,0 +1,397 @@
+"""Stored features as of a time: for each request the newest row of its key that was visible then, whole, or nothing.
+
+`AsOfIndex` holds one view's rows as sorted arrays, so that a look-up is two binary searches and the answer was computed when
+the index was built. Its order of rows is the one total order of the project: (event_ts, created_ts, digest of the row's
+canonical bytes). It reads no clock and no storage but its own files, mapped into memory, so that workers of one machine share
+them.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from enum import IntEnum
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from feature_pipelines.columns import (
+    Column,
+    Columns,
+    Nullable,
+    Strings,
+    freeze,
+    length,
+    take,
+    values_and_valid,
+)
+from feature_pipelines.definitions import FeatureView
+from feature_pipelines.errors import ContractError
+from feature_pipelines.schema import to_wire
+
+__all__ = ["AsOfIndex", "Status"]
+
+_NEVER = np.iinfo(np.int64).min
+_TABLE_CELLS = 1 << 22
+_CELLS_PER_ROW = 64
+
+
+class Status(IntEnum):
+    """What a look-up found: PRESENT, a row older than the ttl (EXPIRED), or none visible for the key (NOT_FOUND)."""
+
+    PRESENT = 0
+    NOT_FOUND = 1
+    EXPIRED = 2
+
+
+@dataclass(frozen=True, eq=False)
+class AsOfIndex:
+    """One view's rows, ready to be looked up.
+
+    Rows are sorted by (key, visible_ts); `newest[i]` is the newest, in the total order, of the rows of that key up to i.
+
+    Args:
+        view: the declaration.
+        keys: per key column its distinct values, sorted: strings, or an int64 array.
+        entities: sorted codes of the keys that occur, int64.
+        times: the distinct visible_ts = max(event_ts, created_ts), sorted, int64 microseconds.
+        order: per row entity * (len(times) + 1) + rank of its visible_ts in `times`, sorted, int64.
+        newest: per row the position of the newest row, int64.
+        event_ts: per row, int64 microseconds.
+        fields: per row the stored columns.
+    """
+
+    view: FeatureView
+    keys: tuple[Strings | NDArray[np.int64], ...]
+    entities: NDArray[np.int64]
+    times: NDArray[np.int64]
+    order: NDArray[np.int64]
+    newest: NDArray[np.int64]
+    event_ts: NDArray[np.int64]
+    fields: Mapping[str, Column]
+
+    def __len__(self) -> int:
+        return len(self.order)
+
+    @classmethod
+    def build(
+        cls,
+        view: FeatureView,
+        keys: Sequence[Column],
+        event_ts: NDArray[np.int64],
+        created_ts: NDArray[np.int64],
+        fields: Columns,
+    ) -> AsOfIndex:
+        """Build the index of n rows, in any order.
+
+        Args:
+            view: the declaration.
+            keys: the key columns, String or Int64/Int32, in the order of `view.keys`; a row with a null key is never found.
+            event_ts, created_ts: int64 microseconds, shape (n,).
+            fields: every field of the view, n rows each.
+
+        Raises:
+            ContractError: a key column of another kind, or more possible keys than an int64 can number.
+        """
+        distinct = tuple(_distinct(view, key) for key in keys)
+        if math.prod(len(values) for values in distinct) >= 2**63:
+            raise ContractError(
+                f"view {view.name!r}: too many combinations of its {len(distinct)} key columns to number them"
+            )
+        codes, has_key = _entity_codes(distinct, keys, _positions(distinct))
+        keep = np.flatnonzero(has_key)
+        visible = np.maximum(event_ts, created_ts)
+        keep = keep[np.lexsort((visible[keep], codes[keep]))]
+        entities, entity = np.unique(codes[keep], return_inverse=True)
+        times, rank = np.unique(visible[keep], return_inverse=True)
+        newest = _running_newest(_total_order(view, keep, entity, (event_ts, created_ts), fields))
+        return cls(
+            view=view,
+            keys=distinct,
+            entities=entities,
+            times=times,
+            order=entity.astype(np.int64) * (len(times) + 1) + rank,
+            newest=newest,
+            event_ts=event_ts[keep],
+            fields={name: take(column, keep) for name, column in fields.items()},
+        )
+
+    def lookup(
+        self, keys: Sequence[Column], as_of: NDArray[np.int64]
+    ) -> tuple[dict[str, Column], NDArray[np.int8]]:
+        """Return the view's fields for each request, and each request's Status.
+
+        Args:
+            keys: the key columns of n requests, in the order of `view.keys`.
+            as_of: int64 microseconds, shape (n,).
+
+        Returns:
+            The columns of the row found (null where none is PRESENT), and the statuses, int8, shape (n,).
+
+        Raises:
+            ContractError: a key that is a string here and an integer in the index, or the other way round.
+        """
+        n = len(as_of)
+        if not len(self):
+            return self._gather(np.zeros(n, dtype=np.int64), np.zeros(n, dtype=np.bool_)), _statuses(n)
+        entity, known = self._entity(keys)
+        row = self._newest_row(entity, self._rank(as_of))
+        found = known & (row >= 0)
+        row *= found
+        present = found.copy()
+        if self.view.ttl_seconds is not None:
+            oldest = (
+                np.maximum(as_of, _NEVER + self.view.ttl_seconds * 1_000_000)
+                - self.view.ttl_seconds * 1_000_000
+            )
+            present &= self.event_ts[row] >= oldest
+        status = np.where(present, Status.PRESENT, np.where(found, Status.EXPIRED, Status.NOT_FOUND)).astype(
+            np.int8
+        )
+        return self._gather(row, present), status
+
+    def _entity(self, keys: Sequence[Column]) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+        """Return each request's entity number, and whether there is such an entity."""
+        for name, indexed, asked in zip(self.view.keys, self.keys, keys, strict=True):
+            if isinstance(indexed, Strings) != isinstance(values_and_valid(asked)[0], Strings):
+                raise ContractError(
+                    f"view {self.view.name!r}: key {name!r} is a string in one of table and request only"
+                )
+        code, known = _entity_codes(self.keys, keys, self._key_positions)
+        if self._is_dense:
+            known &= code < len(self.entities)
+            return code * known, known
+        entity = np.searchsorted(self.entities, code)
+        entity[entity == len(self.entities)] = 0
+        return entity, known & (self.entities[entity] == code)
+
+    def _rank(self, as_of: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return how many of the distinct times are not after each request: a binary search, or a grid where that is exact."""
+        if self._grid is None:
+            return np.searchsorted(self.times, as_of, side="right")
+        width, before = self._grid
+        first = self.times[0]
+        cell = np.clip(as_of, first, self.times[-1])
+        cell -= first
+        cell //= width
+        rank = before.take(cell)
+        padded = self.times.take(rank, mode="clip")
+        return rank + ((padded <= as_of) & (rank < len(self.times)))
+
+    def _newest_row(self, entity: NDArray[np.int64], rank: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return the newest visible row of each entity, -1 if there is none: by table, or by binary search."""
+        wanted = entity * (len(self.times) + 1) + rank
+        return self._search(wanted) if self._table is None else self._table.take(wanted)
+
+    def _search(self, wanted: NDArray[np.int64]) -> NDArray[np.int64]:
+        columns = len(self.times) + 1
+        position = np.searchsorted(self.order, wanted, side="left") - 1
+        same = (position >= 0) & (self.order[position] // columns == wanted // columns)
+        return np.where(same, self.newest[position], -1)
+
+    @functools.cached_property
+    def _key_positions(self) -> tuple[Mapping[str, int], ...]:
+        return _positions(self.keys)
+
+    @functools.cached_property
+    def _is_dense(self) -> bool:
+        """Whether an entity's number is its code."""
+        return len(self.entities) == 0 or int(self.entities[-1]) == len(self.entities) - 1
+
+    @functools.cached_property
+    def _grid(self) -> tuple[int, NDArray[np.int64]] | None:
+        """(width, times before each cell), such that no cell holds two times; None where that would take too many cells."""
+        if len(self.times) < 2:
+            return (1, np.zeros(1, dtype=np.int64)) if len(self.times) else None
+        span = int(self.times[-1]) - int(self.times[0])
+        if span >= 2**63:
+            return None
+        width = int(np.diff(self.times).min())
+        cells = span // width + 1
+        if cells > _TABLE_CELLS or cells > _CELLS_PER_ROW * len(self.times):
+            return None
+        starts = self.times[0] + np.arange(cells, dtype=np.int64) * width
+        return width, np.searchsorted(self.times, starts, side="left")
+
+    @functools.cached_property
+    def _table(self) -> NDArray[np.int64] | None:
+        """The newest visible row for every (entity, rank); None where that would be too large."""
+        cells = len(self.entities) * (len(self.times) + 1)
+        if cells > _TABLE_CELLS or cells > _CELLS_PER_ROW * len(self):
+            return None
+        return self._search(np.arange(cells, dtype=np.int64))
+
+    def _gather(self, row: NDArray[np.int64], present: NDArray[np.bool_]) -> dict[str, Column]:
+        everywhere = bool(present.all())
+        return {f.name: _gather(self.fields[f.name], row, present, everywhere) for f in self.view.fields}
+
+    def save(self, directory: Path) -> None:
+        """Write the index as plain .npy files and two JSON files into a new directory."""
+        directory.mkdir(parents=True)
+        strings: dict[str, Any] = {}
+        arrays = {name: getattr(self, name) for name in _ARRAYS}
+        for i, key in enumerate(self.keys):
+            _put(f"key.{i}", key, arrays, strings)
+        for name, column in self.fields.items():
+            values, valid = values_and_valid(column)
+            _put(f"field.{name}", values, arrays, strings)
+            if valid is not None:
+                arrays[f"valid.{name}"] = valid
+        for name, array in arrays.items():
+            np.save(directory / f"{name}.npy", array, allow_pickle=False)
+        (directory / "strings.json").write_text(json.dumps(strings))
+        (directory / "view.json").write_text(json.dumps(self.view.describe()))
+
+    @classmethod
+    def load(cls, view: FeatureView, directory: Path) -> AsOfIndex:
+        """Map a saved index into memory.
+
+        Raises:
+            ContractError: it was built for another view, or another declaration of this one.
+        """
+        if json.loads((directory / "view.json").read_text()) != view.describe():
+            raise ContractError(
+                f"the index in {directory.name!r} was not built for view {view.name!r} as it is declared now"
+            )
+        strings = json.loads((directory / "strings.json").read_text())
+
+        def get(name: str) -> Any:
+            array = np.load(directory / f"{name}.npy", mmap_mode="r", allow_pickle=False)
+            return Strings(array, tuple(strings[name])) if name in strings else array
+
+        fields: dict[str, Column] = {}
+        for f in view.fields:
+            values = get(f"field.{f.name}")
+            fields[f.name] = Nullable(values, get(f"valid.{f.name}")) if f.nullable else values
+        keys = tuple(get(f"key.{i}") for i in range(len(view.keys)))
+        return cls(view=view, keys=keys, fields=fields, **{name: get(name) for name in _ARRAYS})
+
+
+_ARRAYS = ("entities", "times", "order", "newest", "event_ts")
+
+
+def _put(name: str, values: Any, arrays: dict[str, Any], strings: dict[str, Any]) -> None:
+    if isinstance(values, Strings):
+        strings[name] = values.categories
+        arrays[name] = values.codes
+    else:
+        arrays[name] = values
+
+
+def _statuses(n: int) -> NDArray[np.int8]:
+    return np.full(n, Status.NOT_FOUND, dtype=np.int8)
+
+
+def _distinct(view: FeatureView, key: Column) -> Strings | NDArray[np.int64]:
+    values, valid = values_and_valid(key)
+    if isinstance(values, Strings):
+        used = np.unique(values.codes if valid is None else values.codes[valid])
+        names = sorted(values.categories[code] for code in used)
+        return Strings(np.arange(len(names), dtype=np.int32), tuple(names))
+    if values.dtype.kind == "i":
+        return np.unique(values if valid is None else values[valid]).astype(np.int64)
+    raise ContractError(f"view {view.name!r}: a key column must be String or an integer, not {values.dtype}")
+
+
+def _positions(distinct: Sequence[Strings | NDArray[np.int64]]) -> tuple[Mapping[str, int], ...]:
+    """Return the position of each distinct string of each key column; nothing for integer keys."""
+    names = [key.categories if isinstance(key, Strings) else () for key in distinct]
+    return tuple({name: i for i, name in enumerate(of_key)} for of_key in names)
+
+
+def _entity_codes(
+    distinct: Sequence[Strings | NDArray[np.int64]],
+    keys: Sequence[Column],
+    positions: Sequence[Mapping[str, int]],
+) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+    """Return each row's entity code, and whether every part of its key is known and not null."""
+    n = length(keys[0])
+    code = np.zeros(n, dtype=np.int64)
+    known = np.ones(n, dtype=np.bool_)
+    for values_of_key, key, position in zip(distinct, keys, positions, strict=True):
+        values: Any
+        values, valid = values_and_valid(key)
+        if isinstance(values_of_key, Strings):
+            of_category = np.array([position.get(name, -1) for name in values.categories], dtype=np.int64)
+            part = of_category[values.codes]
+            known &= part >= 0
+        else:
+            part = np.searchsorted(values_of_key, values)
+            part[part == len(values_of_key)] = 0
+            known &= values_of_key[part] == values if len(values_of_key) else False
+        if valid is not None:
+            known &= valid
+        code = code * len(values_of_key) + part
+    return code, known
+
+
+def _total_order(
+    view: FeatureView,
+    rows: NDArray[np.int64],
+    entity: NDArray[np.int64],
+    times: tuple[NDArray[np.int64], NDArray[np.int64]],
+    fields: Columns,
+) -> NDArray[np.int64]:
+    """Return the rank of each of `rows` in (entity, event_ts, created_ts, digest); digests are computed for ties alone."""
+    event_ts, created_ts = (time[rows] for time in times)
+    order = np.lexsort((created_ts, event_ts, entity))
+    sorted_columns = [column[order] for column in (entity, event_ts, created_ts)]
+    same = np.all([column[1:] == column[:-1] for column in sorted_columns], axis=0)
+    tied = np.zeros(len(rows), dtype=np.bool_)
+    tied[order[1:]] |= same
+    tied[order[:-1]] |= same
+    digest_rank = np.zeros(len(rows), dtype=np.int64)
+    where = np.flatnonzero(tied)
+    if where.size:
+        digest_rank[where] = np.unique(np.array(_digests(view, rows[where], fields)), return_inverse=True)[1]
+    rank = np.empty(len(rows), dtype=np.int64)
+    rank[np.lexsort((digest_rank, created_ts, event_ts, entity))] = np.arange(len(rows))
+    return rank
+
+
+def _digests(view: FeatureView, rows: NDArray[np.int64], fields: Columns) -> list[str]:
+    wire = [to_wire(f, take(fields[f.name], rows)) for f in view.fields]
+    return [hashlib.sha256(json.dumps(row).encode()).hexdigest() for row in zip(*wire, strict=True)]
+
+
+def _running_newest(rank: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return, for rows sorted by entity, the position of the highest rank among the entity's rows so far.
+
+    Ranks rise with the entity, so that the maximum never reaches back into the entity before.
+    """
+    position_of_rank = np.empty(len(rank), dtype=np.int64)
+    position_of_rank[rank] = np.arange(len(rank))
+    return position_of_rank[np.maximum.accumulate(rank)]
+
+
+def _gather(column: Column, row: NDArray[np.int64], present: NDArray[np.bool_], everywhere: bool) -> Column:
+    """Return the rows' values, the null value where nothing is present."""
+    values, valid = values_and_valid(column)
+    if not len(values):
+        values = _nulls(values, len(row))
+        return freeze(values if valid is None else Nullable(values, np.zeros(len(row), dtype=np.bool_)))
+    if isinstance(values, Strings):
+        codes = values.codes[row]
+        categories = values.categories
+        if not everywhere:
+            categories = (*categories, "")
+            codes = np.where(present, codes, np.int32(len(categories) - 1))
+        taken: Any = Strings(codes, categories)
+    else:
+        taken = values[row]
+        if not everywhere:
+            null = np.nan if taken.dtype.kind == "f" else taken.dtype.type(0)
+            taken = np.where(present, taken, null).astype(taken.dtype, copy=False)
+    return freeze(taken if valid is None else Nullable(taken, valid[row] & present))
+
+
+def _nulls(values: Any, n: int) -> Any:
+    if isinstance(values, Strings):
+        return Strings(np.zeros(n, dtype=np.int32), ("",))
+    return np.full(n, np.nan if values.dtype.kind == "f" else 0, dtype=values.dtype)

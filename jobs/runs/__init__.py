@@ -1,0 +1,1 @@
+"""Configuration, plans, chunks and resumption of runs."""

@@ -1,0 +1,37 @@
+"""A batch scoring job as a whole: resolve, fetch, plan, score, log."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from jobs.runs.conf import Conf
+from jobs.runs.plan import ScorePlan, make_plan
+from jobs.runs.progress import ProgressLine, say
+from jobs.runs.score_run import RunSummary, score
+from jobs.runs.tracking import connect_from, log_score_run
+from udfs.registry import fetch, resolve
+
+__all__ = ["plan_from", "score_table"]
+
+
+def score_table(spark: Any, conf: Conf, *, new_run: bool = False) -> tuple[RunSummary, ScorePlan]:
+    """Plan and score as the configuration says, log the run to MLflow, and return the summary and the plan."""
+    plan = plan_from(conf, Path(conf.storage.cache), spark)
+    say(
+        f"scoring {plan.rows:,} rows of {plan.snapshot.source} with {plan.model.name} version {plan.model.version}"
+    )
+    started = datetime.now(UTC)
+    summary = score(spark, plan, new_run=new_run, progress=ProgressLine())
+    log_score_run(conf, plan, summary, started)
+    return summary, plan
+
+
+def plan_from(conf: Conf, cache: Path, spark: Any = None) -> ScorePlan:
+    """Resolve the model, fetch it into the cache, and plan."""
+    conf.require("model.name", "input.source", "output.scored", "output.quarantine")
+    client = connect_from(conf)
+    wanted = f"/{conf.model.version}" if conf.model.version is not None else f"@{conf.model.alias}"
+    version = resolve(f"models:/{conf.model.name}{wanted}", client)
+    return make_plan(conf, version, fetch(version, cache), spark)

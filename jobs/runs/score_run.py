@@ -1,0 +1,373 @@
+"""A scoring run: chunks are scored by Spark tasks and committed by the driver, so that nothing is lost and nothing comes twice.
+
+For each chunk: score -> record -> commit quarantine -> commit scored. The record is durable before the first commit, and either
+commit is an application transaction of its own, so a run killed anywhere continues where it stopped. While the driver commits a
+chunk, Spark scores the next. At the end the run proves, by count and checksum, that the ids in are the ids scored and quarantined.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections import Counter
+from collections.abc import Callable, Generator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+import pyarrow as pa
+from pyspark.errors import PySparkException
+from pyspark.sql import SparkSession
+
+import jobs
+from feature_pipelines import errors
+from feature_pipelines.errors import ContractError, OnescoreError, VerificationError
+from jobs.runs.ids import IdSum
+from jobs.runs.kill_points import reached
+from jobs.runs.manifest import ChunkRecord, RunDirectory, RunGroup, require_same, runs_directory
+from jobs.runs.plan import ScorePlan
+from jobs.runs.score_task import QUARANTINE_SCHEMA, ScoreTask, TaskResult, ids_in_files, scored_schema
+from jobs.runs.views import index_view
+from jobs.tables.delta import commit_files, committed_version, delete_orphans, ensure_table, open_table
+from jobs.tables.delta_read import is_delta
+from jobs.tables.files import normal_uri
+from jobs.tables.sink import WrittenFile
+from jobs.tables.snapshot import check_snapshot
+from udfs.shipped import ship
+
+__all__ = ["Progress", "RunSummary", "score"]
+
+Progress = Callable[[int, int, float], None]
+"""Called after each chunk with rows done, rows in all, seconds so far."""
+
+_AHEAD = 2
+
+
+@dataclass(frozen=True)
+class RunSummary:
+    """How a run ended.
+
+    Args:
+        run_id: the run.
+        rows_in, rows_scored, rows_quarantined: proven equal: in = scored + quarantined.
+        reasons: quarantined rows by reason code.
+        positives: scored rows whose label is true.
+        seconds: wall time of this process's part of the run.
+        rows_per_second: rows that this process scored, per second of scoring.
+        stages: seconds per stage, summed over tasks.
+        resumed: whether a part had been done by an earlier process.
+        did_nothing: the run was complete already.
+    """
+
+    run_id: str
+    rows_in: int
+    rows_scored: int
+    rows_quarantined: int
+    reasons: dict[str, int]
+    positives: int
+    seconds: float
+    rows_per_second: float
+    stages: dict[str, float]
+    resumed: bool = False
+    did_nothing: bool = False
+
+
+def score(
+    spark: SparkSession, plan: ScorePlan, *, new_run: bool = False, progress: Progress | None = None
+) -> RunSummary:
+    """Score what the plan says, continuing an unfinished run of the same identity.
+
+    Args:
+        spark: classic or Connect.
+        plan: see make_plan.
+        new_run: start over, although a run is unfinished or complete.
+        progress: told after each chunk.
+
+    Raises:
+        Busy: another process works on it. RunConflictError: the unfinished run has another identity. ContractError: more rows are
+            quarantined than the configuration allows. VerificationError: ids do not add up.
+    """
+    group = RunGroup(runs_directory(plan.conf.storage.runs), plan.model.name, plan.group_key())
+    now = datetime.now(UTC)
+    with group.locked(now):
+        run = None if new_run else _continued(group, plan)
+        if run is not None and (done := run.completed()) is not None:
+            return RunSummary(**{**done, "did_nothing": True})
+        resumed = run is not None
+        reached("plan.before_manifest")
+        if run is None:
+            before = group.latest()
+            run = group.new(now, {**_terms(plan), "chunks": plan.chunks, "input": plan.snapshot.to_json()})
+            if before is not None and before.completed() is None:
+                _delete_leftovers(plan, before)
+        reached("plan.after_manifest")
+        check_snapshot(plan.snapshot)
+        indexes = {name: index_view(*view) for name, view in plan.views.items()}
+        shipped = ship(spark, plan.bundle, indexes, [jobs])
+        summary = _Run(spark, plan, run, shipped, progress).finish(resumed)
+        reached("run.before_complete")
+        run.complete({**summary.__dict__})
+        reached("run.after_complete")
+        return summary
+
+
+def _continued(group: RunGroup, plan: ScorePlan) -> RunDirectory | None:
+    """Return the run to continue or to report as complete; None to start a new one."""
+    run = group.latest()
+    if run is None:
+        return None
+    recorded, wanted = run.manifest(), _terms(plan)
+    if run.completed() is None:
+        require_same(run, _flat(recorded), _flat(wanted))
+        return run
+    return run if recorded["identity"] == wanted["identity"] else None
+
+
+def _delete_leftovers(plan: ScorePlan, run: RunDirectory) -> None:
+    """Delete what dead attempts of a run wrote and nobody will commit any more."""
+    for table in (plan.scored, plan.quarantine):
+        if is_delta(table):
+            delete_orphans(table, run.run_id)
+
+
+def _terms(plan: ScorePlan) -> dict[str, Any]:
+    """Return what a manifest says of the terms of a run; a resumed run must agree in all, the same result in identity alone."""
+    return {"identity": plan.identity(), "settings": plan.conf.digested(), "cut": plan.cut()}
+
+
+def _flat(terms: dict[str, Any]) -> dict[str, Any]:
+    return {**terms["identity"], **terms["settings"], "cut": terms["cut"]}
+
+
+class _Run:
+    """The work of one process on a run."""
+
+    def __init__(
+        self, spark: SparkSession, plan: ScorePlan, run: RunDirectory, shipped: str, progress: Progress | None
+    ) -> None:
+        self.spark = spark
+        self.plan = plan
+        self.run = run
+        self.shipped = shipped
+        self.progress = progress
+        self.started = time.perf_counter()
+        feature_set, output = plan.scorer.feature_set, plan.scorer.output
+        self.scored_schema = scored_schema(feature_set, output, plan.snapshot.schema, plan.repeated)
+        ensure_table(plan.scored, self.scored_schema)
+        ensure_table(plan.quarantine, QUARANTINE_SCHEMA)
+
+    def finish(self, resumed: bool) -> RunSummary:
+        """Score and commit every chunk that is not done, prove the whole, and return the summary."""
+        records: list[ChunkRecord] = []
+        rows_here = 0
+        with closing(
+            self._records()
+        ) as scored:  # whatever happens, no task is left running when the lock is given back
+            for record, fresh in scored:
+                self._check_limit([*records, record])
+                self._check_ids(record)
+                if fresh:
+                    reached("chunk.before_record")
+                    self.run.write_record(record)
+                    rows_here += record.ids_in.count
+                else:
+                    self._check_files(record)
+                reached("chunk.after_record")
+                self._commit(record)
+                records.append(record)
+                if self.progress is not None:
+                    done = sum(r.ids_in.count for r in records)
+                    self.progress(done, self.plan.rows, time.perf_counter() - self.started)
+        if not self.plan.chunks:
+            self._commit(ChunkRecord(0, (), (), IdSum(), IdSum(), IdSum()))
+        seconds = time.perf_counter() - self.started
+        self._check_commits()
+        _delete_leftovers(self.plan, self.run)
+        return self._summary(records, rows_here, seconds, resumed)
+
+    def _records(self) -> Generator[tuple[ChunkRecord, bool], None, None]:
+        """Yield each chunk's record, in order, and whether it was scored just now; score a little ahead of the commits."""
+        with ThreadPoolExecutor(max_workers=_AHEAD, thread_name_prefix="onescore-chunk") as pool:
+            waiting: list[Future[tuple[ChunkRecord, bool]]] = []
+            chunks = iter(range(len(self.plan.chunks)))
+            try:
+                for chunk in chunks:
+                    waiting.append(pool.submit(self._record, chunk))
+                    if len(waiting) > _AHEAD:
+                        yield waiting.pop(0).result()
+                while waiting:
+                    yield waiting.pop(0).result()
+            finally:
+                for future in waiting:
+                    future.cancel()
+
+    def _record(self, chunk: int) -> tuple[ChunkRecord, bool]:
+        kept = self.run.record(chunk)
+        return (kept, False) if kept is not None else (self._score(chunk), True)
+
+    def _score(self, chunk: int) -> ChunkRecord:
+        """Run one Spark job: a task per unit, each told its number by a one-row partition of a range."""
+        plan = self.plan
+        start, stop = plan.chunks[chunk]
+        task = ScoreTask(
+            shipped=self.shipped,
+            units=plan.units[start:stop],
+            columns=plan.columns,
+            source_schema=plan.snapshot.schema.serialize().to_pybytes(),
+            key=plan.key,
+            repeated=plan.repeated,
+            scored_uri=plan.scored,
+            quarantine_uri=plan.quarantine,
+            stamps={
+                "model_name": plan.model.name,
+                "model_version": plan.model.version,
+                "feature_fingerprint": plan.model.feature_fingerprint,
+                "configuration_digest": plan.conf.digest(),
+                "run_id": self.run.run_id,
+            },
+            source_root=normal_uri(plan.snapshot.source),
+            file_prefix=f"{self.run.run_id}-{chunk:06d}",
+            batch_rows=plan.conf.score.batch_rows,
+            time_range=plan.time_range,
+            allow_tolerance=plan.conf.model.allow_tolerance,
+        )
+        n = stop - start
+        frame = self.spark.range(0, n, 1, n).mapInArrow(task, "result string")
+        try:
+            results = [TaskResult.from_json(row[0]) for row in frame.collect()]
+        except PySparkException as exc:
+            raise _raised_in_worker(exc) from exc
+        if sorted(result.unit for result in results) != list(range(n)):
+            raise VerificationError(f"chunk {chunk}: {n} units were sent out, {len(results)} came back")
+        return _merged(chunk, results)
+
+    def _commit(self, record: ChunkRecord) -> None:
+        """Commit quarantine first: a chunk is done when both are, so no scored chunk ever lacks its quarantined rows."""
+        points = ("chunk.after_quarantine_commit", "chunk.after_scored_commit")
+        schemas = (QUARANTINE_SCHEMA, self.scored_schema)
+        for (uri, files, _), schema, point in zip(self._parts(record), schemas, points, strict=True):
+            app_id = self._app_id(uri, record.chunk)
+            if (
+                committed_version(uri, app_id) is None
+            ):  # else the files may be gone by now, compacted and vacuumed
+                commit_files(
+                    uri, files, app_id=app_id, schema=schema, metadata={"onescore.run_id": self.run.run_id}
+                )
+            reached(point)
+
+    def _parts(self, record: ChunkRecord) -> list[tuple[str, tuple[WrittenFile, ...], IdSum]]:
+        """Return (table, files, ids) of a record, in the order of the commits."""
+        return [
+            (self.plan.quarantine, record.quarantined, record.ids_quarantined),
+            (self.plan.scored, record.scored, record.ids_scored),
+        ]
+
+    def _app_id(self, uri: str, chunk: int) -> str:
+        table = "scored" if uri == self.plan.scored else "quarantine"
+        return f"onescore/{self.run.run_id}/{table}/{chunk}"
+
+    def _check_limit(self, records: list[ChunkRecord]) -> None:
+        """Fail before the commit that would take the share of quarantined rows above the limit."""
+        rows = sum(record.ids_in.count for record in records)
+        bad = sum(record.ids_quarantined.count for record in records)
+        limit = self.plan.conf.quarantine.max_share
+        if rows and bad / rows > limit:
+            reasons = sum((Counter(record.reasons) for record in records), Counter[str]())
+            common = ", ".join(f"{code} {count}" for code, count in reasons.most_common(5))
+            raise ContractError(
+                f"run {self.run.run_id}: {bad} of {rows} rows break the contract ({bad / rows:.2%}, the limit is {limit:.2%}): "
+                f"{common}. Nothing more was committed. Mend the input, or raise quarantine.max_share and run again",
+                rows=rows,
+                quarantined=bad,
+            )
+
+    def _check_ids(self, record: ChunkRecord) -> None:
+        """See, before anything is committed, that the ids in are the ids out and that the files hold as many rows."""
+        out = record.ids_scored + record.ids_quarantined
+        if out != record.ids_in:
+            raise VerificationError(
+                f"run {self.run.run_id} chunk {record.chunk}: read {record.ids_in}, but wrote {out} "
+                f"(scored {record.ids_scored}, quarantined {record.ids_quarantined})"
+            )
+        for uri, files, ids in self._parts(record):
+            rows = sum(file.rows for file in files)
+            if rows != ids.count:
+                raise VerificationError(
+                    f"run {self.run.run_id} chunk {record.chunk}: {len(files)} files for {uri} hold {rows} rows, expected {ids}"
+                )
+
+    def _check_files(self, record: ChunkRecord) -> None:
+        """See that what an earlier process wrote, and did not commit, still holds the ids that it recorded."""
+        for uri, files, ids in self._parts(record):
+            if committed_version(uri, self._app_id(uri, record.chunk)) is not None:
+                continue
+            try:
+                found = ids_in_files(uri, files)
+            except (OSError, pa.ArrowInvalid):
+                found = None
+            if found != ids:
+                raise VerificationError(
+                    f"run {self.run.run_id} chunk {record.chunk}: the files written for {uri} before the interruption are lost or "
+                    f"changed: recorded {ids}, found {found or 'files missing or unreadable'}. None of them was committed; delete "
+                    f"{self.run.record_path(record.chunk)} and run again to score the chunk again"
+                )
+
+    def _check_commits(self) -> None:
+        """See that both commits of every chunk are in the tables' logs."""
+        for uri in (self.plan.scored, self.plan.quarantine):
+            table = open_table(uri)
+            chunks = range(max(len(self.plan.chunks), 1))
+            lacking = [c for c in chunks if table.transaction_version(self._app_id(uri, c)) is None]
+            if lacking:
+                raise VerificationError(
+                    f"run {self.run.run_id}: table {uri} lacks the commits of chunks {lacking[:5]}"
+                )
+
+    def _summary(
+        self, records: list[ChunkRecord], rows_here: int, seconds: float, resumed: bool
+    ) -> RunSummary:
+        stages: Counter[str] = Counter()
+        for record in records:
+            stages.update(record.seconds)
+        return RunSummary(
+            run_id=self.run.run_id,
+            rows_in=sum(record.ids_in.count for record in records),
+            rows_scored=sum(record.ids_scored.count for record in records),
+            rows_quarantined=sum(record.ids_quarantined.count for record in records),
+            reasons=dict(sum((Counter(record.reasons) for record in records), Counter[str]())),
+            positives=sum(record.positives for record in records),
+            seconds=round(seconds, 3),
+            rows_per_second=round(rows_here / seconds, 1) if seconds else 0.0,
+            stages={stage: round(value, 3) for stage, value in stages.items()},
+            resumed=resumed,
+        )
+
+
+def _raised_in_worker(exc: PySparkException) -> Exception:
+    """Return the error of ours that ended a task, which Spark brings back as text; else the exception itself."""
+    found = re.findall(rf"^\s*{re.escape(errors.__name__)}\.(\w+): (.*)$", str(exc), re.MULTILINE)
+    kind = getattr(errors, found[-1][0], None) if found else None
+    if isinstance(kind, type) and issubclass(kind, OnescoreError):
+        return kind(found[-1][1])
+    return exc
+
+
+def _merged(chunk: int, results: list[TaskResult]) -> ChunkRecord:
+    reasons: Counter[str] = Counter()
+    seconds: Counter[str] = Counter()
+    for result in results:
+        reasons.update(result.reasons)
+        seconds.update(result.seconds)
+    return ChunkRecord(
+        chunk=chunk,
+        scored=tuple(result.scored for result in results if result.scored is not None),
+        quarantined=tuple(result.quarantined for result in results if result.quarantined is not None),
+        ids_in=sum((result.ids_in for result in results), IdSum()),
+        ids_scored=sum((result.ids_scored for result in results), IdSum()),
+        ids_quarantined=sum((result.ids_quarantined for result in results), IdSum()),
+        reasons=dict(reasons),
+        positives=sum(result.positives for result in results),
+        seconds=dict(seconds),
+    )

@@ -1,0 +1,359 @@
+"""What one Spark task of a scoring run does: read its unit, score it with the kernel, write two files, prove the ids.
+
+No row passes through the JVM: the task reads row groups with pyarrow and writes Parquet with pyarrow; Spark schedules it, retries it
+and carries one line of JSON back. Files are invisible until the driver commits them.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import time
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from feature_pipelines.columns import Timestamp
+from feature_pipelines.definitions import FeatureSet
+from feature_pipelines.schema import Field, RowError
+from feature_pipelines.schema_arrow import arrow_type, column_from_arrow, column_to_arrow
+from jobs.runs.ids import IdSum, id_sum, row_ids
+from jobs.runs.kill_points import reached
+from jobs.runs.row_json import rows_as_json
+from jobs.tables.files import child_uri, filesystem_of
+from jobs.tables.sink import ParquetSink, WrittenFile
+from jobs.tables.snapshot import Unit, read_unit
+from udfs.kernel import Kernel
+from udfs.platform import platform_id
+from udfs.rows import ScoredRows
+from udfs.scorer import OutputSpec
+from udfs.shipped import load_kernel
+
+__all__ = ["QUARANTINE_SCHEMA", "ScoreTask", "TaskResult", "ids_in_files", "scored_schema"]
+
+QUARANTINE_SCHEMA = pa.schema(
+    [
+        pa.field("row_id", pa.string(), nullable=False),
+        pa.field("code", pa.string(), nullable=False),
+        pa.field("field", pa.string(), nullable=False),
+        pa.field("message", pa.string(), nullable=False),
+        pa.field("row", pa.string(), nullable=False),
+        pa.field("source_file", pa.string(), nullable=False),
+        pa.field("source_ordinal", pa.int64(), nullable=False),
+        pa.field("model_name", pa.string(), nullable=False),
+        pa.field("model_version", pa.string(), nullable=False),
+        pa.field("run_id", pa.string(), nullable=False),
+        pa.field("quarantined_at", pa.timestamp("us", tz="UTC"), nullable=False),
+    ]
+)
+_STAMPS = (
+    "model_name",
+    "model_version",
+    "feature_fingerprint",
+    "configuration_digest",
+    "platform_id",
+    "verified",
+    "run_id",
+)
+
+
+def scored_schema(
+    feature_set: FeatureSet, output: OutputSpec, source: pa.Schema, repeated: tuple[str, ...]
+) -> pa.Schema:
+    """Return the schema of the scored table: row id, as-of, repeated request columns, outputs, provenance.
+
+    Args:
+        feature_set, output: the model's.
+        source: the input's schema.
+        repeated: input columns that the scored table repeats, with their types.
+    """
+    fields = [pa.field("row_id", pa.string(), nullable=False)]
+    if feature_set.as_of is not None:
+        fields.append(pa.field("as_of_ts", pa.timestamp("us", tz="UTC"), nullable=False))
+    fields += [pa.field(name, _plain(source.field(name).type)) for name in repeated]
+    fields += [pa.field(name, arrow_type(dtype), nullable=False) for name, dtype in output.fields.items()]
+    fields += [pa.field(name, pa.string(), nullable=False) for name in _STAMPS]
+    return pa.schema([*fields, pa.field("scored_at", pa.timestamp("us", tz="UTC"), nullable=False)])
+
+
+def _plain(type_: pa.DataType) -> pa.DataType:
+    """Return the type that Delta stores: no dictionaries, large or view strings."""
+    if pa.types.is_dictionary(type_):
+        type_ = type_.value_type
+    return pa.string() if pa.types.is_large_string(type_) or pa.types.is_string_view(type_) else type_
+
+
+@dataclass(frozen=True)
+class TaskResult:
+    """What a task hands back for its unit."""
+
+    unit: int
+    scored: WrittenFile | None
+    quarantined: WrittenFile | None
+    ids_in: IdSum
+    ids_scored: IdSum
+    ids_quarantined: IdSum
+    reasons: Mapping[str, int]
+    positives: int
+    seconds: Mapping[str, float]
+
+    def to_json(self) -> str:
+        """Return one line of JSON."""
+        files = [file.to_json() if file else None for file in (self.scored, self.quarantined)]
+        ids = [part.to_json() for part in (self.ids_in, self.ids_scored, self.ids_quarantined)]
+        return json.dumps([self.unit, files, ids, dict(self.reasons), self.positives, dict(self.seconds)])
+
+    @classmethod
+    def from_json(cls, text: str) -> TaskResult:
+        """Return what `to_json` wrote."""
+        unit, files, ids, reasons, positives, seconds = json.loads(text)
+        scored, quarantined = (WrittenFile.from_json(file) if file else None for file in files)
+        ids_in, ids_scored, ids_quarantined = (IdSum.from_json(part) for part in ids)
+        return cls(
+            unit, scored, quarantined, ids_in, ids_scored, ids_quarantined, reasons, positives, seconds
+        )
+
+
+@dataclass(frozen=True)
+class ScoreTask:
+    """A function for `mapInArrow` over unit numbers; it travels to the workers by pickle, so it holds plain values alone.
+
+    Args:
+        shipped: the archive with the model and the views.
+        units: the units of this chunk, by position.
+        columns: input columns to read.
+        source_schema: the input's schema, serialised.
+        key: the row id's fields.
+        repeated: input columns that the scored table repeats.
+        scored_uri, quarantine_uri: the tables.
+        stamps: the provenance values of `_STAMPS` but those that the worker knows itself (platform_id, verified).
+        source_root: where the input is; files below it are named by their path from there.
+        file_prefix: beginning of the names of files that this chunk writes.
+        batch_rows: rows in memory at once.
+        time_range: (column, from, to) in microseconds, from inclusive, to exclusive, None = unbounded; a row without a time is
+            quarantined.
+        allow_tolerance: see load_bundle.
+    """
+
+    shipped: str
+    units: tuple[Unit, ...]
+    columns: tuple[str, ...]
+    source_schema: bytes
+    key: tuple[str, ...]
+    repeated: tuple[str, ...]
+    scored_uri: str
+    quarantine_uri: str
+    stamps: Mapping[str, str]
+    source_root: str
+    file_prefix: str
+    batch_rows: int
+    time_range: tuple[str, int | None, int | None] | None
+    allow_tolerance: bool
+
+    def __call__(self, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        """Score the units whose numbers the batches hold; yield one line of JSON for each."""
+        for batch in batches:
+            for number in batch.column(0).to_pylist():
+                line = self.run(number).to_json()
+                yield pa.RecordBatch.from_arrays([pa.array([line], pa.string())], names=["result"])
+
+    def run(self, number: int) -> TaskResult:
+        """Score one unit."""
+        reached("task.before_write")
+        clock = _Stages()
+        kernel = load_kernel(self.shipped, self.allow_tolerance)
+        clock.add("load")
+        unit = self.units[number]
+        schema = pa.ipc.read_schema(pa.py_buffer(self.source_schema))
+        output = scored_schema(kernel.scorer.feature_set, kernel.scorer.output, schema, self.repeated)
+        ids_in, positives, refused = IdSum(), 0, list[_Refused]()
+        name = f"{self.file_prefix}-{number:05d}"
+        with (
+            ParquetSink(self.scored_uri, output, name) as scored_sink,
+            ParquetSink(self.quarantine_uri, QUARANTINE_SCHEMA, name) as quarantine_sink,
+        ):
+            for batch, ordinals, ids, errors in self._batches(unit, schema):
+                clock.add("read")
+                ids_in += id_sum(ids)
+                clock.add("prove")
+                rows = kernel.score(batch, errors)
+                clock.add("score")
+                scored_sink.append(self._scored(batch, ids, rows, kernel, output))
+                refused += [_Refused(int(ordinals[e.row]), ids[e.row].as_py(), e) for e in rows.errors]
+                positives += int(rows.outputs["label"].sum()) if "label" in rows.outputs else 0
+                clock.add("write")
+                reached("task.mid_write")
+            for rows_of_input, why in self._originals(unit, schema, refused):
+                quarantine_sink.append(self._quarantined(rows_of_input, why, unit.file_uri))
+            scored, quarantined = scored_sink.close(), quarantine_sink.close()
+        clock.add("write")
+        reached("task.after_write")
+        ids_scored = ids_in_files(self.scored_uri, [scored] if scored else [])
+        ids_quarantined = ids_in_files(self.quarantine_uri, [quarantined] if quarantined else [])
+        clock.add("prove")
+        reasons = Counter(str(one.error.code) for one in refused)
+        return TaskResult(
+            number,
+            scored,
+            quarantined,
+            ids_in,
+            ids_scored,
+            ids_quarantined,
+            reasons,
+            positives,
+            clock.seconds,
+        )
+
+    def _batches(
+        self, unit: Unit, schema: pa.Schema
+    ) -> Iterator[tuple[pa.RecordBatch, NDArray[np.int64], pa.Array, list[RowError]]]:
+        """Yield the unit's rows that are in the time range, their ordinals in the file, their ids, and those without a time."""
+        ordinal = unit.first_ordinal
+        file = _name_below(self.source_root, unit.file_uri)
+        for batch in read_unit(unit, list(self.columns), batch_rows=self.batch_rows, schema=schema):
+            ids = row_ids(batch, self.key, file, ordinal)
+            ordinals = np.arange(ordinal, ordinal + batch.num_rows)
+            ordinal += batch.num_rows
+            errors: list[RowError] = []
+            if self.time_range is not None:
+                inside, errors = _in_range(batch, *self.time_range)
+                index = np.flatnonzero(inside)
+                if len(index) < batch.num_rows:
+                    batch, ids, ordinals = (
+                        batch.take(pa.array(index)),
+                        ids.take(pa.array(index)),
+                        ordinals[index],
+                    )
+                    errors = [error._replace(row=int(np.searchsorted(index, error.row))) for error in errors]
+            yield batch, ordinals, ids, errors
+
+    def _originals(
+        self, unit: Unit, schema: pa.Schema, refused: list[_Refused]
+    ) -> Iterator[tuple[pa.RecordBatch, list[_Refused]]]:
+        """Read the refused rows again, with every column of the input: a later version of the model may need the others."""
+        wanted = np.array([one.ordinal for one in refused], dtype=np.int64)
+        first = unit.first_ordinal
+        batches = (
+            read_unit(unit, schema.names, batch_rows=self.batch_rows, schema=schema) if refused else iter(())
+        )
+        for batch in batches:
+            start, stop = np.searchsorted(wanted, [first, first + batch.num_rows])
+            if stop > start:
+                yield batch.take(pa.array(wanted[start:stop] - first)), refused[start:stop]
+            first += batch.num_rows
+
+    def _scored(
+        self, batch: pa.RecordBatch, ids: pa.Array, rows: ScoredRows, kernel: Kernel, schema: pa.Schema
+    ) -> pa.RecordBatch:
+        n = len(rows.index)
+        feature_set = kernel.scorer.feature_set
+        columns: dict[str, pa.Array] = {"row_id": ids, **{name: batch.column(name) for name in self.repeated}}
+        if feature_set.as_of is not None:
+            columns["as_of_ts"] = _instants(
+                feature_set.request[feature_set.as_of], batch.column(feature_set.as_of)
+            )
+        if n < batch.num_rows:
+            index = pa.array(rows.index)
+            columns = {name: column.take(index) for name, column in columns.items()}
+        columns |= {name: pa.array(values) for name, values in rows.outputs.items()}
+        stamps = {**self.stamps, "platform_id": platform_id(), "verified": kernel.scorer.verified}
+        columns |= {name: _constant(stamps[name], n) for name in _STAMPS}
+        columns["scored_at"] = _now(n)
+        return pa.RecordBatch.from_arrays([columns[name] for name in schema.names], names=schema.names)
+
+    def _quarantined(self, rows: pa.RecordBatch, refused: list[_Refused], file: str) -> pa.RecordBatch:
+        n = len(refused)
+        columns = {
+            "row_id": pa.array([one.row_id for one in refused]),
+            "code": pa.array([str(one.error.code) for one in refused]),
+            "field": pa.array([one.error.field for one in refused]),
+            "message": pa.array([one.error.message for one in refused]),
+            "row": pa.array(rows_as_json(rows)),
+            "source_file": _constant(file, n),
+            "source_ordinal": pa.array([one.ordinal for one in refused], pa.int64()),
+            "model_name": _constant(self.stamps["model_name"], n),
+            "model_version": _constant(self.stamps["model_version"], n),
+            "run_id": _constant(self.stamps["run_id"], n),
+            "quarantined_at": _now(n),
+        }
+        return pa.RecordBatch.from_arrays(
+            [columns[name] for name in QUARANTINE_SCHEMA.names], names=QUARANTINE_SCHEMA.names
+        )
+
+
+class _Refused(NamedTuple):
+    """A row to quarantine: its position in the file, its id, and why (`error.row` is its position in a batch)."""
+
+    ordinal: int
+    row_id: str
+    error: RowError
+
+
+class _Stages:
+    """Wall time per stage of a task."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+        self._last = time.perf_counter()
+
+    def add(self, stage: str) -> None:
+        now = time.perf_counter()
+        self.seconds[stage] = self.seconds.get(stage, 0.0) + now - self._last
+        self._last = now
+
+
+def _name_below(root: str, file_uri: str) -> str:
+    """Return a file's path from the root; of a file elsewhere its name and the partition directories above it."""
+    if file_uri.startswith(f"{root}/"):
+        return file_uri[len(root) + 1 :]
+    *directories, name = file_uri.split("/")
+    partitions = itertools.takewhile(lambda part: "=" in part, reversed(directories))
+    return "/".join([*reversed(list(partitions)), name])
+
+
+def ids_in_files(uri: str, files: Iterable[WrittenFile]) -> IdSum:
+    """Return the ids that stand in written files of a table, read back from storage."""
+    total = IdSum()
+    for file in files:
+        filesystem, path = filesystem_of(child_uri(uri, file.path))
+        with filesystem.open_input_file(path) as opened:
+            for batch in pq.ParquetFile(opened).iter_batches(columns=["row_id"]):
+                total += id_sum(batch.column(0))
+    return total
+
+
+def _in_range(
+    batch: pa.RecordBatch, column: str, start: int | None, stop: int | None
+) -> tuple[NDArray[np.bool_], list[RowError]]:
+    """Return which rows are in the range, and the errors of those whose time is null or unreadable: they are in, to be quarantined."""
+    values, errors = column_from_arrow(Field(column, Timestamp), batch.column(column))
+    inside = np.ones(batch.num_rows, dtype=np.bool_)
+    times: Any = values
+    if start is not None:
+        inside &= times >= start
+    if stop is not None:
+        inside &= times < stop
+    inside[[error.row for error in errors]] = True
+    return inside, errors
+
+
+def _instants(declared: Field, array: pa.Array) -> pa.Array:
+    if array.type == pa.timestamp("us", tz="UTC"):
+        return array
+    return column_to_arrow(declared, column_from_arrow(declared, array)[0])
+
+
+def _constant(value: str, n: int) -> pa.Array:
+    return pa.DictionaryArray.from_arrays(
+        pa.array(np.zeros(n, dtype=np.int32)), pa.array([value], pa.string())
+    )
+
+
+def _now(n: int) -> pa.Array:
+    return pa.array(np.full(n, time.time_ns() // 1000), pa.timestamp("us", tz="UTC"))

@@ -1,0 +1,137 @@
+"""The Spark session of a job, classic or Connect.
+
+A session that exists already (a notebook, Databricks, spark-submit) is used as it is. This module knows nothing of models.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from pyspark.sql import SparkSession
+
+from feature_pipelines.errors import ConfigurationError
+from jobs.runs.conf import Conf
+from jobs.runs.settings import SparkSettings
+from udfs.shipped import is_remote
+
+__all__ = ["open_session", "spark_log", "spark_session"]
+
+_CONNECT_PORT = 15002
+_DEFAULTS = {
+    "spark.ui.enabled": "false",
+    "spark.ui.showConsoleProgress": "false",
+    "spark.sql.shuffle.partitions": "8",
+    "spark.sql.session.timeZone": "UTC",
+    "spark.python.worker.reuse": "true",
+    "spark.executorEnv.OMP_NUM_THREADS": "1",
+}
+
+
+def open_session(settings: SparkSettings, log: Path | None = None) -> SparkSession:
+    """Return the active Spark session, or a new one as the settings say.
+
+    Args:
+        settings: `remote` (Spark Connect) wins over `master`; under spark-submit its own master holds.
+        log: file that receives what the JVM and the workers say; None = stderr.
+
+    Raises:
+        ConfigurationError: Spark cannot start or the server cannot be reached.
+    """
+    existing = SparkSession.getActiveSession()
+    if existing is not None:
+        return existing
+    logging.getLogger("py4j").setLevel(logging.ERROR)
+    logging.getLogger("pyspark").setLevel(logging.ERROR)
+    builder: Any = SparkSession.builder.appName(settings.app_name)
+    remote = settings.remote or os.environ.get("SPARK_REMOTE")
+    if remote:
+        _require_server(remote)
+        builder = builder.remote(remote)
+    else:
+        _prepare_environment()
+        if "PYSPARK_GATEWAY_PORT" not in os.environ:  # else spark-submit has set these, and it wins
+            builder = builder.master(settings.master) if settings.master else builder
+            for key, value in _DEFAULTS.items():
+                builder = builder.config(key, value)
+    for key, value in settings.revealed_conf().items():
+        builder = builder.config(key, value)
+    try:
+        with _stderr_to(log):
+            session: SparkSession = builder.getOrCreate()
+    except Exception as exc:
+        first = str(exc).strip().partition("\n")[0][:300]
+        where = remote or settings.master or "the platform's master"
+        raise ConfigurationError(
+            f"Spark cannot start on {where}: {type(exc).__name__}: {first}. `python -m jobs.doctor` checks Java and the rest"
+            + (f"; Spark's own log is {log}" if log else "")
+        ) from exc
+    if not is_remote(session):
+        session.sparkContext.setLogLevel(settings.log_level)
+    return session
+
+
+@contextmanager
+def spark_session(settings: SparkSettings, log: Path | None = None) -> Iterator[SparkSession]:
+    """Open a session as `open_session` does, and stop it at the end unless somebody else had opened it."""
+    existing = SparkSession.getActiveSession()
+    session = open_session(settings, log)
+    try:
+        yield session
+    finally:
+        if existing is None:
+            session.stop()
+
+
+def spark_log(conf: Conf) -> Path | None:
+    """Return the file for what Spark says, below the job's storage; None where that is no local directory."""
+    root = Path(conf.storage.root)
+    return root / "logs" / "spark.log" if root.is_absolute() else None
+
+
+def _require_server(remote: str) -> None:
+    """Refuse a Connect URL at which nothing listens: gRPC would try again for ten minutes without a word."""
+    if any(os.environ.get(name) for name in ("grpc_proxy", "https_proxy", "http_proxy")):
+        return
+    try:
+        where = urlsplit(remote)
+        socket.create_connection((where.hostname or "", where.port or _CONNECT_PORT), timeout=10).close()
+    except (OSError, ValueError) as exc:
+        raise ConfigurationError(
+            f"Spark cannot start on {remote.partition(';')[0]}: no Connect server answers there ({exc}); spark.remote names it"
+        ) from exc
+
+
+def _prepare_environment() -> None:
+    """Make workers use this interpreter, and see this source tree or wheel."""
+    os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
+    os.environ.setdefault("PYSPARK_DRIVER_PYTHON", sys.executable)
+    here = str(Path(__file__).resolve().parents[2])
+    paths = os.environ.get("PYTHONPATH", "").split(os.pathsep)
+    if here not in paths:
+        os.environ["PYTHONPATH"] = os.pathsep.join([here, *filter(None, paths)])
+
+
+@contextmanager
+def _stderr_to(log: Path | None) -> Iterator[None]:
+    """Let the JVM that starts inside inherit a log file as its stderr, so that a person's terminal stays readable."""
+    if log is None:
+        yield
+        return
+    log.parent.mkdir(parents=True, exist_ok=True)
+    sys.stderr.flush()
+    saved = os.dup(2)
+    with log.open("ab") as file:
+        os.dup2(file.fileno(), 2)
+        try:
+            yield
+        finally:
+            os.dup2(saved, 2)
+            os.close(saved)

@@ -1,0 +1,249 @@
+"""The typed sections of the configuration: every key there is, with its meaning, unit and limits.
+
+Defaults are not here: conf/base.yaml states each key once, so there is one place to read a value and one place to read what
+it means. A key marked `digest` can change a score or the content of a table and is part of `Conf.digest()`. This module does
+not know where values come from.
+"""
+
+from __future__ import annotations
+
+import re
+from datetime import date
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    AfterValidator,
+    AwareDatetime,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    model_validator,
+)
+
+from jobs.runs.secret_refs import SecretRef
+
+__all__ = [
+    "InputSettings",
+    "MlflowSettings",
+    "ModelSettings",
+    "OutputSettings",
+    "QuarantineSettings",
+    "ScoreSettings",
+    "Section",
+    "SparkSettings",
+    "StorageSettings",
+    "TrainSettings",
+    "is_secret_key",
+    "setting",
+]
+
+_SECRET_KEY = re.compile(r"(?i)secret|password|token|access[.]?key")
+_NOT_A_SECRET = re.compile(r"(?i)(file|path|length|enabled|provider|type|endpoint)$")
+
+
+def is_secret_key(key: str) -> bool:
+    """Return whether the value of a Spark setting of this name is a secret (Spark's own redaction rule, without file paths)."""
+    return bool(_SECRET_KEY.search(key)) and not _NOT_A_SECRET.search(key)
+
+
+def setting(meaning: str, unit: str = "", *, digest: bool = False, **limits: Any) -> Any:
+    """Return the declaration of one key: meaning, unit, limits, and whether it belongs to the digest."""
+    return Field(description=meaning, json_schema_extra={"unit": unit, "digest": digest}, **limits)
+
+
+def _no_credentials(uri: str | None) -> str | None:
+    if uri is not None and re.search(r"://[^/\s]*@", uri):
+        raise ValueError(
+            "a URI with credentials is refused (not shown); use mlflow.token: env:NAME or file:PATH"
+        )
+    return uri
+
+
+def _spark_conf(values: Any) -> Any:
+    """Turn YAML's booleans and numbers into Spark's text, and references into SecretRef; refuse a literal secret."""
+    if not isinstance(values, dict):
+        return values
+    settings: dict[str, str | SecretRef] = {}
+    problems = []
+    for key, value in values.items():
+        text = str(value).lower() if isinstance(value, bool) else value
+        if not isinstance(text, str | int | float | SecretRef):
+            problems.append(f"{key}: expected text, a number or true/false")
+        elif isinstance(text, SecretRef) or is_secret_key(key) or str(text).startswith(("env:", "file:")):
+            try:
+                settings[key] = SecretRef(str(text))
+            except ValueError as exc:
+                problems.append(f"{key}: {exc}")
+        else:
+            settings[key] = str(text)
+    if problems:
+        raise ValueError("; ".join(problems))
+    return settings
+
+
+def _bound(value: Any) -> Any:
+    """YAML turns dates into objects; a bound is compared by Spark, which reads their ISO text."""
+    return value.isoformat() if isinstance(value, date) else value
+
+
+Uri = Annotated[str, AfterValidator(_no_credentials)]
+SparkConf = Annotated[dict[str, str | SecretRef], BeforeValidator(_spark_conf)]
+Reference = Annotated[str, Field(pattern=r"^([A-Za-z_][\w.]*:[A-Za-z_]\w*)?$")]
+Bound = Annotated[str | int, BeforeValidator(_bound)]
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.\-]*$")]
+
+
+class Section(BaseModel):
+    """A group of keys: unknown keys are refused, values cannot be changed once loaded."""
+
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, coerce_numbers_to_str=True, hide_input_in_errors=True
+    )
+
+
+class StorageSettings(Section):
+    """Where runs keep what they make. `{root}` in any path below stands for storage.root."""
+
+    root: str = setting(
+        "directory or URI under which everything is kept, unless a key below says otherwise", min_length=1
+    )
+    tables: str = setting("where tables are: a table `x` is the Delta table `<tables>/x`", min_length=1)
+    runs: str = setting("manifests of scoring runs, by which an interrupted run continues", min_length=1)
+    cache: str = setting("local copies of models and views; may be deleted at any time", min_length=1)
+
+
+class MlflowSettings(Section):
+    """The tracking server and the model registry."""
+
+    tracking_uri: Uri | None = setting("tracking server; null: what MLFLOW_TRACKING_URI or the platform says")
+    registry_uri: Uri | None = setting("model registry; null: the tracking server")
+    artifact_root: str | None = setting("where new experiments keep artifacts; null: the server decides")
+    experiment: str = setting("experiment that receives the runs", min_length=1)
+    token: SecretRef | None = setting("access token, as a reference `env:NAME` or `file:PATH`; null: none")
+    timeout_seconds: int = setting("how long to wait for one answer of the server", "s", gt=0)
+
+
+class SparkSettings(Section):
+    """How a job gets its Spark session."""
+
+    master: str | None = setting("Spark master; null: what spark-submit or the platform says")
+    remote: str | None = setting("Spark Connect URL, `sc://host:port`; wins over master; null: classic Spark")
+    app_name: str = setting("name shown in Spark's UI", min_length=1)
+    conf: SparkConf = setting("further Spark settings; secrets as references `env:NAME` or `file:PATH`")
+    log_level: Literal["ALL", "DEBUG", "INFO", "WARN", "ERROR", "FATAL", "OFF"] = setting(
+        "log level of the JVM"
+    )
+
+    @model_validator(mode="after")
+    def _one_way_in(self) -> SparkSettings:
+        if self.remote is not None and not self.remote.startswith("sc://"):
+            raise ValueError("remote: expected a Spark Connect URL sc://host:port")
+        return self
+
+    def revealed_conf(self) -> dict[str, str]:
+        """Return the Spark settings with secrets read now; pass it on, never print it."""
+        return {key: v.reveal() if isinstance(v, SecretRef) else v for key, v in self.conf.items()}
+
+
+class ModelSettings(Section):
+    """Which model, and which features it was made of."""
+
+    name: Name = setting("registered model name", digest=True)
+    alias: Name = setting(
+        "alias to score with; resolved to a version once per run", digest=True, min_length=1
+    )
+    version: int | None = setting(
+        "version to score with, instead of the alias; null: the alias's", digest=True, ge=1
+    )
+    feature_set: Reference = setting("feature set as `module:NAME`", digest=True)
+    allow_tolerance: bool = setting(
+        "on a platform where golden rows differ in the last bits: true scores within the recorded tolerance, false refuses",
+        digest=True,
+    )
+
+
+class TrainSettings(Section):
+    """How a model is trained. Nothing here is in the digest: a trained model is a version of its own."""
+
+    requests: str = setting("table of scoring requests to learn from")
+    outcomes: str = setting("table of what happened, one row per request at most")
+    join_on: list[str] = setting("columns that join outcomes to requests", min_length=1)
+    label_column: str = setting("column of outcomes to predict; rows where it is null are not learned from")
+    task: Literal["classification", "regression"] = setting(
+        "what is predicted: a probability, or the value itself"
+    )
+    label_above: float | None = setting(
+        "classification: the label is `label_column > label_above`", "unit of label_column"
+    )
+    split_at: AwareDatetime | None = setting(
+        "requests as of this time or later are held out of training", "UTC"
+    )
+    seed: int = setting("seed of every random choice", ge=0, le=2**32 - 1)
+    max_rows: int | None = setting("learn from at most so many rows, chosen by seed; null: all", "rows", gt=0)
+    estimator: Reference | None = setting(
+        "estimator as `module:CLASS`; null: scikit-learn's histogram gradient boosting for the task"
+    )
+    params: dict[str, Any] = setting("arguments of the estimator")
+    decision_threshold: float = setting(
+        "classification: a score of this or more is labelled positive", "0 to 1", ge=0, le=1
+    )
+    tolerance_ulps: int = setting(
+        "how far a score may be off on another platform, where model.allow_tolerance allows it", "ULP", ge=0
+    )
+
+    @model_validator(mode="after")
+    def _label_fits_task(self) -> TrainSettings:
+        if self.label_column and (self.task == "classification") != (self.label_above is not None):
+            raise ValueError(
+                "label_above: expected a number with task: classification, and null with task: regression"
+            )
+        return self
+
+
+class InputSettings(Section):
+    """What is scored."""
+
+    source: str = setting(
+        "table name, path or URI (Delta, or a directory of Parquet), or `catalog:db.table`", digest=True
+    )
+    row_id: list[str] | None = setting(
+        "columns that identify a row; null: those of the feature set, and if it has none, file and position in it",
+        digest=True,
+        min_length=1,
+    )
+    version: int | None = setting(
+        "version of a Delta source; null: the latest when the run starts", digest=True, ge=0
+    )
+    partitions: dict[str, str] = setting(
+        "partitions to score, `input.partitions.<column>: <value>`; {}: all", digest=True
+    )
+    range_column: str | None = setting(
+        "column that a range is bounded by; null: the feature set's as-of field", digest=True
+    )
+    range_from: Bound | None = setting("lower bound, inclusive; null: none", "as the column", digest=True)
+    range_to: Bound | None = setting("upper bound, exclusive; null: none", "as the column", digest=True)
+
+
+class OutputSettings(Section):
+    """What a scoring run writes."""
+
+    scored: str = setting("table of scored rows", digest=True)
+    quarantine: str = setting("table of rows that could not be scored, with the reason", digest=True)
+    pass_through: list[str] = setting("request columns repeated in the table of scored rows", digest=True)
+
+
+class ScoreSettings(Section):
+    """How a scoring run is cut up. By the laws no size here changes a score."""
+
+    chunk_rows: int = setting(
+        "rows committed together; an interrupted run repeats at most one chunk", "rows", gt=0
+    )
+    unit_rows: int = setting("rows of one Spark task, at most", "rows", gt=0)
+    batch_rows: int = setting("rows in memory at once, per task", "rows", gt=0)
+
+
+class QuarantineSettings(Section):
+    """When bad rows stop a run."""
+
+    max_share: float = setting("share of quarantined rows above which a run fails", "0 to 1", ge=0, le=1)

@@ -1,0 +1,125 @@
+"""Training as a whole: training set, fit, certification, MLflow run, registration."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import mlflow
+import numpy as np
+
+from feature_pipelines.definitions import FeatureSet
+from feature_pipelines.packaged import load_reference
+from feature_pipelines.schema import to_wire
+from jobs.reports.model_report import feature_importance, metrics, plots
+from jobs.runs.conf import Conf
+from jobs.runs.progress import say
+from jobs.runs.tracking import connect_from
+from jobs.runs.training import FittedModel, TrainingSet, build_training_set, fit_model
+from udfs.bundle import write_bundle
+from udfs.registry import ModelVersion, asking, register
+from udfs.scorer import OutputSpec
+
+__all__ = ["TrainedModel", "describe_training", "train"]
+
+_CERTIFICATION_ROWS = 10_000
+
+
+@dataclass(frozen=True)
+class TrainedModel:
+    """What training gave.
+
+    Args:
+        version: the registered version and the alias it got.
+        metrics: of the held-out rows.
+        rows_trained, rows_held_out: how many requests.
+        model: the content of the version's model.json.
+    """
+
+    version: ModelVersion
+    metrics: dict[str, float]
+    rows_trained: int
+    rows_held_out: int
+    model: dict[str, Any]
+
+
+def train(conf: Conf) -> TrainedModel:
+    """Build the training set, fit, certify, log and register, as the configuration says."""
+    feature_set = load_reference(conf.model.feature_set)
+    say("reading requests, outcomes and stored features, point in time")
+    data = build_training_set(conf, feature_set)
+    say(f"fitting on {int((~data.held_out).sum()):,} rows")
+    fitted = fit_model(conf, feature_set, data)
+    quality = metrics(conf.train.task, fitted.truth, fitted.predicted)
+    with TemporaryDirectory(prefix="onescore-") as scratch:
+        bundle = Path(scratch) / "bundle"
+        say("certifying: flat trees against the library, batch sizes, golden rows")
+        _write(conf, feature_set, data, fitted, bundle)
+        model = json.loads((bundle / "model.json").read_text())
+        client = connect_from(conf, create=True)
+        say("logging and registering")
+        with asking("the tracking server"), mlflow.start_run(run_name=f"train {conf.model.name}"):
+            _log(conf, feature_set, data, fitted, quality)
+            version = register(client, conf.model.name, bundle, _example(feature_set, data), model)
+    held_out = int(data.held_out.sum())
+    return TrainedModel(version, quality, len(data) - held_out, held_out, model)
+
+
+def _write(conf: Conf, feature_set: FeatureSet, data: TrainingSet, fitted: FittedModel, bundle: Path) -> None:
+    rng = np.random.default_rng(conf.train.seed)
+    rows = np.sort(rng.permutation(len(data))[:_CERTIFICATION_ROWS])
+    threshold = conf.train.decision_threshold if conf.train.task == "classification" else None
+    write_bundle(
+        bundle,
+        name=conf.model.name,
+        reference=conf.model.feature_set,
+        constants=fitted.constants,
+        estimator=fitted.estimator,
+        output=OutputSpec(conf.train.task, threshold),
+        columns=data.part(rows),
+        n_rows=len(rows),
+        tolerance_ulps=conf.train.tolerance_ulps,
+    )
+
+
+def _log(
+    conf: Conf, feature_set: FeatureSet, data: TrainingSet, fitted: FittedModel, quality: dict[str, float]
+) -> None:
+    rng = np.random.default_rng(conf.train.seed)
+    names = feature_set.feature_names
+    importance = feature_importance(
+        conf.train.task, fitted.estimator, names, fitted.matrix, fitted.truth, rng
+    )
+    mlflow.log_params(
+        {key: str(value)[:500] for key, value in describe_training(conf, feature_set, data).items()}
+    )
+    mlflow.log_metrics(quality)
+    mlflow.log_dict(conf.resolved(), "configuration.json")
+    mlflow.log_dict(importance, "feature_importance.json")
+    for name, figure in plots(conf.train.task, fitted.truth, fitted.predicted, importance).items():
+        mlflow.log_figure(figure, f"plots/{name}")
+
+
+def describe_training(conf: Conf, feature_set: FeatureSet, data: TrainingSet) -> dict[str, Any]:
+    """Return what is learned from, for people: what --dry-run prints and the MLflow run records."""
+    held_out = int(data.held_out.sum())
+    return {
+        "model": conf.model.name,
+        "task": conf.train.task,
+        "features": len(feature_set.features),
+        "rows to learn from": len(data) - held_out,
+        "rows held out": held_out,
+        "held out from": str(conf.train.split_at),
+        "rows left out": dict(data.left_out),
+        "tables": dict(data.tables),
+    }
+
+
+def _example(feature_set: FeatureSet, data: TrainingSet) -> list[dict[str, Any]]:
+    """Return two rows in the wire form, with their stored fields."""
+    columns = data.part(np.arange(2))
+    wire = {f.name: to_wire(f, columns[f.name]) for f in feature_set.sources}
+    return [{name: values[i] for name, values in wire.items()} for i in range(2)]

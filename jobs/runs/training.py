@@ -1,0 +1,253 @@
+"""The training set and the fit: the same features, by the same as-of look-up, through the same evaluator as every other path.
+
+A request is learned from only if its outcome was known before the split, so that nothing of the held-out time leaks into training.
+This module knows nothing of MLflow.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from feature_pipelines.columns import Column, concat, take
+from feature_pipelines.definitions import FeatureSet
+from feature_pipelines.errors import ConfigurationError, ContractError, did_you_mean
+from feature_pipelines.evaluate import constants_from_json, evaluate, fit_constants
+from feature_pipelines.schema import Schema, parse_timestamp
+from feature_pipelines.schema_arrow import columns_from_arrow
+from jobs.runs.conf import Conf
+from jobs.runs.views import index_view, pin_view
+from jobs.tables.snapshot import Snapshot, pin_snapshot, plan_units, read_unit
+from udfs.kernel import views_to_look_up
+
+__all__ = ["FittedModel", "TrainingSet", "build_training_set", "fit_model"]
+
+_ESTIMATORS = {
+    "classification": "sklearn.ensemble:HistGradientBoostingClassifier",
+    "regression": "sklearn.ensemble:HistGradientBoostingRegressor",
+}
+_EVENT_TS = "event_ts"
+
+
+@dataclass(frozen=True)
+class TrainingSet:
+    """Requests with their stored features and outcomes, as columns.
+
+    Args:
+        columns: every source field, n rows each.
+        label: float64, shape (n,): 1.0 / 0.0 for a classification, else the value.
+        held_out: bool, shape (n,): requests of the split time or later.
+        left_out: requests not used, by reason.
+        tables: what was read, by role, in words.
+    """
+
+    columns: Mapping[str, Column]
+    label: NDArray[np.float64]
+    held_out: NDArray[np.bool_]
+    left_out: Mapping[str, int]
+    tables: Mapping[str, str]
+
+    def __len__(self) -> int:
+        return len(self.label)
+
+    def part(self, index: NDArray[Any]) -> dict[str, Column]:
+        """Return the columns of some rows."""
+        return {name: take(column, index) for name, column in self.columns.items()}
+
+
+@dataclass(frozen=True)
+class FittedModel:
+    """A fitted estimator with its constants, and the held-out rows' truth and prediction.
+
+    Args:
+        estimator: takes the features in the set's order.
+        constants: fitted constants as JSON values.
+        truth, predicted: of the held-out rows, float64; `predicted` is the probability of the positive class or the value.
+        matrix: the held-out rows' features, shape (n_features, n).
+    """
+
+    estimator: Any
+    constants: dict[str, Any]
+    truth: NDArray[np.float64]
+    predicted: NDArray[np.float64]
+    matrix: NDArray[np.float64]
+
+
+def build_training_set(conf: Conf, feature_set: FeatureSet, spark: Any = None) -> TrainingSet:
+    """Read requests, views and outcomes, and join them point in time.
+
+    Args:
+        conf: `train` says which tables, label and split.
+        feature_set: what to read of them.
+        spark: needed for catalog tables.
+
+    Raises:
+        ContractError: a column is missing, or no row is left to learn from.
+    """
+    settings = conf.train
+    requests = pin_snapshot(conf.table_location(settings.requests), spark=spark)
+    outcomes = pin_snapshot(conf.table_location(settings.outcomes), spark=spark)
+    tables = {"requests": _named(requests), "outcomes": _named(outcomes)}
+    columns, rows, left_out = _requests(feature_set, requests, settings.join_on)
+    for view in views_to_look_up(feature_set, requests.schema.names, set(conf.views)):
+        pinned = pin_view(view, conf.table_location(conf.views[view.name]), spark)
+        tables[f"view {view.name}"] = _named(pinned)
+        as_of: Any = columns[feature_set.as_of or ""]
+        found, _ = index_view(view, pinned).lookup([columns[name] for name in view.keys.values()], as_of)
+        columns.update(found)
+    value, known_ts = _outcomes(rows, outcomes, settings.join_on, settings.label_column)
+    split = _split(conf, feature_set)
+    asked: Any = columns[feature_set.as_of] if feature_set.as_of else np.full(len(value), split)
+    held_out = asked >= split
+    usable = ~np.isnan(value)
+    in_time = held_out | (known_ts < split)
+    left_out["no outcome"] = int((~usable).sum())
+    left_out["outcome not yet known at the split"] = int((usable & ~in_time).sum())
+    index = np.flatnonzero(usable & in_time)
+    if settings.max_rows is not None and len(index) > settings.max_rows:
+        index = np.sort(np.random.default_rng(settings.seed).choice(index, settings.max_rows, replace=False))
+    label = (
+        value[index]
+        if settings.label_above is None
+        else (value[index] > settings.label_above).astype(np.float64)
+    )
+    result = TrainingSet(
+        {name: take(column, index) for name, column in columns.items()},
+        label,
+        held_out[index],
+        left_out,
+        tables,
+    )
+    if not (~result.held_out).any() or not result.held_out.any():
+        raise ContractError(
+            f"nothing to {'test' if (~result.held_out).any() else 'learn from'}: {len(index)} rows have an outcome, "
+            f"{int(result.held_out.sum())} of them at or after train.split_at"
+        )
+    return result
+
+
+def _requests(
+    feature_set: FeatureSet, snapshot: Snapshot, join_on: list[str]
+) -> tuple[dict[str, Column], pa.Table, Counter[str]]:
+    """Return the columns of the good request rows, their join keys, and the bad rows by reason."""
+    names = [name for name in snapshot.schema.names if name in feature_set.sources or name in join_on]
+    parts: list[dict[str, Column]] = []
+    keys: list[pa.RecordBatch] = []
+    left_out: Counter[str] = Counter()
+    declared = Schema(
+        tuple(f for f in feature_set.sources if f.name in feature_set.request or f.name in names)
+    )
+    for unit in plan_units(snapshot, unit_rows=1_000_000):
+        for batch in read_unit(unit, names, batch_rows=1_000_000, schema=snapshot.schema):
+            columns, errors = columns_from_arrow(declared, batch)
+            broken = {error.row: error for error in reversed(errors)}
+            left_out.update(str(error.code) for error in broken.values())
+            index = np.delete(np.arange(batch.num_rows), np.array(sorted(broken), dtype=np.int64))
+            parts.append({name: take(column, index) for name, column in columns.items()})
+            keys.append(_plain_keys(batch.take(pa.array(index)), join_on))
+    if not parts:
+        raise ContractError(f"table {snapshot.source} is empty: there is nothing to learn from")
+    joined = {name: concat([part[name] for part in parts]) for name in parts[0]}
+    return joined, pa.Table.from_batches(keys), left_out
+
+
+def _plain_keys(batch: pa.RecordBatch, names: list[str]) -> pa.RecordBatch:
+    missing = [name for name in names if name not in batch.schema.names]
+    if missing:
+        hint = did_you_mean(missing[0], batch.schema.names)
+        raise ContractError(f"train.join_on: the table has no column {missing[0]!r}.{hint}")
+    columns = [batch.column(name) for name in names]
+    plain = [c.dictionary_decode() if pa.types.is_dictionary(c.type) else c for c in columns]
+    return pa.RecordBatch.from_arrays(plain, names=names)
+
+
+def _outcomes(
+    keys: pa.Table, snapshot: Snapshot, join_on: list[str], label_column: str
+) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """Return each request's outcome (NaN if it has none) and when it became known, in microseconds."""
+    missing = [name for name in (*join_on, label_column, _EVENT_TS) if name not in snapshot.schema.names]
+    if missing:
+        hint = did_you_mean(missing[0], snapshot.schema.names)
+        raise ContractError(f"outcomes table {snapshot.source} has no column {missing[0]!r}.{hint}")
+    names = [*join_on, label_column, _EVENT_TS]
+    batches = [
+        pa.RecordBatch.from_arrays(
+            [*_plain_keys(batch, join_on).columns, batch.column(label_column), batch.column(_EVENT_TS)],
+            names=names,
+        )
+        for unit in plan_units(snapshot, unit_rows=1_000_000)
+        for batch in read_unit(unit, names, batch_rows=1_000_000, schema=snapshot.schema)
+    ]
+    right = (
+        pa.Table.from_batches(batches)
+        if batches
+        else pa.schema([snapshot.schema.field(n) for n in names]).empty_table()
+    )
+    twice = right.num_rows - right.group_by(join_on).aggregate([]).num_rows
+    if twice:
+        raise ContractError(
+            f"outcomes table {snapshot.source} has {twice} row(s) whose {', '.join(join_on)} occurs twice"
+        )
+    left = keys.append_column("position", pa.array(np.arange(keys.num_rows)))
+    joined = left.join(right, keys=join_on, join_type="left outer").sort_by("position")
+    value = joined.column(label_column).cast(pa.float64()).fill_null(float("nan")).to_numpy()
+    known = joined.column(_EVENT_TS).cast(pa.timestamp("us", tz="UTC")).cast(pa.int64())
+    return value, known.fill_null(np.iinfo(np.int64).max).to_numpy()
+
+
+def _split(conf: Conf, feature_set: FeatureSet) -> int:
+    split = conf.train.split_at
+    if split is None or feature_set.as_of is None:
+        raise ConfigurationError(
+            "train.split_at: training needs a time to split at, and a feature set with an as-of field"
+        )
+    return parse_timestamp(split.isoformat())
+
+
+def fit_model(conf: Conf, feature_set: FeatureSet, data: TrainingSet) -> FittedModel:
+    """Fit constants and estimator on the rows before the split, and predict those after it."""
+    train, test = np.flatnonzero(~data.held_out), np.flatnonzero(data.held_out)
+    train_columns, test_columns = data.part(train), data.part(test)
+    constants = fit_constants(feature_set, train_columns)
+    arguments = constants_from_json(constants)
+    estimator = _estimator(conf)
+    label = data.label[train]
+    if conf.train.task == "classification" and len(np.unique(label)) != 2:
+        raise ContractError("a classification needs both outcomes among the training rows; there is only one")
+    estimator.fit(evaluate(feature_set, train_columns, arguments, len(train)).T, label)
+    matrix = evaluate(feature_set, test_columns, arguments, len(test))
+    rows = np.ascontiguousarray(matrix.T)
+    predicted = (
+        estimator.predict_proba(rows)[:, 1]
+        if conf.train.task == "classification"
+        else estimator.predict(rows)
+    )
+    return FittedModel(estimator, constants, data.label[test], predicted, matrix)
+
+
+def _estimator(conf: Conf) -> Any:
+    reference = conf.train.estimator or _ESTIMATORS[conf.train.task]
+    module_name, _, name = reference.partition(":")
+    try:
+        factory = getattr(importlib.import_module(module_name), name)
+    except (ImportError, AttributeError) as exc:
+        raise ConfigurationError(f"train.estimator: {reference!r} cannot be imported: {exc}") from exc
+    defaults: dict[str, Any] = {"random_state": conf.train.seed}
+    if conf.train.estimator is None:
+        defaults["early_stopping"] = False
+    try:
+        return factory(**{**defaults, **conf.train.params})
+    except TypeError as exc:
+        raise ConfigurationError(f"train.params do not fit {reference}: {exc}") from exc
+
+
+def _named(snapshot: Snapshot) -> str:
+    version = f" version {snapshot.version}" if snapshot.version is not None else ""
+    return f"{snapshot.source}{version} (digest {snapshot.digest()[:16]})"

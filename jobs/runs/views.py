@@ -1,0 +1,49 @@
+"""Stored feature views of a run: pinned as they are now, and read into the index for the look-up in the kernel."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pyarrow as pa
+
+from feature_pipelines.definitions import FeatureView
+from feature_pipelines.errors import ContractError
+from feature_pipelines.lookup import AsOfIndex
+from feature_pipelines.lookup_arrow import index_from_arrow, view_columns
+from jobs.tables.snapshot import Snapshot, pin_snapshot, plan_units, read_unit
+
+__all__ = ["index_view", "pin_view"]
+
+_ROWS = 1_000_000
+
+
+def pin_view(view: FeatureView, table: str, spark: Any = None) -> Snapshot:
+    """Return the snapshot of a view's table as it is now.
+
+    Raises:
+        TableError: there is no such table. ContractError: it lacks columns of the view.
+    """
+    snapshot = pin_snapshot(table, spark=spark)
+    missing = sorted(set(view_columns(view)) - set(snapshot.schema.names))
+    if missing:
+        raise ContractError(
+            f"view {view.name!r}: table {table} lacks {', '.join(missing)}. It has: {', '.join(snapshot.schema.names)}",
+            missing=missing,
+        )
+    return snapshot
+
+
+def index_view(view: FeatureView, snapshot: Snapshot) -> AsOfIndex:
+    """Read a view's pinned table and index it for look-ups; all of it is held in memory."""
+    names = view_columns(view)
+    batches = [
+        pa.RecordBatch.from_arrays([_decoded(batch.column(name)) for name in names], names=names)
+        for unit in plan_units(snapshot, unit_rows=_ROWS)
+        for batch in read_unit(unit, names, batch_rows=_ROWS, schema=snapshot.schema)
+    ]
+    empty = pa.schema([snapshot.schema.field(name) for name in names]).empty_table()
+    return index_from_arrow(view, pa.Table.from_batches(batches) if batches else empty)
+
+
+def _decoded(array: pa.Array) -> pa.Array:
+    return array.dictionary_decode() if pa.types.is_dictionary(array.type) else array

@@ -1,0 +1,57 @@
+"""Train a model on requests with known outcomes, certify it, and register it with everything that serving it needs.
+
+python -m jobs.train_model --model flights
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from feature_pipelines.packaged import load_reference
+from jobs.runs.command import add_common_arguments, load_from, run
+from jobs.runs.progress import table
+from jobs.runs.train_run import describe_training, train
+from jobs.runs.training import build_training_set
+
+__all__ = ["main"]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the job; see --help."""
+    parser = argparse.ArgumentParser(
+        prog="jobs.train_model",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog=_EPILOG,
+    )
+    add_common_arguments(parser)
+    arguments = parser.parse_args(argv)
+    conf = load_from(arguments)
+    conf.require("model.name", "model.feature_set", "train.requests", "train.outcomes", "train.label_column")
+    if arguments.dry_run:
+        feature_set = load_reference(conf.model.feature_set)
+        data = build_training_set(conf, feature_set)
+        print("plan (nothing was written)")
+        print(table(describe_training(conf, feature_set, data)))
+        return 0
+    trained = train(conf)
+    facts = {
+        "model": f"{trained.version.name} version {trained.version.version} (alias {trained.version.alias})",
+        "feature fingerprint": trained.version.feature_fingerprint,
+        "rows trained on": trained.rows_trained,
+        "rows held out": trained.rows_held_out,
+        "evaluator": trained.model["certification"]["evaluator"],
+        "held-out metrics": {name: f"{value:.4f}" for name, value in trained.metrics.items()},
+    }
+    print(table(facts))
+    return 0
+
+
+_EPILOG = """\
+The first version of a model gets the alias `champion`, each later one `challenger`.
+Metrics, plots and the configuration are in the MLflow run; conf/README.md lists every key that --set takes."""
+
+if __name__ == "__main__":
+    sys.exit(run(main))

@@ -1,0 +1,272 @@
+"""Measure batch scoring against its alternatives, side by side, in one run: `make bench`.
+
+Workload A: everything that the features read is in the request table. Workload B: stored views are joined as of each request.
+Same rows, same fitted model (100 trees), same cores, same output columns for all; see peers/ for the code of each. Each contestant is a
+process that scores the table twice: `cold` is the whole process without the second pass, `warm` the second pass. Its scores
+are compared to scikit-learn's on a sample of rows. What is short is measured twice, in the opposite order, and the better counts.
+
+Each measurement is appended to results.jsonl as it ends. A run that was interrupted continues; a finished one starts over.
+A contestant that fails is reported with its reason. Ends with exit code 0 if ours ran and gave scikit-learn's bits, else 1.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parents[1]
+sys.path[:0] = [str(ROOT), str(HERE), str(HERE / "peers")]
+
+from measure import Failed, measure  # noqa: E402 - after the path is set
+from ray_venv import ray_python  # noqa: E402
+from report import Report, write_readme  # noqa: E402
+from workload import Workload, environment, make_workload  # noqa: E402
+
+QUICK_ROWS = 300_000
+MEMORY_ROWS = (1_000_000, 20_000_000)
+
+
+@dataclass(frozen=True)
+class Contestant:
+    """A script to measure.
+
+    Args:
+        name: how it is called in the report.
+        script: path from this directory, and arguments.
+        workloads: which it can do.
+        rate: rows per second expected of 2 cores; `start` seconds to start: for the estimate of the whole alone.
+        extras: added to its job.
+        python: returns its interpreter.
+        threads: OMP_NUM_THREADS; 0 = the cores.
+    """
+
+    name: str
+    script: tuple[str, ...]
+    workloads: str
+    rate: int
+    start: int
+    extras: Mapping[str, Any] = field(default_factory=dict)
+    python: Callable[[], str] = lambda: sys.executable
+    threads: int = 0
+
+
+OURS = "onescore"
+CONTESTANTS = (
+    Contestant(OURS, ("ours.py", "batch"), "AB", 900_000, 12, threads=1),
+    Contestant("onescore score_udf", ("ours.py", "udf"), "AB", 400_000, 15, threads=1),
+    Contestant("spark_udf", ("peers/spark_udf.py",), "A", 150_000, 20, threads=1),
+    Contestant(
+        "spark_udf, window join", ("peers/spark_udf.py",), "B", 60_000, 20, {"join": "window"}, threads=1
+    ),
+    Contestant(
+        "spark_udf, broadcast interval join",
+        ("peers/spark_udf.py",),
+        "B",
+        100_000,
+        20,
+        {"join": "interval"},
+        threads=1,
+    ),
+    Contestant("Ray Data", ("peers/ray_data.py",), "AB", 120_000, 20, python=ray_python, threads=1),
+    Contestant("Polars streaming", ("peers/polars_streaming.py",), "AB", 250_000, 5),
+    Contestant("pyarrow + scikit-learn", ("peers/pyarrow_script.py",), "AB", 250_000, 5),
+    Contestant(
+        "scikit-learn ceiling", ("peers/sklearn_ceiling.py",), "A", 500_000, 15, {"has_output": False}
+    ),
+)
+BUDGET = Contestant("time budget", ("budget.py",), "B", 400_000, 10, {"has_output": False}, threads=1)
+
+
+def main() -> int:
+    arguments = _arguments()
+    home = Path(arguments.home).resolve()
+    home.mkdir(parents=True, exist_ok=True)
+    os.environ.update(ONESCORE_HOME=str(home))
+    results = Results(
+        home / "results.jsonl", {"rows": arguments.rows, "cores": arguments.cores}, arguments.only
+    )
+    say(f"preparing tables and model in {home}")
+    workload = make_workload(home, arguments.rows, arguments.cores)
+    bench = Bench(workload, results, arguments.cores)
+    chosen = [
+        c
+        for c in CONTESTANTS
+        if not arguments.only or any(o.lower() in c.name.lower() for o in arguments.only)
+    ]
+    say(
+        f"measuring {len(chosen)} contestants on {arguments.rows:,} rows, {arguments.cores} cores: {_estimate(chosen, arguments.rows)}"
+    )
+    for contestant, name in _pairs(chosen):
+        bench.measure(contestant, name, 1)
+    for contestant, name in reversed(list(_pairs(chosen))):
+        first = results.get(name, contestant.name, 1) or {}
+        if first.get("took_s", arguments.repeat_below) < arguments.repeat_below and "failed" not in first:
+            bench.measure(contestant, name, 2)
+    if not arguments.only:
+        bench.measure(BUDGET, "B", 1)
+        for rows in MEMORY_ROWS if arguments.full else ():
+            Bench(make_workload(home, rows, arguments.cores), results, arguments.cores).measure_memory(rows)
+        results.finish()
+    return _publish(
+        Report(results.records, arguments.rows, arguments.cores, OURS), home, arguments.write_readme
+    )
+
+
+def _publish(report: Report, home: Path, is_for_readme: bool) -> int:
+    target = home.parent / "bench.json" if home.name == "bench" else home / "bench.json"
+    target.write_text(json.dumps(report.entries(), indent=1) + "\n")
+    text = report.markdown()
+    print(text)
+    say(f"the same as JSON: {target}")
+    if is_for_readme:
+        write_readme(ROOT / "README.md", text)
+    return 0 if report.is_sound() else 1
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--rows", type=int, default=10_000_000, help="rows of each table (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--quick", action="store_true", help=f"{QUICK_ROWS:,} rows: does it work, not how fast is it"
+    )
+    parser.add_argument("--full", action="store_true", help="also peak memory of the job at 1M and 20M rows")
+    parser.add_argument(
+        "--only", nargs="+", metavar="NAME", help="measure these again (part of the name), report all"
+    )
+    parser.add_argument(
+        "--cores", type=int, default=2, help="cores for each contestant (default: %(default)s)"
+    )
+    parser.add_argument("--home", default=str(ROOT / ".onescore" / "bench"), help="tables, model and results")
+    parser.add_argument(
+        "--repeat-below",
+        type=float,
+        default=60,
+        help="measure twice what takes less seconds (default: %(default)s)",
+    )
+    parser.add_argument("--write-readme", action="store_true", help="put the tables into README.md")
+    arguments = parser.parse_args()
+    if arguments.quick:
+        arguments.rows = QUICK_ROWS
+    return arguments
+
+
+def _pairs(contestants: list[Contestant]) -> Iterator[tuple[Contestant, str]]:
+    return ((contestant, name) for name in "AB" for contestant in contestants if name in contestant.workloads)
+
+
+def _estimate(contestants: list[Contestant], rows: int) -> str:
+    once = [c.start + 2 * rows / c.rate for c, _ in _pairs(contestants)]
+    return f"about {sum(s * (2 if s < 60 else 1) for s in once) / 60 + 1:.0f} minutes on an idle machine"
+
+
+class Results:
+    """Every measurement, one line of JSON each; the first line says what is measured, one at the end that all is done."""
+
+    def __init__(self, path: Path, settings: dict[str, Any], only: list[str] | None) -> None:
+        self.path = path
+        lines = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+        is_same = bool(lines) and lines[0] == settings
+        is_finished = {"finished": True} in lines
+        if lines and not (is_same and (only or not is_finished)):
+            path.rename(path.with_name(f"results-{datetime.now(UTC):%Y%m%dT%H%M%SZ}.jsonl"))
+            lines = []
+        if not lines:
+            self._append(settings)
+        self.again = bool(only)
+        self.records = {tuple(line["key"]): line for line in lines if "key" in line}
+        self.new: set[tuple[Any, ...]] = set()
+
+    def get(self, workload: str, name: str, number: int) -> dict[str, Any] | None:
+        return self.records.get((workload, name, number))
+
+    def has(self, *key: Any) -> bool:
+        """Return whether there is nothing to measure: it is there, it did not fail, and was not asked for again."""
+        return key in self.records and not self.again and "failed" not in self.records[key]
+
+    def add(self, *key: Any, **record: Any) -> None:
+        line = {"key": key, "at": f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}", **record}
+        self.records[key] = line
+        self._append(line)
+
+    def finish(self) -> None:
+        self._append({"finished": True})
+
+    def _append(self, line: dict[str, Any]) -> None:
+        with self.path.open("a") as file:
+            file.write(json.dumps(line) + "\n")
+
+
+class Bench:
+    """Measures contestants on one workload."""
+
+    def __init__(self, workload: Workload, results: Results, cores: int) -> None:
+        self.workload = workload
+        self.results = results
+        self.cores = cores
+        self.reference = workload.reference()
+
+    def measure(self, contestant: Contestant, name: str, number: int) -> None:
+        self._measure(contestant, name, (name, contestant.name, number), passes=2)
+
+    def measure_memory(self, rows: int) -> None:
+        """Measure the peak memory of one pass of the job, with look-ups, on this workload's rows."""
+        self._measure(CONTESTANTS[0], "B", ("memory", OURS, rows), passes=1)
+
+    def _measure(self, contestant: Contestant, name: str, key: tuple[Any, ...], passes: int) -> None:
+        if self.results.has(*key):
+            return
+        started, load = time.perf_counter(), round(os.getloadavg()[0], 1)
+        try:
+            found = self._run(contestant, name, passes)
+        except Failed as failed:
+            found = {"failed": str(failed)}
+        took = round(time.perf_counter() - started, 1)
+        self.results.add(*key, took_s=took, load_before=load, rows=self.workload.rows, **found)
+        say(f"  {'/'.join(map(str, key))}: {found.get('failed') or _in_short(found)} (took {took:.0f} s)")
+
+    def _run(self, contestant: Contestant, name: str, passes: int) -> dict[str, Any]:
+        threads = str(contestant.threads or self.cores)
+        variables = {"OMP_NUM_THREADS": threads, "POLARS_MAX_THREADS": str(self.cores)}
+        script, *options = contestant.script
+        workload = self.workload
+        job = {
+            **workload.job(),
+            "workload": name,
+            "requests": workload.files(name),
+            "requests_directory": str(workload.requests(name)),
+            "home": str(workload.home),
+            "scratch": str(
+                workload.home / "scratch" / f"{name}-{contestant.name.replace(' ', '-').replace(',', '')}"
+            ),
+            "cores": self.cores,
+            "passes": passes,
+            "has_output": True,
+            **contestant.extras,
+        }
+        command = [contestant.python(), str(HERE / script), *options]
+        return measure(command, job, environment(**variables), self.reference, workload.rows)
+
+
+def _in_short(found: dict[str, Any]) -> str:
+    return f"cold {found['cold_s']:.1f} s, warm {found['warm_s']:.1f} s"
+
+
+def say(message: str) -> None:
+    print(message, file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

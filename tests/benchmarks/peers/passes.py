@@ -1,0 +1,33 @@
+"""What every measured script does around its work: read the job, run the passes, time each, write the report."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+__all__ = ["read_job", "run_passes"]
+
+
+def read_job() -> dict[str, Any]:
+    """Return the job whose file is the script's only argument, see measure.py; native thread pools get the job's cores."""
+    job: dict[str, Any] = json.loads(Path(sys.argv[1]).read_text())
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: job["cores"]])
+    return job
+
+
+def run_passes(job: dict[str, Any], score: Callable[[str], Any]) -> None:
+    """Run `score(output directory)` as often as the job says; report seconds, and what the last pass returned."""
+    seconds, facts = [], None
+    for number in range(job["passes"]):
+        output = Path(job["output"]) / f"pass-{number}"
+        output.mkdir(parents=True)
+        started = time.perf_counter()
+        facts = score(str(output))
+        seconds.append(time.perf_counter() - started)
+    Path(job["report"]).write_text(json.dumps({"passes": seconds, "facts": facts}))

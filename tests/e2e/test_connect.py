@@ -1,0 +1,136 @@
+"""Spark Connect: a server whose workers have none of our code, a client without SparkContext, the same rows and bits."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pyspark.sql import SparkSession
+
+from jobs.runs.batch import score_table
+from tests.e2e.conftest import many_flags, multiset
+from tests.toy.bits import bits_by_row
+from tests.toy.processes import free_port, is_listening, server, wait_until
+from tests.toy.workspace import Workspace
+
+pytestmark = [pytest.mark.slow, pytest.mark.e2e]
+
+_CLIENT = """
+import json, sys
+from pathlib import Path
+from pyspark.sql import SparkSession
+from pyspark.sql import functions as F
+spark = SparkSession.builder.remote(sys.argv[1]).getOrCreate()
+try:
+    spark.sparkContext
+except Exception as error:
+    assert "sparkContext" in str(error), error
+else:
+    sys.exit("a SparkContext after all")
+
+def imports(batches):
+    import importlib.util, pyarrow
+    for batch in batches:
+        yield pyarrow.RecordBatch.from_pydict({"found": [importlib.util.find_spec("udfs") is not None]})
+
+found = {"before": spark.range(1).mapInArrow(imports, "found boolean").first()[0]}
+from tests.toy.bits import outcomes
+from tests.toy.workspace import Workspace
+from udfs.spark_udf import score_udf
+workspace = Workspace(Path(sys.argv[2]))
+workspace.connect()
+requests = spark.createDataFrame(workspace.rows("houses"))
+rates = spark.createDataFrame(workspace.rows("rates"))
+for kind in ("arrow", "pandas"):
+    score = score_udf(spark, "models:/houses@champion", views={"rates": rates}, kind=kind)
+    answer = requests.select("house_id", score(F.struct("*")).alias("s")).select("house_id", "s.*")
+    found[kind] = outcomes(answer.toArrow().to_pylist(), "house_id")
+spark.udf.register("score", score)
+requests.createOrReplaceTempView("requests")
+answer = spark.sql("SELECT house_id, s.* FROM (SELECT house_id, score(struct(*)) AS s FROM requests)")
+found["sql"] = outcomes(answer.toArrow().to_pylist(), "house_id")
+Path(sys.argv[3]).write_text(json.dumps(found))
+spark.stop()
+"""
+
+
+@pytest.fixture(scope="module")
+def remote(
+    spark_home: Path, bare_env: dict[str, str], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[str]:
+    """The URL of a Connect server that cannot import this project."""
+    directory = tmp_path_factory.mktemp("connect")
+    port = free_port()
+    settings = {
+        "spark.connect.grpc.binding.port": str(port),
+        "spark.connect.grpc.binding.address": "127.0.0.1",
+        "spark.driver.host": "127.0.0.1",
+        "spark.driver.memory": "1g",
+        "spark.sql.session.timeZone": "UTC",
+        "spark.ui.enabled": "false",
+    }
+    conf = [part for key, value in settings.items() for part in ("--conf", f"{key}={value}")]
+    command = ["bash", str(spark_home / "sbin" / "start-connect-server.sh"), "--master", "local[2]", *conf]
+    places = {"SPARK_LOG_DIR": str(directory / "logs"), "SPARK_PID_DIR": str(directory)}
+    env = {**bare_env, **places, "SPARK_NO_DAEMONIZE": "1"}
+    log = directory / "server.log"
+    with server(command, env=env, cwd=directory, log=log):
+        wait_until(lambda: is_listening(port), "the Connect server listens", log=log)
+        yield f"sc://127.0.0.1:{port}"
+
+
+def test_job_through_connect_equals_the_local_run(
+    spark: SparkSession, remote: str, many: Workspace, process_env: dict[str, str], tmp_path: Path
+) -> None:
+    score_table(spark, many.conf(*[flag for flag in many_flags("local")[2:] if flag != "--set"]))
+    command = [sys.executable, "-m", "jobs.score_batch", *many_flags("connect", f"spark.remote={remote}")]
+    env = {**process_env, **many.env()}
+    answer = subprocess.run(
+        command, env=env, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=420
+    )
+    assert answer.returncode == 0, answer.stderr[-3000:]
+    assert multiset(many, "connect") == multiset(many, "local")
+
+
+def test_udf_through_connect_gives_the_bits_of_the_batch_job(
+    spark: SparkSession, remote: str, trained_workspace: Any, process_env: dict[str, str], tmp_path: Path
+) -> None:
+    workspace = trained_workspace.copy_to(tmp_path / "workspace")
+    score_table(spark, workspace.conf())
+    (tmp_path / "client.py").write_text(_CLIENT)
+    command = [
+        sys.executable,
+        str(tmp_path / "client.py"),
+        remote,
+        str(workspace.root),
+        str(tmp_path / "found.json"),
+    ]
+    answer = subprocess.run(
+        command, env=process_env, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=420
+    )
+    assert answer.returncode == 0, answer.stderr[-3000:]
+    found = json.loads((tmp_path / "found.json").read_text())
+    assert found.pop("before") is False, (
+        "the server had our code before we sent it: this test would prove nothing"
+    )
+    batch = {str(row): bits for row, bits in bits_by_row(workspace.rows("houses_scored")).items()}
+    assert found == {"arrow": batch, "pandas": batch, "sql": batch}
+
+
+def test_absent_connect_server_is_one_clear_line(
+    many: Workspace, process_env: dict[str, str], tmp_path: Path
+) -> None:
+    remote = f"sc://127.0.0.1:{free_port()}"
+    command = [sys.executable, "-m", "jobs.score_batch", *many_flags("nowhere", f"spark.remote={remote}")]
+    env = {**process_env, **many.env()}
+    answer = subprocess.run(
+        command, env=env, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=120
+    )
+    assert answer.returncode == 2
+    assert f"error: Spark cannot start on {remote}" in answer.stderr
+    assert "Traceback" not in answer.stderr

@@ -1,0 +1,155 @@
+from __future__ import annotations
+
+import datetime
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pytest
+
+from feature_pipelines.errors import ConfigurationError, ContractError
+from jobs.runs.training import build_training_set, fit_model
+from tests.toy.houses import FEATURES
+from tests.toy.workspace import Workspace, house_rows, price_rows
+
+SPLIT_US = 1_583_020_800_000_000  # 2020-03-01T00:00Z
+
+
+@pytest.fixture(scope="module")
+def data(trained_workspace: Workspace):
+    return build_training_set(trained_workspace.conf(), FEATURES)
+
+
+def test_training_set_sees_the_view_rows_that_were_visible_at_each_request(trained_workspace, data) -> None:
+    rates = trained_workspace.rows("rates").to_pylist()
+    ttl = datetime.timedelta(days=30)
+    town, asked = data.columns["town"], data.columns["asked_ts"]
+    found = 0
+    for i in range(0, len(data), 7):
+        at = datetime.datetime.fromtimestamp(int(asked[i]) / 1e6, datetime.UTC)
+        name = town.values.tolist()[i] if town.valid[i] else None
+        visible = [r for r in rates if r["town"] == name and r["event_ts"] <= at and r["created_ts"] <= at]
+        newest = max(visible, key=lambda r: (r["event_ts"], r["created_ts"]), default=None)
+        if newest is None or newest["event_ts"] < at - ttl:
+            assert np.isnan(data.columns["rate_pct"][i])
+            continue
+        tied = [
+            r
+            for r in visible
+            if (r["event_ts"], r["created_ts"]) == (newest["event_ts"], newest["created_ts"])
+        ]
+        assert data.columns["rate_pct"][i] in [r["rate_pct"] for r in tied]
+        found += 1
+    assert found > 50
+
+
+def test_nothing_that_became_known_after_the_split_is_learned_from(data) -> None:
+    asked = data.columns["asked_ts"]
+
+    assert (asked[data.held_out] >= SPLIT_US).all()
+    assert (asked[~data.held_out] < SPLIT_US - 86_400_000_000).all()  # outcomes are known a day after
+    assert data.left_out["outcome not yet known at the split"] > 0
+
+
+def test_rows_that_break_the_contract_or_have_no_outcome_are_left_out_and_counted(
+    workspace: Workspace,
+) -> None:
+    houses = house_rows(bad=[3, 5, 8])
+    prices = price_rows(houses).slice(0, 1_900)
+    workspace.write("houses", houses)
+    workspace.write("house_prices", prices)
+
+    result = build_training_set(workspace.conf(), FEATURES)
+
+    assert result.left_out["NULL_NOT_ALLOWED"] == 3
+    assert result.left_out["no outcome"] == 100
+    assert len(result) + sum(result.left_out.values()) == 2_000
+
+
+def test_max_rows_chooses_the_same_rows_for_a_seed(workspace: Workspace) -> None:
+    chosen = [build_training_set(workspace.conf("train.max_rows=300"), FEATURES) for _ in range(2)]
+
+    assert len(chosen[0]) == 300
+    assert (chosen[0].columns["house_id"] == chosen[1].columns["house_id"]).all()
+    other = build_training_set(workspace.conf("train.max_rows=300", "train.seed=5"), FEATURES)
+    assert (other.columns["house_id"] != chosen[0].columns["house_id"]).any()
+
+
+def test_classification_labels_are_one_above_the_bound(workspace: Workspace) -> None:
+    result = build_training_set(
+        workspace.conf("train.task=classification", "train.label_above=400"), FEATURES
+    )
+
+    price = dict(
+        zip(
+            *(workspace.rows("house_prices").column(n).to_pylist() for n in ("house_id", "price")),
+            strict=True,
+        )
+    )
+    expected = [float(price[i] > 400) for i in result.columns["house_id"].tolist()]
+    assert result.label.tolist() == expected
+    assert 0 < result.label.mean() < 1
+
+
+def test_an_outcome_that_occurs_twice_is_refused(workspace: Workspace) -> None:
+    prices = price_rows(house_rows())
+    workspace.write("house_prices", pa.concat_tables([prices, prices.slice(0, 2)]))
+
+    with pytest.raises(ContractError, match=r"has 2 row\(s\) whose house_id occurs twice"):
+        build_training_set(workspace.conf(), FEATURES)
+
+
+def test_an_outcome_column_that_is_not_there_is_named_with_what_is(workspace: Workspace) -> None:
+    with pytest.raises(ContractError, match="has no column 'prize'. Did you mean 'price'"):
+        build_training_set(workspace.conf("train.label_column=prize"), FEATURES)
+
+
+@pytest.mark.parametrize(
+    ("split", "message"),
+    [("2019-01-01T00:00:00Z", "nothing to learn from"), ("2021-01-01T00:00:00Z", "nothing to test")],
+)
+def test_a_split_that_leaves_one_side_empty_is_refused(
+    workspace: Workspace, split: str, message: str
+) -> None:
+    with pytest.raises(ContractError, match=message):
+        build_training_set(workspace.conf(f"train.split_at={split}"), FEATURES)
+
+
+def test_an_empty_request_table_is_refused(workspace: Workspace) -> None:
+    workspace.write("houses", house_rows().slice(0, 0))
+
+    with pytest.raises(ContractError, match="is empty"):
+        build_training_set(workspace.conf(), FEATURES)
+
+
+def test_constants_are_fitted_on_the_rows_before_the_split_alone(workspace: Workspace) -> None:
+    houses = house_rows()
+    asked = houses.column("asked_ts").cast(pa.int64())
+    late_town = pc.if_else(pc.greater(asked, SPLIT_US), pa.scalar("town-late"), houses.column("town"))
+    workspace.write("houses", houses.set_column(4, "town", late_town))
+    conf = workspace.conf()
+
+    fitted = fit_model(conf, FEATURES, build_training_set(conf, FEATURES))
+
+    assert "town-late" not in fitted.constants["towns"]
+    assert "town-1" in fitted.constants["towns"]
+
+
+def test_another_estimator_is_used_when_conf_names_one(workspace: Workspace) -> None:
+    conf = workspace.conf(
+        "train.estimator=sklearn.ensemble:GradientBoostingRegressor",
+        "train.params.n_estimators=3",
+        "train.params.max_iter=null",
+    )
+    data = build_training_set(conf, FEATURES)
+
+    with pytest.raises(
+        ConfigurationError, match="train.params do not fit sklearn.ensemble:GradientBoostingRegressor"
+    ):
+        fit_model(conf, FEATURES, data)
+
+
+def test_an_estimator_that_does_not_exist_is_named(workspace: Workspace) -> None:
+    conf = workspace.conf("train.estimator=sklearn.ensemble:NoSuchThing")
+    with pytest.raises(ConfigurationError, match="'sklearn.ensemble:NoSuchThing' cannot be imported"):
+        fit_model(conf, FEATURES, build_training_set(conf, FEATURES))

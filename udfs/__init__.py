@@ -1,0 +1,1 @@
+"""A model as a function, the same on every path."""

@@ -1,0 +1,316 @@
+"""A model on disk: a plain directory that any process loads without MLflow, and proves before it scores.
+
+    model.json       what it is: format and contract version, fingerprint, constants, output, platform, certification
+    features/*.py    its own copy of its feature functions
+    estimator.skops  the fitted estimator (no pickle)
+    trees.npz        the estimator as flat arrays, only if they gave the estimator's bits on the certification rows
+    golden.json      golden rows with the bits of their features and scores
+    manifest.json    the SHA-256 of each of these; its own SHA-256 is the model's digest
+
+Loading checks every file against the manifest, the manifest against the expected digest, the contract version, the fingerprint,
+and replays the golden rows.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from feature_pipelines.columns import Column, Columns, take
+from feature_pipelines.errors import ModelError, ModelIntegrityError, VerificationError
+from feature_pipelines.evaluate import check_row_local, constants_from_json, evaluate
+from feature_pipelines.fingerprint import fingerprint
+from feature_pipelines.packaged import import_packaged, load_reference, package_sources
+from feature_pipelines.parity import differing_bits, ulp_distance
+from feature_pipelines.schema import build_column, to_wire
+from udfs.platform import describe_platform, platform_id
+from udfs.scorer import CONTRACT_VERSION, Evaluator, LibraryEvaluator, OutputSpec, Scorer
+from udfs.trees import FlatTrees
+from udfs.trees_export import certify_trees, export_trees
+
+__all__ = ["FORMAT_VERSION", "bundle_digest", "load_bundle", "write_bundle"]
+
+FORMAT_VERSION = 1
+"""The version of the directory's layout. Later releases load every earlier format."""
+
+_GOLDEN_ROWS = 64
+_TRUSTED_TYPES = frozenset(
+    {
+        "sklearn.ensemble._hist_gradient_boosting.predictor.TreePredictor",
+        "sklearn.tree._tree.Tree",
+    }
+)
+
+
+def write_bundle(
+    directory: Path,
+    *,
+    name: str,
+    reference: str,
+    constants: Mapping[str, Any],
+    estimator: Any,
+    output: OutputSpec,
+    columns: Columns,
+    n_rows: int,
+    tolerance_ulps: int = 0,
+) -> str:
+    """Write a model and return its digest (SHA-256, hex).
+
+    Args:
+        directory: created; must not exist.
+        name: the model's name.
+        reference: "module:NAME" of the feature set.
+        constants: fitted constants as JSON values.
+        estimator: a fitted scikit-learn estimator that takes the features in the set's order.
+        output: what its scores mean.
+        columns: certification rows: every source field, n_rows each. They decide whether flat trees are used, whether bits depend
+            on the batch, and the first of them become golden rows.
+        n_rows: how many certification rows; at least 1.
+        tolerance_ulps: how far a score may be off on another platform where the configuration allows a tolerance; 0 = not at all.
+
+    Raises:
+        VerificationError: a score depends on how many rows stand beside it.
+        DefinitionError: a feature is not row-local.
+    """
+    feature_set = load_reference(reference)
+    arguments = constants_from_json(constants)
+    check_row_local(feature_set, columns, arguments, n_rows)
+    directory.mkdir(parents=True)
+    _write_features(directory / "features", reference)
+    _dump_estimator(directory / "estimator.skops", estimator)
+    matrix = evaluate(feature_set, columns, arguments, n_rows)
+    evaluator, certification = _certified(directory, estimator, output, matrix)
+    _check_batch_invariance(evaluator, matrix)
+    scorer = Scorer(feature_set, arguments, evaluator, output, {})
+    golden = np.unique(np.linspace(0, n_rows - 1, min(_GOLDEN_ROWS, n_rows)).astype(np.int64))
+    _write_json(
+        directory / "golden.json",
+        _golden(scorer, {n: take(c, golden) for n, c in columns.items()}, len(golden)),
+    )
+    module, _, attribute = reference.partition(":")
+    _write_json(
+        directory / "model.json",
+        {
+            "format_version": FORMAT_VERSION,
+            "contract_version": CONTRACT_VERSION,
+            "name": name,
+            "feature_set": {"module": module.rpartition(".")[2], "name": attribute or "FEATURES"},
+            "feature_fingerprint": fingerprint(feature_set),
+            "feature_names": list(feature_set.feature_names),
+            "constants": dict(constants),
+            "output": {"task": output.task, "threshold": output.threshold},
+            "tolerance_ulps": tolerance_ulps,
+            "certification": certification,
+            "platform_id": platform_id(),
+            "platform": describe_platform(),
+        },
+    )
+    files = {str(p.relative_to(directory)): p for p in sorted(directory.rglob("*")) if p.is_file()}
+    _write_json(directory / "manifest.json", {name: _sha256(path) for name, path in files.items()})
+    return bundle_digest(directory)
+
+
+def bundle_digest(directory: Path) -> str:
+    """Return the SHA-256 (hex) of a bundle's manifest, which is the identity of the model's content."""
+    return _sha256(directory / "manifest.json")
+
+
+def load_bundle(
+    directory: Path, *, expected_digest: str | None = None, allow_tolerance: bool = False
+) -> Scorer:
+    """Load a model, refuse it if anything in it is not what was logged, and replay its golden rows.
+
+    Args:
+        directory: what `write_bundle` wrote.
+        expected_digest: the digest that the registry holds; None checks the files against their own manifest alone.
+        allow_tolerance: whether scores within the model's recorded tolerance will do where bits differ.
+
+    Raises:
+        ModelError: it is no bundle, or another contract or a later format wrote it.
+        ModelIntegrityError: a file is changed, missing or new, a type is untrusted, or the golden rows differ.
+    """
+    _check_files(directory, expected_digest)
+    model = _read_json(directory / "model.json")
+    if model["format_version"] > FORMAT_VERSION or model["contract_version"] != CONTRACT_VERSION:
+        raise ModelError(
+            f"model {model['name']!r} was written with contract_version {model['contract_version']} and format_version "
+            f"{model['format_version']}; this release runs contract_version {CONTRACT_VERSION} and format_version up to "
+            f"{FORMAT_VERSION}. Use the release that wrote it, or train again"
+        )
+    where = model["feature_set"]
+    feature_set = import_packaged(
+        directory / "features", where["module"], where["name"], model["feature_fingerprint"]
+    )
+    output = OutputSpec(**model["output"])
+    info = {**model, "digest": bundle_digest(directory)}
+    scorer = Scorer(
+        feature_set,
+        constants_from_json(model["constants"]),
+        _load_evaluator(directory, model, output),
+        output,
+        info,
+    )
+    verified = _replay(scorer, _read_json(directory / "golden.json"), allow_tolerance)
+    return Scorer(feature_set, scorer.constants, scorer.evaluator, output, info, verified)
+
+
+def _write_features(directory: Path, reference: str) -> None:
+    directory.mkdir()
+    for name, content in package_sources(reference).items():
+        (directory / name).write_bytes(content)
+
+
+def _dump_estimator(path: Path, estimator: Any) -> None:
+    import skops.io
+
+    skops.io.dump(estimator, path)
+    _load_estimator(path)
+
+
+def _load_estimator(path: Path) -> Any:
+    """Load an estimator of types that skops trusts or that our own list names; nothing else is ever constructed."""
+    import skops.io
+
+    untrusted = set(skops.io.get_untrusted_types(file=path)) - _TRUSTED_TYPES
+    if untrusted:
+        raise ModelIntegrityError(
+            f"the model's estimator contains {len(untrusted)} type(s) that are not on the list of trusted types: "
+            f"{', '.join(sorted(untrusted)[:5])}",
+            untrusted=sorted(untrusted),
+        )
+    return skops.io.load(path, trusted=sorted(_TRUSTED_TYPES))
+
+
+def _certified(
+    directory: Path, estimator: Any, output: OutputSpec, matrix: NDArray[np.float64]
+) -> tuple[Evaluator, dict[str, Any]]:
+    """Choose flat trees if they give the estimator's bits on every certification row, else the estimator itself."""
+    library = LibraryEvaluator(estimator, output.task)
+    facts: dict[str, Any] = {
+        "rows": int(matrix.shape[1]),
+        "estimator": type(estimator).__name__,
+        "evaluator": "library",
+    }
+    try:
+        trees = export_trees(estimator)
+    except ModelError as refused:
+        return library, {**facts, "reason": str(refused)}
+    if not certify_trees(trees, estimator, matrix).is_identical:
+        return library, {
+            **facts,
+            "reason": "flat trees did not give the library's bits on the certification rows",
+        }
+    trees.save(directory / "trees.npz")
+    return trees, {**facts, "evaluator": "trees"}
+
+
+def _check_batch_invariance(evaluator: Evaluator, matrix: NDArray[np.float64]) -> None:
+    whole = evaluator.score(matrix)
+    n = matrix.shape[1]
+    for size in (1, 7, 33, 129):
+        for start in range(0, min(n, 64 * size), size):
+            part = evaluator.score(np.ascontiguousarray(matrix[:, start : start + size]))
+            if differing_bits(part, whole[start : start + size]).any():
+                raise VerificationError(
+                    f"the estimator's scores depend on the batch: rows from {start} in a batch of {size} have other bits than "
+                    f"among {n}. Such a model would score differently online; choose another estimator",
+                    size=size,
+                )
+
+
+def _golden(scorer: Scorer, columns: dict[str, Column], n: int) -> dict[str, Any]:
+    scores = scorer.score(columns, n)
+    return {
+        "columns": {f.name: to_wire(f, columns[f.name]) for f in scorer.feature_set.sources},
+        "rows": n,
+        "features": _encode(scores.matrix),
+        "score": _encode(scores.outputs["score"]),
+    }
+
+
+def _replay(scorer: Scorer, golden: Mapping[str, Any], allow_tolerance: bool) -> str:
+    """Return how this process reproduces the golden rows: "verified" or "tolerance"; raise when neither."""
+    n = golden["rows"]
+    columns = {f.name: build_column(f, golden["columns"][f.name])[0] for f in scorer.feature_set.sources}
+    scores = scorer.score(columns, n)
+    features = _decode(golden["features"]).reshape(scores.matrix.shape)
+    expected = _decode(golden["score"])
+    wrong_features = np.asarray(differing_bits(scores.matrix, features).any(axis=1))
+    wrong_scores = differing_bits(scores.outputs["score"], expected)
+    if not wrong_features.any() and not wrong_scores.any():
+        return "verified"
+    worst = int(ulp_distance(scores.outputs["score"], expected).max())
+    tolerance = int(scorer.info["tolerance_ulps"])
+    if allow_tolerance and worst <= tolerance:
+        return "tolerance"
+    names = [
+        name for name, wrong in zip(scorer.feature_set.feature_names, wrong_features, strict=True) if wrong
+    ]
+    raise ModelIntegrityError(
+        f"model {scorer.info['name']!r} does not reproduce its golden rows here: {int(wrong_scores.sum())} of {n} scores differ "
+        f"(worst by {worst} ULP, recorded tolerance {tolerance}), features that differ: {', '.join(names[:5]) or 'none'}. It was "
+        f"logged on platform {scorer.info['platform_id']}, this is {platform_id()}. Run it there, train it here, or set "
+        "model.allow_tolerance=true if its tolerance will do",
+        worst_ulps=worst,
+        features=names,
+    )
+
+
+def _load_evaluator(directory: Path, model: Mapping[str, Any], output: OutputSpec) -> Evaluator:
+    if model["certification"]["evaluator"] == "trees":
+        return FlatTrees.load(directory / "trees.npz")
+    return LibraryEvaluator(_load_estimator(directory / "estimator.skops"), output.task)
+
+
+def _check_files(directory: Path, expected_digest: str | None) -> None:
+    manifest = directory / "manifest.json"
+    if not manifest.is_file():
+        raise ModelError(f"{directory.name} is no model directory: it has no manifest.json")
+    if expected_digest is not None and bundle_digest(directory) != expected_digest:
+        raise ModelIntegrityError(
+            f"the model's manifest has digest {bundle_digest(directory)[:12]}, the registry holds {expected_digest[:12]}"
+        )
+    recorded = _read_json(manifest)
+    present = {
+        str(p.relative_to(directory))
+        for p in directory.rglob("*")
+        if p.is_file() and "__pycache__" not in p.parts
+    }
+    present.discard("manifest.json")
+    changed = sorted(
+        name for name in recorded.keys() & present if _sha256(directory / name) != recorded[name]
+    )
+    missing, added = sorted(recorded.keys() - present), sorted(present - recorded.keys())
+    if changed or missing or added:
+        parts = [("changed", changed), ("missing", missing), ("added", added)]
+        said = "; ".join(f"{what}: {', '.join(names[:5])}" for what, names in parts if names)
+        raise ModelIntegrityError(
+            f"the model's files are not those that were logged: {said}", files=changed + missing + added
+        )
+
+
+def _sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def _encode(values: NDArray[np.float64]) -> str:
+    return base64.b64encode(np.ascontiguousarray(values, dtype="<f8").tobytes()).decode()
+
+
+def _decode(text: str) -> NDArray[np.float64]:
+    return np.frombuffer(base64.b64decode(text), dtype="<f8").astype(np.float64)
+
+
+def _write_json(path: Path, value: Any) -> None:
+    path.write_text(json.dumps(value, indent=1, sort_keys=True) + "\n")
+
+
+def _read_json(path: Path) -> Any:
+    return json.loads(path.read_text())

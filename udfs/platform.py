@@ -1,0 +1,72 @@
+"""The platform on which bits were made: whatever can change the last bit of a float, hashed into one id.
+
+Bits are promised on one platform and checked on every other (see bundle.replay), so the id is stamped on models and rows.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import importlib
+import json
+import platform
+from importlib import metadata
+from typing import Any
+
+import numpy as np
+
+__all__ = ["describe_platform", "platform_id"]
+
+_LIBRARIES = ("numpy", "scikit-learn", "scipy", "lightgbm", "xgboost")
+
+
+@functools.cache
+def platform_id() -> str:
+    """Return the first 16 hex digits of the SHA-256 of `describe_platform()`."""
+    text = json.dumps(describe_platform(), sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def describe_platform() -> dict[str, Any]:
+    """Return architecture, C library, numpy's CPU dispatch, the BLAS kernels in use and the versions of numeric libraries."""
+    return {
+        "machine": platform.machine(),
+        "libc": " ".join(platform.libc_ver()),
+        "numpy_dispatch": _numpy_dispatch(),
+        "blas": _blas_kernels(),
+        "libraries": {name: version for name in _LIBRARIES if (version := _version(name))},
+    }
+
+
+def _numpy_dispatch() -> list[str]:
+    """Return the CPU features that numpy's dispatcher found and may use."""
+    features: dict[str, bool] = importlib.import_module("numpy._core._multiarray_umath").__cpu_features__
+    return sorted(name for name, enabled in features.items() if enabled)
+
+
+def _blas_kernels() -> list[str]:
+    """Return the kernel of numpy's own BLAS; "unknown" without threadpoolctl. Other libraries' are part of their version."""
+    try:
+        from threadpoolctl import threadpool_info
+    except ImportError:
+        return ["unknown"]
+    root = str(np.__path__[0])
+    infos = [
+        info
+        for info in threadpool_info()
+        if info["user_api"] == "blas" and root.split("/numpy")[0] in info["filepath"]
+    ]
+    return sorted(
+        {
+            f"{info['internal_api']} {info['version']} {info.get('architecture', '')}"
+            for info in infos
+            if "numpy" in info["filepath"]
+        }
+    )
+
+
+def _version(distribution: str) -> str | None:
+    try:
+        return metadata.version(distribution)
+    except metadata.PackageNotFoundError:
+        return None
