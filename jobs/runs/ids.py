@@ -109,7 +109,7 @@ def id_sum(ids: pa.Array | pa.ChunkedArray) -> IdSum:
     data = np.concatenate([data[offsets[0] : offsets[-1]], np.zeros(8, np.uint8)])
     compiled = _compiled() if "numba" in sys.modules else None
     if compiled is not None:
-        low, high = compiled(data, offsets - offsets[0], *_SEEDS)
+        low, high = compiled(_every_word(data), offsets - offsets[0], *_SEEDS)
         return IdSum(len(ids), int(low), int(high))
     return _interpreted(data, offsets - offsets[0])
 
@@ -128,7 +128,9 @@ def _compiled() -> Any:
     numba: Any = importlib.import_module("numba")
     if numba.config.DISABLE_JIT:
         return None
-    signature = "UniTuple(uint64, 2)(Array(uint8, 1, 'C'), Array(int64, 1, 'C'), uint64, uint64)"
+    words = numba.types.Array(numba.types.uint64, 1, "A", aligned=False)
+    sums = numba.types.UniTuple(numba.types.uint64, 2)
+    signature = sums(words, numba.types.int64[::1], numba.types.uint64, numba.types.uint64)
     try:
         return numba.njit(signature, cache=True, nogil=True)(_sum_loop)
     except (OSError, RuntimeError):  # no place for a cache
@@ -136,16 +138,18 @@ def _compiled() -> Any:
 
 
 def _sum_loop(
-    data: NDArray[np.uint8], offsets: NDArray[np.int64], low_seed: np.uint64, high_seed: np.uint64
+    words: NDArray[np.uint64], offsets: NDArray[np.int64], low_seed: np.uint64, high_seed: np.uint64
 ) -> tuple[np.uint64, np.uint64]:
     low_sum = high_sum = np.uint64(0)
     for i in range(len(offsets) - 1):
-        odd = np.uint64(2 * (offsets[i + 1] - offsets[i]) + 1)
+        length = offsets[i + 1] - offsets[i]
+        odd = np.uint64(2 * length + 1)
         low, high = low_seed * odd, high_seed * odd
-        for begin in range(offsets[i], offsets[i + 1], 8):
-            word = np.uint64(0)
-            for k in range(min(8, offsets[i + 1] - begin)):
-                word |= np.uint64(data[begin + k]) << np.uint64(8 * k)
+        for done in range(0, length, 8):
+            word = words[offsets[i] + done]
+            if length - done < 8:
+                spare_bits = np.uint64(8 * (8 - (length - done)))
+                word = (word << spare_bits) >> spare_bits
             low = (low ^ word) * _MULTIPLIER
             low = (low ^ (low >> _SHIFT)) * _FINAL
             low ^= low >> _SHIFT
@@ -155,6 +159,11 @@ def _sum_loop(
         low_sum += low
         high_sum += high
     return low_sum, high_sum
+
+
+def _every_word(data: NDArray[np.uint8]) -> NDArray[np.uint64]:
+    """Return the little-endian word that begins at each byte: a view, shape (len(data) - 7,)."""
+    return np.ndarray((len(data) - 7,), dtype="<u8", buffer=data, strides=(1,))
 
 
 def _block_sum(data: NDArray[np.uint8], offsets: NDArray[np.int64]) -> IdSum:
@@ -176,8 +185,8 @@ def _words(
     """Return each string's bytes as `count` little-endian words, zero-padded: a list of arrays, shape (n,)."""
     if not count:
         return []
-    every_byte: NDArray[np.uint64] = np.ndarray((len(data) - 7,), dtype="<u8", buffer=data, strides=(1,))
-    words = [every_byte[starts + 8 * i] for i in range(count)]
+    every_word = _every_word(data)
+    words = [every_word[starts + 8 * i] for i in range(count)]
     spare_bits = (8 * (8 * count - lengths)).astype(np.uint64)
     words[-1] = (words[-1] << spare_bits) >> spare_bits
     return words
