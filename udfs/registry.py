@@ -71,6 +71,8 @@ def connect(
 ) -> MlflowClient:
     """Point MLflow at its servers and return a client; None leaves MLflow's own setting (MLFLOW_TRACKING_URI) as it is.
 
+    The registry is the tracking server where it has no URI of its own (on Databricks, what Databricks says it is).
+
     Raises:
         RegistryError: the server does not answer in time.
     """
@@ -80,7 +82,10 @@ def connect(
         os.environ["MLFLOW_TRACKING_TOKEN"] = token
     if tracking_uri is not None:
         mlflow.set_tracking_uri(tracking_uri)
-    if registry_uri is not None:
+    registry = registry_uri or tracking_uri
+    if registry is not None and not registry.startswith("databricks"):  # else MLflow asks Spark, which may be gone
+        mlflow.set_registry_uri(registry)
+    elif registry_uri is not None:
         mlflow.set_registry_uri(registry_uri)
     for noisy in ("mlflow", "alembic"):
         logging.getLogger(noisy).setLevel(logging.ERROR)

@@ -24,6 +24,7 @@ from udfs.shipped import is_remote
 
 __all__ = ["open_session", "spark_log", "spark_session"]
 
+_LOG = logging.getLogger(__name__)
 _CONNECT_PORT = 15002
 _DEFAULTS = {
     "spark.ui.enabled": "false",
@@ -87,7 +88,15 @@ def spark_session(settings: SparkSettings, log: Path | None = None) -> Iterator[
         yield session
     finally:
         if existing is None:
-            session.stop()
+            _stop(session)
+
+
+def _stop(session: SparkSession) -> None:
+    """Stop Spark; that it died before it was told to does not change what the job did."""
+    try:
+        session.stop()
+    except Exception as exc:
+        _LOG.warning("Spark did not stop in order (%s: %s)", type(exc).__name__, exc)
 
 
 def spark_log(conf: Conf) -> Path | None:

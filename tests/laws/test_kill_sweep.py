@@ -14,7 +14,7 @@ from jobs.runs.kill_points import KILL_POINTS
 from tests.toy.runs import assert_equals_clean_run, latest_run, start_job
 from tests.toy.workspace import house_rows
 
-pytestmark = [pytest.mark.slow, pytest.mark.unproven]
+pytestmark = pytest.mark.slow
 
 TASK_POINTS = tuple(point for point in KILL_POINTS if point.startswith("task."))
 NEEDS_NO_SPARK = ("run.before_complete", "run.after_complete")

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO
 
-__all__ = ["children", "command_of", "free_port", "is_listening", "parent", "server", "wait_until"]
+__all__ = ["children", "command_of", "finished", "free_port", "is_listening", "parent", "server", "wait_until"]
 
 
 def free_port() -> int:
@@ -67,6 +67,28 @@ def server(
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
         process.wait()
+
+
+def finished(
+    command: Sequence[str], *, env: Mapping[str, str], cwd: Path, seconds: float
+) -> subprocess.CompletedProcess[str]:
+    """Run a Python process to its end; one that hangs is ended and fails with what it said and where each thread stood."""
+    process = subprocess.Popen(
+        command,
+        cwd=cwd,
+        env={**env, "PYTHONFAULTHANDLER": "1"},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        out, err = process.communicate(timeout=seconds)
+    except subprocess.TimeoutExpired:
+        process.send_signal(signal.SIGABRT)
+        out, err = process.communicate(timeout=30)
+        raise AssertionError(f"not finished within {seconds:.0f} s\n{out[-2000:]}\n{err[-12000:]}") from None
+    return subprocess.CompletedProcess(command, process.returncode, out, err)
 
 
 def parent(pid: int) -> int:

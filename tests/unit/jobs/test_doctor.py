@@ -254,7 +254,6 @@ def test_doctor_works_where_no_package_is_installed(root: Path, tmp_path: Path) 
 
 @pytest.mark.slow
 @pytest.mark.cluster
-@pytest.mark.unproven
 def test_spark_session_starts_in_time_or_is_reported(home: Path) -> None:
     assert checks.check_spark(load(overrides=["spark.master=local[1]"]))[0].found.endswith(
         "1000 rows through Python workers"
