@@ -83,10 +83,8 @@ def connect(
     if tracking_uri is not None:
         mlflow.set_tracking_uri(tracking_uri)
     registry = registry_uri or tracking_uri
-    if registry is not None and not registry.startswith("databricks"):  # else MLflow asks Spark, which may be gone
-        mlflow.set_registry_uri(registry)
-    elif registry_uri is not None:
-        mlflow.set_registry_uri(registry_uri)
+    if registry is not None and (registry_uri or not registry.startswith("databricks")):
+        mlflow.set_registry_uri(registry)  # else MLflow asks the Spark session, which may be gone
     for noisy in ("mlflow", "alembic"):
         logging.getLogger(noisy).setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", message=".*Any type hint is inferred as AnyType")

@@ -95,7 +95,7 @@ def _stop(session: SparkSession) -> None:
     """Stop Spark; that it died before it was told to does not change what the job did."""
     try:
         session.stop()
-    except Exception as exc:
+    except Exception as exc:  # noqa: BLE001 - py4j and gRPC raise many kinds
         _LOG.warning("Spark did not stop in order (%s: %s)", type(exc).__name__, exc)
 
 

@@ -12,7 +12,16 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO
 
-__all__ = ["children", "command_of", "finished", "free_port", "is_listening", "parent", "server", "wait_until"]
+__all__ = [
+    "children",
+    "command_of",
+    "finished",
+    "free_port",
+    "is_listening",
+    "parent",
+    "server",
+    "wait_until",
+]
 
 
 def free_port() -> int:
