@@ -277,7 +277,10 @@ def _check_files(directory: Path, expected_digest: str | None) -> None:
         raise ModelIntegrityError(
             f"the model's manifest has digest {bundle_digest(directory)[:12]}, the registry holds {expected_digest[:12]}"
         )
-    recorded = _read_json(manifest)
+    try:
+        recorded = dict(_read_json(manifest))
+    except ValueError as exc:
+        raise ModelIntegrityError(f"the model's manifest.json is damaged: {exc}") from exc
     present = {
         str(p.relative_to(directory))
         for p in directory.rglob("*")
@@ -292,7 +295,8 @@ def _check_files(directory: Path, expected_digest: str | None) -> None:
         parts = [("changed", changed), ("missing", missing), ("added", added)]
         said = "; ".join(f"{what}: {', '.join(names[:5])}" for what, names in parts if names)
         raise ModelIntegrityError(
-            f"the model's files are not those that were logged: {said}", files=changed + missing + added
+            f"the model's files in {directory} are not those that were logged: {said}",
+            files=changed + missing + added,
         )
 
 

@@ -28,9 +28,7 @@ class OnescoreModel(PythonModel):
         """Load and verify the packaged model."""
         self.scorer = load_bundle(Path(context.artifacts["bundle"]))
 
-    def predict(
-        self, context: Any, model_input: list[dict[str, Any]], params: dict[str, Any] | None = None
-    ) -> Any:
+    def predict(self, context: Any, model_input: list[Any], params: dict[str, Any] | None = None) -> Any:
         """Return one answer per row, in order.
 
         Args:

@@ -88,7 +88,8 @@ def connect(
     for noisy in ("mlflow", "alembic"):
         logging.getLogger(noisy).setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", message=".*Any type hint is inferred as AnyType")
-    client = MlflowClient()
+    with asking("the tracking server"):
+        client = MlflowClient()
     if experiment is not None:
         with asking("the tracking server"):
             if client.get_experiment_by_name(experiment) is None:
@@ -134,9 +135,10 @@ def resolve(uri: str, client: MlflowClient | None = None) -> ModelVersion:
             f"model {name!r} has no version {version}. Available: {', '.join(sorted(versions, key=int)) or 'none'}."
         )
     tags = versions[version].tags
-    if f"{_TAG}digest" not in tags:
+    lacking = [tag for tag in (f"{_TAG}digest", f"{_TAG}feature_fingerprint") if tag not in tags]
+    if lacking:
         raise ModelError(
-            f"{name!r} version {version} was not registered by this project: it has no tag {_TAG}digest"
+            f"{name!r} version {version} was not registered by this project: it has no tag {lacking[0]}"
         )
     return ModelVersion(name, version, alias, tags[f"{_TAG}digest"], tags[f"{_TAG}feature_fingerprint"])
 

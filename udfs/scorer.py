@@ -140,4 +140,8 @@ class Scorer:
             FeatureRaised: a feature function raised. Exception: whatever the estimator raised.
         """
         matrix = evaluate(self.feature_set, columns, self.constants, n_rows)
-        return Scores(matrix, self.output.columns(self.evaluator.score(matrix)))
+        with np.errstate(
+            all="ignore"
+        ):  # what the process set decides nothing; a score that is not finite is looked for
+            scores = self.evaluator.score(matrix)
+        return Scores(matrix, self.output.columns(scores))

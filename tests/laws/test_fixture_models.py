@@ -6,8 +6,9 @@ scores within its recorded tolerance.
 
 from __future__ import annotations
 
+import base64
 import json
-from collections.abc import Callable
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ import pytest
 from feature_pipelines.errors import ModelIntegrityError
 from feature_pipelines.parity import ulp_distance
 from tests.toy.bits import bits_of
+from tests.toy.forgery import forge
 from udfs.bundle import FORMAT_VERSION, bundle_digest, load_bundle
 from udfs.platform import platform_id
 from udfs.rows import score_rows
@@ -41,15 +43,14 @@ def expectation(fixture: Path) -> dict[str, Any]:
 
 def load(fixture: Path) -> Scorer:
     """Load a fixture; where this platform gives other bits, within its tolerance."""
+    digest = expectation(fixture)["digest"]
     try:
-        return load_bundle(fixture / "model", expected_digest=expectation(fixture)["digest"])
+        return load_bundle(fixture / "model", expected_digest=digest)
     except ModelIntegrityError as refused:
-        if (
-            platform_id() == expectation(fixture)["platform_id"]
-            or "does not reproduce its golden rows" not in str(refused)
-        ):
+        made_here = platform_id() == expectation(fixture)["platform_id"]
+        if made_here or "does not reproduce its golden rows" not in str(refused):
             raise
-        return load_bundle(fixture / "model", allow_tolerance=True)
+    return load_bundle(fixture / "model", expected_digest=digest, allow_tolerance=True)
 
 
 def test_there_is_a_fixture_of_every_format() -> None:
@@ -94,24 +95,48 @@ def test_fixture_is_scored_by_its_own_features(fixture: Path, monkeypatch: pytes
 
     monkeypatch.setattr(houses, "FEATURES", None)
     scorer = load(fixture)
-    assert {f.__module__.partition("_")[0] for f in scorer.feature_set.features} == {""}
     assert all(f.__module__.startswith("_onescore_") for f in scorer.feature_set.features)
 
 
-@pytest.mark.parametrize("digit", range(0, 16, 5))
-def test_an_expectation_one_bit_off_would_be_noticed(
-    fixture: Path, digit: int, monkeypatch: pytest.MonkeyPatch
+def made_elsewhere(fixture: Path, tmp_path: Path, ulps: int) -> Path:
+    """Return a copy as another platform would have made it, with every golden and expected score so many ULP away."""
+    copy = Path(shutil.copytree(fixture, tmp_path / "elsewhere"))
+    golden = json.loads((copy / "model" / "golden.json").read_text())
+    moved = np.frombuffer(base64.b64decode(golden["score"]), "<i8") + ulps
+    golden["score"] = base64.b64encode(moved.tobytes()).decode()
+    forge(copy / "model", "golden.json", json.dumps(golden).encode())
+    written = expectation(copy)
+    written["expected"] = [
+        {"bits": f"{int(w['bits'], 16) + ulps:016x}"} if "bits" in w else w for w in written["expected"]
+    ]
+    written |= {"digest": bundle_digest(copy / "model"), "platform_id": "elsewhere"}
+    (copy / "expected.json").write_text(json.dumps(written))
+    return copy
+
+
+@pytest.mark.parametrize("ulps", [1, 4])
+def test_fixture_of_another_platform_scores_within_its_tolerance(
+    fixture: Path, tmp_path: Path, ulps: int
 ) -> None:
+    copy = made_elsewhere(fixture, tmp_path, ulps)
+    assert load(copy).verified == "tolerance"
+    test_fixture_scores_the_bits_that_were_written_down(copy)
+
+
+def test_fixture_of_another_platform_beyond_its_tolerance_is_refused(fixture: Path, tmp_path: Path) -> None:
+    with pytest.raises(ModelIntegrityError, match="worst by 9 ULP, recorded tolerance 4"):
+        load(made_elsewhere(fixture, tmp_path, 9))
+
+
+@pytest.mark.parametrize("digit", range(0, 16, 5))
+def test_an_expectation_one_bit_off_would_be_noticed(fixture: Path, tmp_path: Path, digit: int) -> None:
     """Guards the comparison above: it can fail."""
-    written = expectation(fixture)
-    bits = written["expected"][0]["bits"]
-    written["expected"][0]["bits"] = bits[:digit] + f"{int(bits[digit], 16) ^ 1:x}" + bits[digit + 1 :]
-    monkeypatch.setitem(globals(), "expectation", _always(written))
     if load(fixture).verified != "verified":
         pytest.skip("this platform is compared within a tolerance")
+    copy = Path(shutil.copytree(fixture, tmp_path / "copy"))
+    written = expectation(copy)
+    bits = written["expected"][0]["bits"]
+    written["expected"][0]["bits"] = bits[:digit] + f"{int(bits[digit], 16) ^ 1:x}" + bits[digit + 1 :]
+    (copy / "expected.json").write_text(json.dumps(written))
     with pytest.raises(AssertionError):
-        test_fixture_scores_the_bits_that_were_written_down(fixture)
-
-
-def _always(value: dict[str, Any]) -> Callable[[Path], dict[str, Any]]:
-    return lambda _: value
+        test_fixture_scores_the_bits_that_were_written_down(copy)

@@ -1,0 +1,364 @@
+"""A model on disk: what is written, and everything that loading refuses."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import pickle
+import pickletools
+import struct
+import types
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import skops.io
+from sklearn.tree import DecisionTreeRegressor
+
+from feature_pipelines.errors import ModelError, ModelIntegrityError, VerificationError
+from tests.toy.forgery import forge
+from tests.toy.house_bundle import house_columns, write_house_bundle
+from udfs import bundle as bundle_module
+from udfs.bundle import FORMAT_VERSION, bundle_digest, load_bundle
+from udfs.platform import platform_id
+from udfs.scorer import CONTRACT_VERSION, LibraryEvaluator
+from udfs.trees import FlatTrees
+
+Copied = Callable[[str], Path]
+FILES = ("model.json", "estimator.skops", "trees.npz", "features/houses.py", "golden.json")
+
+
+def flip_a_bit(path: Path, at: float = 0.5) -> None:
+    content = bytearray(path.read_bytes())
+    content[int(at * (len(content) - 1))] ^= 1
+    path.write_bytes(bytes(content))
+
+
+def change_model(bundle: Path, **changes: Any) -> None:
+    """Change model.json and make the manifest fit again."""
+    model = json.loads((bundle / "model.json").read_text())
+    forge(bundle, "model.json", json.dumps({**model, **changes}).encode())
+
+
+def change_golden(bundle: Path, key: str, change: Callable[[np.ndarray], None]) -> None:
+    """Change the golden rows' scores or features and make the manifest fit again."""
+    golden = json.loads((bundle / "golden.json").read_text())
+    values = np.frombuffer(base64.b64decode(golden[key]), "<f8").copy()
+    change(values)
+    golden[key] = base64.b64encode(values.tobytes()).decode()
+    forge(bundle, "golden.json", json.dumps(golden).encode())
+
+
+def move_by_ulps(ulps: int) -> Callable[[np.ndarray], None]:
+    def change(values: np.ndarray) -> None:
+        values.view(np.int64)[3] += ulps
+
+    return change
+
+
+# --- what is written
+
+
+def test_bundle_has_the_documented_files_and_no_other(written: dict[str, Path]) -> None:
+    def names(bundle: Path) -> set[str]:
+        return {str(path.relative_to(bundle)) for path in bundle.rglob("*") if path.is_file()}
+
+    assert names(written["trees"]) == {*FILES, "manifest.json"}
+    assert names(written["library"]) == {*FILES, "manifest.json"} - {"trees.npz"}
+
+
+def test_evaluator_is_flat_trees_where_they_were_certified(written: dict[str, Path]) -> None:
+    assert isinstance(load_bundle(written["trees"]).evaluator, FlatTrees)
+    library = load_bundle(written["library"])
+    assert isinstance(library.evaluator, LibraryEvaluator)
+    assert "DecisionTreeRegressor has no export to flat trees" in library.info["certification"]["reason"]
+
+
+def test_trees_with_other_bits_are_not_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bundle_module, "certify_trees", lambda *_: types.SimpleNamespace(is_identical=False))
+    write_house_bundle(tmp_path / "b", n_rows=60)
+    assert not (tmp_path / "b" / "trees.npz").exists()
+    certification = load_bundle(tmp_path / "b").info["certification"]
+    assert certification["evaluator"] == "library"
+    assert certification["reason"].startswith("flat trees did not give the library's bits")
+
+
+@pytest.mark.parametrize("name", ["trees", "library"])
+def test_loaded_model_scores_what_was_written(written: dict[str, Path], name: str) -> None:
+    scorer = load_bundle(written[name], expected_digest=bundle_digest(written[name]))
+    golden = json.loads((written[name] / "golden.json").read_text())
+    assert scorer.verified == "verified"
+    assert scorer.info["digest"] == bundle_digest(written[name])
+    scores = scorer.score(house_columns(300), 300).outputs["score"]
+    rows = np.unique(np.linspace(0, 299, 64).astype(np.int64))
+    assert golden["rows"] == 64
+    assert base64.b64decode(golden["score"]) == scores[rows].astype("<f8").tobytes()
+
+
+def test_equal_models_have_equal_golden_rows_trees_and_features(
+    written: dict[str, Path], tmp_path: Path
+) -> None:
+    write_house_bundle(tmp_path / "again", tolerance_ulps=4)
+    for name in set(FILES) - {"estimator.skops"}:  # whose zip holds the time of writing
+        assert (tmp_path / "again" / name).read_bytes() == (written["trees"] / name).read_bytes(), name
+
+
+def test_scores_that_depend_on_the_batch_are_not_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    predict = DecisionTreeRegressor.predict
+    monkeypatch.setattr(DecisionTreeRegressor, "predict", lambda self, x: predict(self, x) + len(x))
+    with pytest.raises(VerificationError, match=r"rows from 0 in a batch of 1 have other bits than among 60"):
+        write_house_bundle(tmp_path / "b", estimator=DecisionTreeRegressor(max_depth=2), n_rows=60)
+
+
+# --- files
+
+
+@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("at", [0, 0.5, 1])
+def test_one_flipped_bit_is_refused_and_the_file_named(copied: Copied, name: str, at: float) -> None:
+    bundle = copied("trees")
+    flip_a_bit(bundle / name, at)
+    with pytest.raises(ModelIntegrityError, match=rf"not those that were logged: changed: {name}$") as caught:
+        load_bundle(bundle)
+    assert caught.value.evidence["files"] == [name]
+
+
+def test_flipped_bit_in_the_manifest_is_refused_by_the_digest(copied: Copied) -> None:
+    bundle = copied("trees")
+    digest = bundle_digest(bundle)
+    flip_a_bit(bundle / "manifest.json")
+    with pytest.raises(
+        ModelIntegrityError, match=rf"manifest has digest \w{{12}}, the registry holds {digest[:12]}"
+    ):
+        load_bundle(bundle, expected_digest=digest)
+
+
+def test_forged_manifest_is_refused_by_the_digest_alone(copied: Copied) -> None:
+    bundle = copied("trees")
+    digest = bundle_digest(bundle)
+    change_model(bundle, tolerance_ulps=1_000)
+    assert load_bundle(bundle).verified == "verified"  # nothing but the registry's digest can tell
+    with pytest.raises(ModelIntegrityError, match="the registry holds"):
+        load_bundle(bundle, expected_digest=digest)
+
+
+def test_manifest_that_is_not_json_is_refused_without_a_digest(copied: Copied) -> None:
+    bundle = copied("trees")
+    flip_a_bit(bundle / "manifest.json", 0)
+    with pytest.raises(ModelIntegrityError, match=r"manifest\.json"):
+        load_bundle(bundle)
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_missing_file_is_refused_and_named(copied: Copied, name: str) -> None:
+    bundle = copied("trees")
+    (bundle / name).unlink()
+    with pytest.raises(ModelIntegrityError, match=rf"missing: {name}$"):
+        load_bundle(bundle)
+
+
+@pytest.mark.parametrize("name", ["note.txt", "features/extra.py", ".hidden"])
+def test_extra_file_is_refused_and_named(copied: Copied, name: str) -> None:
+    bundle = copied("trees")
+    (bundle / name).write_text("")
+    with pytest.raises(ModelIntegrityError, match=rf"added: {name}$"):
+        load_bundle(bundle)
+
+
+def test_all_that_is_wrong_is_said_at_once(copied: Copied) -> None:
+    bundle = copied("trees")
+    flip_a_bit(bundle / "trees.npz")
+    (bundle / "golden.json").rename(bundle / "gilded.json")
+    with pytest.raises(
+        ModelIntegrityError, match=r"changed: trees.npz; missing: golden.json; added: gilded.json"
+    ):
+        load_bundle(bundle)
+
+
+def test_bytecode_that_an_import_left_is_no_extra_file(copied: Copied) -> None:
+    bundle = copied("trees")
+    (bundle / "features" / "__pycache__").mkdir()
+    (bundle / "features" / "__pycache__" / "houses.cpython-311.pyc").write_bytes(b"")
+    assert load_bundle(bundle).verified == "verified"
+
+
+def test_directory_without_a_manifest_is_no_model(tmp_path: Path) -> None:
+    (tmp_path / "photos").mkdir()
+    with pytest.raises(ModelError, match=r"photos is no model directory: it has no manifest\.json"):
+        load_bundle(tmp_path / "photos")
+
+
+# --- versions, features, types
+
+
+@pytest.mark.parametrize(
+    ("format_version", "contract_version"),
+    [
+        (FORMAT_VERSION + 1, CONTRACT_VERSION),
+        (FORMAT_VERSION, CONTRACT_VERSION + 1),
+        (FORMAT_VERSION, CONTRACT_VERSION - 1),
+    ],
+)
+def test_other_version_is_refused_and_both_sides_named(
+    copied: Copied, format_version: int, contract_version: int
+) -> None:
+    bundle = copied("trees")
+    wanted = {"format_version": format_version, "contract_version": contract_version}
+    model = json.loads((bundle / "model.json").read_text())
+    changes = {name: value for name, value in wanted.items() if model[name] != value}
+    change_model(bundle, **changes)
+    message = (
+        f"model 'houses' was written with contract_version {contract_version} and format_version {format_version}; this "
+        f"release runs contract_version {CONTRACT_VERSION} and format_version up to {FORMAT_VERSION}"
+    )
+    with pytest.raises(ModelError, match=message) as caught:
+        load_bundle(bundle)
+    assert not isinstance(caught.value, ModelIntegrityError)
+
+
+def test_other_features_than_recorded_are_refused(copied: Copied) -> None:
+    bundle = copied("trees")
+    source = (bundle / "features" / "houses.py").read_text()
+    changed = source.replace("return area_m2 * area_m2", "return area_m2 * area_m2 * 1.0")
+    forge(bundle, "features/houses.py", changed.encode())
+    with pytest.raises(
+        ModelIntegrityError, match=r"packaged features have fingerprint \w{12}, it recorded \w{12}"
+    ):
+        load_bundle(bundle)
+
+
+def test_untrusted_type_is_refused_and_named(copied: Copied) -> None:
+    bundle = copied("library")
+    estimator = skops.io.load(bundle / "estimator.skops", trusted=["sklearn.tree._tree.Tree"])
+    estimator.note_ = types.SimpleNamespace()
+    forge(bundle, "estimator.skops", skops.io.dumps(estimator))
+    with pytest.raises(
+        ModelIntegrityError, match=r"contains 1 type\(s\) .*not on the list .*: types\.SimpleNamespace"
+    ) as caught:
+        load_bundle(bundle)
+    assert caught.value.evidence["untrusted"] == ["types.SimpleNamespace"]
+
+
+def test_untrusted_type_is_not_written_either(tmp_path: Path) -> None:
+    estimator = DecisionTreeRegressor(max_depth=2)
+    estimator.note_ = types.SimpleNamespace()
+    with pytest.raises(ModelIntegrityError, match=r"types\.SimpleNamespace"):
+        write_house_bundle(tmp_path / "b", estimator=estimator, n_rows=60)
+
+
+# --- golden rows
+
+
+@pytest.mark.parametrize("name", ["trees", "library"])
+def test_golden_score_one_ulp_off_is_refused(copied: Copied, name: str) -> None:
+    bundle = copied(name)
+    change_golden(bundle, "score", move_by_ulps(1))
+    message = r"does not reproduce .*: 1 of 64 scores differ \(worst by 1 ULP, .*features that differ: none"
+    with pytest.raises(ModelIntegrityError, match=message) as caught:
+        load_bundle(bundle)
+    assert caught.value.evidence["worst_ulps"] == 1
+
+
+def test_golden_feature_one_ulp_off_is_refused_and_named(copied: Copied) -> None:
+    bundle = copied("trees")
+    change_golden(bundle, "features", move_by_ulps(1))
+    with pytest.raises(
+        ModelIntegrityError, match=r"0 of 64 scores differ .*features that differ: area_squared\."
+    ):
+        load_bundle(bundle)
+
+
+def test_platform_is_named_where_golden_rows_differ(copied: Copied) -> None:
+    bundle = copied("trees")
+    change_golden(bundle, "score", move_by_ulps(1))
+    change_model(bundle, platform_id="another-platform")
+    with pytest.raises(
+        ModelIntegrityError, match=rf"logged on platform another-platform, this is {platform_id()}"
+    ):
+        load_bundle(bundle)
+
+
+def test_other_platform_with_the_same_bits_is_verified(copied: Copied) -> None:
+    bundle = copied("trees")
+    change_model(bundle, platform_id="another-platform")
+    assert load_bundle(bundle).verified == "verified"
+
+
+@pytest.mark.parametrize("ulps", [1, -4, 4])
+def test_score_within_the_recorded_tolerance_will_do_where_allowed(copied: Copied, ulps: int) -> None:
+    bundle = copied("trees")
+    change_golden(bundle, "score", move_by_ulps(ulps))
+    assert load_bundle(bundle, allow_tolerance=True).verified == "tolerance"
+    with pytest.raises(ModelIntegrityError, match="recorded tolerance 4"):
+        load_bundle(bundle)
+
+
+def test_score_beyond_the_recorded_tolerance_is_refused_even_where_allowed(copied: Copied) -> None:
+    bundle = copied("trees")
+    change_golden(bundle, "score", move_by_ulps(5))
+    with pytest.raises(ModelIntegrityError, match=r"worst by 5 ULP, recorded tolerance 4"):
+        load_bundle(bundle, allow_tolerance=True)
+
+
+def test_no_tolerance_is_recorded_unless_asked_for(copied: Copied) -> None:
+    bundle = copied("library")
+    change_golden(bundle, "score", move_by_ulps(1))
+    with pytest.raises(ModelIntegrityError, match=r"worst by 1 ULP, recorded tolerance 0"):
+        load_bundle(bundle, allow_tolerance=True)
+
+
+def test_same_bits_are_verified_where_a_tolerance_is_allowed(written: dict[str, Path]) -> None:
+    assert load_bundle(written["trees"], allow_tolerance=True).verified == "verified"
+
+
+# --- no pickle
+
+
+def is_pickle(content: bytes) -> bool:
+    try:
+        return bool(list(pickletools.genops(content)))
+    except (ValueError, struct.error):
+        return False
+
+
+def contents(path: Path) -> list[tuple[str, bytes]]:
+    """Return a file's content, or that of each member if it is a zip."""
+    content = path.read_bytes()
+    if not zipfile.is_zipfile(io.BytesIO(content)):
+        return [(str(path), content)]
+    with zipfile.ZipFile(path) as archive:
+        return [(f"{path}:{name}", archive.read(name)) for name in archive.namelist()]
+
+
+@pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
+def test_a_pickle_would_be_found(protocol: int) -> None:
+    assert is_pickle(pickle.dumps({"a": DecisionTreeRegressor}, protocol))
+
+
+def test_no_pickle_in_a_registered_model(trained_workspace: Any) -> None:
+    (described,) = (trained_workspace.root / ".onescore").rglob("MLmodel")
+    files = [path for path in described.parent.rglob("*") if path.is_file()]
+    assert {"manifest.json", "estimator.skops", "trees.npz", "pyfunc.py"} <= {path.name for path in files}
+    assert not [path for path in files if path.suffix in (".pkl", ".pickle", ".joblib", ".dill")]
+    assert not [name for path in files for name, content in contents(path) if is_pickle(content)]
+    assert "cloudpickle" not in (described.parent / "requirements.txt").read_text()
+    assert "python_model.pkl" not in described.read_text()
+
+
+def test_no_array_of_objects_in_the_trees(written: dict[str, Path]) -> None:
+    with np.load(written["trees"] / "trees.npz", allow_pickle=False) as file:
+        assert not [name for name in file.files if file[name].dtype.hasobject]
+
+
+@pytest.mark.parametrize("name", ["trees", "library"])
+def test_estimator_is_a_schema_and_arrays(written: dict[str, Path], name: str) -> None:
+    with zipfile.ZipFile(written[name] / "estimator.skops") as archive:
+        names = archive.namelist()
+    assert "schema.json" in names
+    assert [n for n in names if n != "schema.json" and not n.endswith(".npy")] == []
