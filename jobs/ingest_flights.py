@@ -87,10 +87,10 @@ def _scale(conf: Conf, requests_uri: str, arguments: argparse.Namespace) -> None
     started = time.monotonic()
     state = "was there already"
     if not holds_scaled(requests_uri, target, **wanted):
-        from jobs.runs.session import spark_session
+        from jobs.runs.session import spark_log, spark_session
 
         print(f"Resampling {arguments.rows:,} requests (seed {arguments.seed}) ...", flush=True)
-        with spark_session(conf.spark) as spark:
+        with spark_session(conf.spark, spark_log(conf)) as spark:
             write_scaled(spark, requests_uri, target, **wanted)
         delete_orphans(target, f"{PREFIX}-", modified_before=datetime.now(UTC) - timedelta(days=1))
         state = f"written in {time.monotonic() - started:.1f} s"

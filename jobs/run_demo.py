@@ -20,7 +20,7 @@ from jobs.runs.command import add_common_arguments, load_from, run
 from jobs.runs.conf import Conf
 from jobs.runs.plan import ScorePlan
 from jobs.runs.progress import say, table
-from jobs.runs.score_run import RunSummary
+from jobs.runs.run_summary import RunSummary
 from jobs.runs.session import spark_log, spark_session
 from jobs.runs.tracking import connect_from, training_metrics
 from jobs.runs.train_run import train
@@ -28,7 +28,7 @@ from jobs.tables.flights_ingest import ingest
 from jobs.tables.flights_schemas import SCHEMAS
 from jobs.tables.flights_source import locate_files
 from jobs.tables.resample import write_scaled
-from udfs.registry import resolve
+from udfs.registry import ModelVersion, resolve
 
 __all__ = ["main"]
 
@@ -68,19 +68,27 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _ensure_model(conf: Conf) -> None:
     """Train unless a version with today's features is registered; say which."""
-    try:
-        version = resolve(f"models:/{conf.model.name}@{conf.model.alias}", connect_from(conf))
-    except ModelError:
+    wanted = fingerprint(load_reference(conf.model.feature_set))
+    champion, challenger = (_registered(conf, alias) for alias in (conf.model.alias, "challenger"))
+    if champion is None:
         train(conf)
         return
-    if version.feature_fingerprint == fingerprint(load_reference(conf.model.feature_set)):
-        say(f"     {version.name} version {version.version} is registered already")
+    if champion.feature_fingerprint == wanted:
+        say(f"     {champion.name} version {champion.version} is registered already")
         return
-    trained = train(conf)
+    if challenger is None or challenger.feature_fingerprint != wanted:
+        challenger = train(conf).version
     say(
-        f"     the features have changed: version {trained.version.version} is the challenger. To score with it: "
-        f"--set model.alias={trained.version.alias}"
+        f"     the features have changed: version {challenger.version} has today's and is the challenger. To score with it: "
+        ".venv/bin/python -m jobs.run_demo --set model.alias=challenger"
     )
+
+
+def _registered(conf: Conf, alias: str) -> ModelVersion | None:
+    try:
+        return resolve(f"models:/{conf.model.name}@{alias}", connect_from(conf))
+    except ModelError:
+        return None
 
 
 def _finish(conf: Conf, summary: RunSummary, plan: ScorePlan) -> None:

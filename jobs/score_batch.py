@@ -21,8 +21,9 @@ from jobs.runs.manifest import Busy, runs_directory
 from jobs.runs.plan import ScorePlan
 from jobs.runs.progress import say, table
 from jobs.runs.replay import ROW_ID, stage_replay
-from jobs.runs.score_run import RunSummary
+from jobs.runs.run_summary import RunSummary
 from jobs.runs.session import spark_log, spark_session
+from jobs.tables.catalog import is_table_name
 
 __all__ = ["main"]
 
@@ -45,7 +46,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--replay", metavar="RUN_ID", help="score the quarantined rows of a run again")
     parser.add_argument(
-        "--new-run", action="store_true", help="start over, though a run is unfinished or complete"
+        "--new-run",
+        action="store_true",
+        help="start over: what an unfinished run committed is taken back; the rows of a complete one stay",
     )
     add_common_arguments(parser)
     arguments = parser.parse_args(argv)
@@ -92,7 +95,13 @@ def _overrides(arguments: argparse.Namespace) -> list[str]:
 def _dry_run(conf: Conf, scratch: Path) -> int:
     """Print the plan; what has to be fetched goes into a directory that is thrown away."""
     print("plan (nothing was written)")
-    print(table(plan_from(conf, scratch).describe()))
+    sources = [conf.input.source, *conf.views.values()]
+    if any(is_table_name(source) for source in sources):  # the catalog is Spark's
+        with spark_session(conf.spark, scratch / "spark.log") as spark:
+            described = plan_from(conf, scratch, spark).describe()
+    else:
+        described = plan_from(conf, scratch).describe()
+    print(table(described))
     return 0
 
 

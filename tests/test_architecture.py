@@ -120,6 +120,11 @@ def test_online_paths_need_no_spark(process_env: dict[str, str]) -> None:
     import_blocked(online, process_env, forbidden="pyspark,py4j")
 
 
+def test_tasks_of_a_run_need_no_delta_and_no_mlflow_on_workers(process_env: dict[str, str]) -> None:
+    forbidden = "deltalake,mlflow,pydantic,yaml,sklearn,skops,pandas,matplotlib"
+    import_blocked(["jobs.runs.score_task"], process_env, forbidden=forbidden)
+
+
 def test_block_is_effective(process_env: dict[str, str]) -> None:
     """The three tests above would pass for the wrong reason if nothing were blocked."""
     with pytest.raises(AssertionError, match="pyarrow is blocked by the import contract"):

@@ -9,7 +9,8 @@ from typing import Any
 from jobs.runs.conf import Conf
 from jobs.runs.plan import ScorePlan, make_plan
 from jobs.runs.progress import ProgressLine, say
-from jobs.runs.score_run import RunSummary, score
+from jobs.runs.run_summary import RunSummary
+from jobs.runs.score_run import score
 from jobs.runs.tracking import connect_from, log_score_run
 from udfs.registry import fetch, resolve
 

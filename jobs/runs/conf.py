@@ -59,6 +59,9 @@ class Conf(Section):
     train: TrainSettings
     input: InputSettings
     views: dict[str, str] = setting("table of each stored feature view: `views.<view>: <table>`", digest=True)
+    view_versions: dict[str, int] = setting(
+        "version of a view's Delta table, `view_versions.<view>: <version>`; {}: the latest when the run starts"
+    )
     output: OutputSettings
     score: ScoreSettings
     quarantine: QuarantineSettings

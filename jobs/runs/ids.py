@@ -1,8 +1,8 @@
 """Row ids and their checksum: how a run proves that each input row came out once.
 
 A row's id is its declared key (a String as it is, an integer in digits, several fields as a JSON array), else, and where a part
-of the key is null, its file and ordinal. The checksum of a set of ids is the sum, modulo 2^64, of two independent 64-bit hashes of
-each id: 128 bits, independent of order, and sensitive to a row that is lost, doubled or changed.
+of the key is null or not UTF-8, its file and ordinal. The checksum of a set of ids is the sum, modulo 2^64, of two independent
+64-bit hashes of each id: 128 bits, independent of order, and sensitive to a row that is lost, doubled or changed.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-__all__ = ["IdSum", "id_sum", "row_ids"]
+__all__ = ["IdSum", "id_sum", "row_ids", "unreadable_keys"]
 
 _SEEDS = (np.uint64(0x9E3779B97F4A7C15), np.uint64(0xC2B2AE3D27D4EB4F))
 _MULTIPLIER = np.uint64(0xFF51AFD7ED558CCD)
@@ -66,6 +66,16 @@ def row_ids(batch: pa.RecordBatch, key: tuple[str, ...], file: str, first_ordina
     """
     if not key:
         return _ordinals(file, first_ordinal, batch.num_rows)
+    for name, rows in unreadable_keys(batch, key).items():
+        position = batch.schema.get_field_index(name)
+        known = batch.column(position)
+        if pa.types.is_dictionary(known.type):
+            known = known.dictionary_decode()
+        mask = np.zeros(batch.num_rows, dtype=np.bool_)
+        mask[rows] = True
+        batch = batch.set_column(
+            position, name, pc.if_else(pa.array(mask), pa.scalar(None, known.type), known)
+        )
     if len(key) == 1:
         ids = batch.column(key[0])
         if pa.types.is_dictionary(ids.type):
@@ -76,9 +86,39 @@ def row_ids(batch: pa.RecordBatch, key: tuple[str, ...], file: str, first_ordina
     return pc.coalesce(ids, _ordinals(file, first_ordinal, batch.num_rows)) if ids.null_count else ids
 
 
+def unreadable_keys(batch: pa.RecordBatch, key: tuple[str, ...]) -> dict[str, list[int]]:
+    """Return, by key field, the rows whose string is not valid UTF-8, which Parquet files may hold; only fields that have any."""
+    found = {}
+    for name in key:
+        column = batch.column(name)
+        values = column.dictionary if pa.types.is_dictionary(column.type) else column
+        if not _is_text(values.type):
+            continue
+        try:
+            values.validate(full=True)
+        except pa.ArrowInvalid:
+            decoded = column.dictionary_decode() if values is not column else column
+            raw = decoded.cast(pa.large_binary()).to_pylist()
+            found[name] = [row for row, value in enumerate(raw) if value is not None and not _is_utf8(value)]
+    return found
+
+
+def _is_utf8(value: bytes) -> bool:
+    try:
+        value.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def _is_text(type_: pa.DataType) -> bool:
+    return bool(
+        pa.types.is_string(type_) or pa.types.is_large_string(type_) or pa.types.is_string_view(type_)
+    )
+
+
 def _has_text_form(type_: pa.DataType) -> bool:
-    strings = pa.types.is_string(type_) or pa.types.is_large_string(type_) or pa.types.is_string_view(type_)
-    return bool(strings or pa.types.is_integer(type_))
+    return _is_text(type_) or bool(pa.types.is_integer(type_))
 
 
 def _ordinals(file: str, first: int, n: int) -> pa.Array:

@@ -6,6 +6,7 @@
     <runs>/<group>/<run>/chunk-N     files and counts of a chunk, written before either commit: a crash between the two commits
                                      is finished from the record, not from a second scoring
     <runs>/<group>/<run>/complete    the summary
+    <runs>/<group>/<run>/abandoned   it was superseded unfinished; its rows are taken out of the tables
 
 A group is one job's place: model, source, range and output table. The directory must be on a file system that the driver can lock
 (local, NFS, a mounted volume). This module knows nothing of Spark or of what a chunk holds.
@@ -143,6 +144,14 @@ class RunDirectory:
         path = self.path / "complete"
         return _read(path) if path.exists() else None
 
+    def abandon(self) -> None:
+        """Mark the run as one that is never continued: from here on its rows are taken back."""
+        write_json(self.path / "abandoned", {})
+
+    def is_abandoned(self) -> bool:
+        """Return whether `abandon` was called."""
+        return (self.path / "abandoned").exists()
+
     def complete(self, summary: Mapping[str, Any]) -> None:
         """Mark the run complete."""
         write_json(self.path / "complete", summary)
@@ -231,7 +240,8 @@ def require_same(run: RunDirectory, recorded: Mapping[str, Any], wanted: Mapping
     if differences:
         raise RunConflictError(
             f"run {run.run_id} is unfinished and differs from what is asked for: {'; '.join(differences)}. Put these back to "
-            "finish it, or start over with --new-run",
+            "finish it (model.version, input.version and view_versions.<view> name a version), or start over with --new-run, which "
+            "takes back what it committed",
             run_id=run.run_id,
             differences=differences,
         )

@@ -148,10 +148,7 @@ def make_plan(conf: Conf, model: ModelVersion, bundle: Path, spark: Any = None) 
     )
     available = snapshot.schema.names
     wanted = views_to_look_up(feature_set, available, set(conf.views))
-    views = {
-        view.name: (view, pin_view(view, conf.table_location(conf.views[view.name]), spark))
-        for view in wanted
-    }
+    views = {view.name: (view, _pinned_view(conf, view, spark)) for view in wanted}
     key = tuple(conf.input.row_id or feature_set.row_id)
     keys = [name for view in feature_set.views for name in view.keys.values()]
     repeated = tuple(dict.fromkeys(name for name in [*keys, *conf.output.pass_through] if name in available))
@@ -192,6 +189,11 @@ def make_plan(conf: Conf, model: ModelVersion, bundle: Path, spark: Any = None) 
         repeated=repeated,
         time_range=time_range,
     )
+
+
+def _pinned_view(conf: Conf, view: FeatureView, spark: Any) -> Snapshot:
+    location, version = conf.table_location(conf.views[view.name]), conf.view_versions.get(view.name)
+    return pin_view(view, location, spark, version=version)
 
 
 def _named(snapshot: Snapshot) -> str:

@@ -13,7 +13,6 @@ from collections import Counter
 from collections.abc import Callable, Generator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
@@ -28,50 +27,30 @@ from jobs.runs.ids import IdSum
 from jobs.runs.kill_points import reached
 from jobs.runs.manifest import ChunkRecord, RunDirectory, RunGroup, require_same, runs_directory
 from jobs.runs.plan import ScorePlan
+from jobs.runs.progress import say
+from jobs.runs.run_summary import RunSummary, merged, summarised
 from jobs.runs.score_task import QUARANTINE_SCHEMA, ScoreTask, TaskResult, ids_in_files, scored_schema
 from jobs.runs.views import index_view
-from jobs.tables.delta import commit_files, committed_version, delete_orphans, ensure_table, open_table
+from jobs.tables.delta import (
+    commit_files,
+    committed_version,
+    delete_orphans,
+    delete_rows,
+    ensure_table,
+    open_table,
+)
 from jobs.tables.delta_read import is_delta
 from jobs.tables.files import normal_uri
 from jobs.tables.sink import WrittenFile
 from jobs.tables.snapshot import check_snapshot
 from udfs.shipped import ship
 
-__all__ = ["Progress", "RunSummary", "score"]
+__all__ = ["Progress", "score"]
 
 Progress = Callable[[int, int, float], None]
 """Called after each chunk with rows done, rows in all, seconds so far."""
 
 _AHEAD = 2
-
-
-@dataclass(frozen=True)
-class RunSummary:
-    """How a run ended.
-
-    Args:
-        run_id: the run.
-        rows_in, rows_scored, rows_quarantined: proven equal: in = scored + quarantined.
-        reasons: quarantined rows by reason code.
-        positives: scored rows whose label is true.
-        seconds: wall time of this process's part of the run.
-        rows_per_second: rows that this process scored, per second of scoring.
-        stages: seconds per stage, summed over tasks.
-        resumed: whether a part had been done by an earlier process.
-        did_nothing: the run was complete already.
-    """
-
-    run_id: str
-    rows_in: int
-    rows_scored: int
-    rows_quarantined: int
-    reasons: dict[str, int]
-    positives: int
-    seconds: float
-    rows_per_second: float
-    stages: dict[str, float]
-    resumed: bool = False
-    did_nothing: bool = False
 
 
 def score(
@@ -82,7 +61,7 @@ def score(
     Args:
         spark: classic or Connect.
         plan: see make_plan.
-        new_run: start over, although a run is unfinished or complete.
+        new_run: start over, although a run is unfinished or complete. What an unfinished run committed is taken back.
         progress: told after each chunk.
 
     Raises:
@@ -99,9 +78,10 @@ def score(
         reached("plan.before_manifest")
         if run is None:
             before = group.latest()
-            run = group.new(now, {**_terms(plan), "chunks": plan.chunks, "input": plan.snapshot.to_json()})
             if before is not None and before.completed() is None:
-                _delete_leftovers(plan, before)
+                before.abandon()
+                _take_back(plan, before)
+            run = group.new(now, {**_terms(plan), "chunks": plan.chunks, "input": plan.snapshot.to_json()})
         reached("plan.after_manifest")
         check_snapshot(plan.snapshot)
         indexes = {name: index_view(*view) for name, view in plan.views.items()}
@@ -116,13 +96,32 @@ def score(
 def _continued(group: RunGroup, plan: ScorePlan) -> RunDirectory | None:
     """Return the run to continue or to report as complete; None to start a new one."""
     run = group.latest()
-    if run is None:
+    if run is None or run.is_abandoned():
         return None
     recorded, wanted = run.manifest(), _terms(plan)
     if run.completed() is None:
         require_same(run, _flat(recorded), _flat(wanted))
         return run
-    return run if recorded["identity"] == wanted["identity"] else None
+    if recorded["identity"] != wanted["identity"]:
+        return None
+    last = max(len(recorded["chunks"]) - 1, 0)
+    for table, uri in (("scored", plan.scored), ("quarantine", plan.quarantine)):
+        if not is_delta(uri) or committed_version(uri, _app_id(run.run_id, table, last)) is None:
+            say(f"run {run.run_id} is complete, but {uri} does not have its rows any more: scoring again")
+            return None
+    return run
+
+
+def _app_id(run_id: str, table: str, chunk: int) -> str:
+    return f"onescore/{run_id}/{table}/{chunk}"
+
+
+def _take_back(plan: ScorePlan, run: RunDirectory) -> None:
+    """Take the rows of an abandoned run out of the tables; again, if the process that began it died."""
+    for uri in (plan.scored, plan.quarantine):
+        if is_delta(uri) and (rows := delete_rows(uri, "run_id", run.run_id)):
+            say(f"took {rows:,} rows of the unfinished run {run.run_id} out of {uri}")
+    _delete_leftovers(plan, run)
 
 
 def _delete_leftovers(plan: ScorePlan, run: RunDirectory) -> None:
@@ -185,7 +184,7 @@ class _Run:
         seconds = time.perf_counter() - self.started
         self._check_commits()
         _delete_leftovers(self.plan, self.run)
-        return self._summary(records, rows_here, seconds, resumed)
+        return summarised(self.run.run_id, records, rows_here, seconds, resumed)
 
     def _records(self) -> Generator[tuple[ChunkRecord, bool], None, None]:
         """Yield each chunk's record, in order, and whether it was scored just now; score a little ahead of the commits."""
@@ -241,7 +240,7 @@ class _Run:
             raise _raised_in_worker(exc) from exc
         if sorted(result.unit for result in results) != list(range(n)):
             raise VerificationError(f"chunk {chunk}: {n} units were sent out, {len(results)} came back")
-        return _merged(chunk, results)
+        return merged(chunk, results)
 
     def _commit(self, record: ChunkRecord) -> None:
         """Commit quarantine first: a chunk is done when both are, so no scored chunk ever lacks its quarantined rows."""
@@ -265,12 +264,16 @@ class _Run:
         ]
 
     def _app_id(self, uri: str, chunk: int) -> str:
-        table = "scored" if uri == self.plan.scored else "quarantine"
-        return f"onescore/{self.run.run_id}/{table}/{chunk}"
+        return _app_id(self.run.run_id, "scored" if uri == self.plan.scored else "quarantine", chunk)
 
     def _check_limit(self, records: list[ChunkRecord]) -> None:
-        """Fail before the commit that would take the share of quarantined rows above the limit."""
+        """Fail before the commit that would take the share of quarantined rows above the limit.
+
+        The share is of all the run's rows; of the rows so far where a range leaves open how many there are.
+        """
         rows = sum(record.ids_in.count for record in records)
+        if self.plan.time_range is None:
+            rows = max(rows, self.plan.rows)
         bad = sum(record.ids_quarantined.count for record in records)
         limit = self.plan.conf.quarantine.max_share
         if rows and bad / rows > limit:
@@ -325,25 +328,6 @@ class _Run:
                     f"run {self.run.run_id}: table {uri} lacks the commits of chunks {lacking[:5]}"
                 )
 
-    def _summary(
-        self, records: list[ChunkRecord], rows_here: int, seconds: float, resumed: bool
-    ) -> RunSummary:
-        stages: Counter[str] = Counter()
-        for record in records:
-            stages.update(record.seconds)
-        return RunSummary(
-            run_id=self.run.run_id,
-            rows_in=sum(record.ids_in.count for record in records),
-            rows_scored=sum(record.ids_scored.count for record in records),
-            rows_quarantined=sum(record.ids_quarantined.count for record in records),
-            reasons=dict(sum((Counter(record.reasons) for record in records), Counter[str]())),
-            positives=sum(record.positives for record in records),
-            seconds=round(seconds, 3),
-            rows_per_second=round(rows_here / seconds, 1) if seconds else 0.0,
-            stages={stage: round(value, 3) for stage, value in stages.items()},
-            resumed=resumed,
-        )
-
 
 def _raised_in_worker(exc: PySparkException) -> Exception:
     """Return the error of ours that ended a task, which Spark brings back as text; else the exception itself."""
@@ -352,22 +336,3 @@ def _raised_in_worker(exc: PySparkException) -> Exception:
     if isinstance(kind, type) and issubclass(kind, OnescoreError):
         return kind(found[-1][1])
     return exc
-
-
-def _merged(chunk: int, results: list[TaskResult]) -> ChunkRecord:
-    reasons: Counter[str] = Counter()
-    seconds: Counter[str] = Counter()
-    for result in results:
-        reasons.update(result.reasons)
-        seconds.update(result.seconds)
-    return ChunkRecord(
-        chunk=chunk,
-        scored=tuple(result.scored for result in results if result.scored is not None),
-        quarantined=tuple(result.quarantined for result in results if result.quarantined is not None),
-        ids_in=sum((result.ids_in for result in results), IdSum()),
-        ids_scored=sum((result.ids_scored for result in results), IdSum()),
-        ids_quarantined=sum((result.ids_quarantined for result in results), IdSum()),
-        reasons=dict(reasons),
-        positives=sum(result.positives for result in results),
-        seconds=dict(seconds),
-    )

@@ -21,14 +21,14 @@ from numpy.typing import NDArray
 
 from feature_pipelines.columns import Timestamp
 from feature_pipelines.definitions import FeatureSet
-from feature_pipelines.schema import Field, RowError
+from feature_pipelines.schema import Field, Reason, RowError
 from feature_pipelines.schema_arrow import arrow_type, column_from_arrow, column_to_arrow
-from jobs.runs.ids import IdSum, id_sum, row_ids
+from jobs.runs.ids import IdSum, id_sum, row_ids, unreadable_keys
 from jobs.runs.kill_points import reached
 from jobs.runs.row_json import rows_as_json
 from jobs.tables.files import child_uri, filesystem_of
 from jobs.tables.sink import ParquetSink, WrittenFile
-from jobs.tables.snapshot import Unit, read_unit
+from jobs.tables.units import Unit, read_unit
 from udfs.kernel import Kernel
 from udfs.platform import platform_id
 from udfs.rows import ScoredRows
@@ -231,6 +231,11 @@ class ScoreTask:
                         ordinals[index],
                     )
                     errors = [error._replace(row=int(np.searchsorted(index, error.row))) for error in errors]
+            errors += [
+                RowError(row, Reason.BAD_VALUE, name, "the string is not valid UTF-8")
+                for name, rows in unreadable_keys(batch, self.key).items()
+                for row in rows
+            ]
             yield batch, ordinals, ids, errors
 
     def _originals(

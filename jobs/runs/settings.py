@@ -150,12 +150,8 @@ class ModelSettings(Section):
     """Which model, and which features it was made of."""
 
     name: Name = setting("registered model name", digest=True)
-    alias: Name = setting(
-        "alias to score with; resolved to a version once per run", digest=True, min_length=1
-    )
-    version: int | None = setting(
-        "version to score with, instead of the alias; null: the alias's", digest=True, ge=1
-    )
+    alias: Name = setting("alias to score with; resolved to a version once per run", min_length=1)
+    version: int | None = setting("version to score with, instead of the alias; null: the alias's", ge=1)
     feature_set: Reference = setting("feature set as `module:NAME`", digest=True)
     allow_tolerance: bool = setting(
         "on a platform where golden rows differ in the last bits: true scores within the recorded tolerance, false refuses",
@@ -212,9 +208,7 @@ class InputSettings(Section):
         digest=True,
         min_length=1,
     )
-    version: int | None = setting(
-        "version of a Delta source; null: the latest when the run starts", digest=True, ge=0
-    )
+    version: int | None = setting("version of a Delta source; null: the latest when the run starts", ge=0)
     partitions: dict[str, str] = setting(
         "partitions to score, `input.partitions.<column>: <value>`; {}: all", digest=True
     )

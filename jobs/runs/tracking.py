@@ -13,7 +13,7 @@ from mlflow import MlflowClient
 from feature_pipelines.errors import ModelError
 from jobs.runs.conf import Conf
 from jobs.runs.plan import ScorePlan
-from jobs.runs.score_run import RunSummary
+from jobs.runs.run_summary import RunSummary
 from udfs.platform import describe_platform
 from udfs.registry import ModelVersion, asking, connect
 

@@ -97,7 +97,12 @@ def build_training_set(conf: Conf, feature_set: FeatureSet, spark: Any = None) -
     tables = {"requests": _named(requests), "outcomes": _named(outcomes)}
     columns, rows, left_out = _requests(feature_set, requests, settings.join_on)
     for view in views_to_look_up(feature_set, requests.schema.names, set(conf.views)):
-        pinned = pin_view(view, conf.table_location(conf.views[view.name]), spark)
+        pinned = pin_view(
+            view,
+            conf.table_location(conf.views[view.name]),
+            spark,
+            version=conf.view_versions.get(view.name),
+        )
         tables[f"view {view.name}"] = _named(pinned)
         as_of: Any = columns[feature_set.as_of or ""]
         found, _ = index_view(view, pinned).lookup([columns[name] for name in view.keys.values()], as_of)

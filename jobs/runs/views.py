@@ -17,13 +17,13 @@ __all__ = ["index_view", "pin_view"]
 _ROWS = 1_000_000
 
 
-def pin_view(view: FeatureView, table: str, spark: Any = None) -> Snapshot:
-    """Return the snapshot of a view's table as it is now.
+def pin_view(view: FeatureView, table: str, spark: Any = None, *, version: int | None = None) -> Snapshot:
+    """Return the snapshot of a view's table as it is now, or as it was at a version.
 
     Raises:
         TableError: there is no such table. ContractError: it lacks columns of the view.
     """
-    snapshot = pin_snapshot(table, spark=spark)
+    snapshot = pin_snapshot(table, version=version, spark=spark)
     missing = sorted(set(view_columns(view)) - set(snapshot.schema.names))
     if missing:
         raise ContractError(

@@ -33,6 +33,7 @@ __all__ = [
     "commit_files",
     "committed_version",
     "delete_orphans",
+    "delete_rows",
     "ensure_table",
     "open_table",
     "orphans",
@@ -161,6 +162,24 @@ def replace_files(
         return True
 
     return _until_committed(uri, f"content {digest[:12]}", attempt)
+
+
+def delete_rows(uri: str, column: str, value: str) -> int:
+    """Delete the rows whose string column has a value, in one transaction, and return how many they were.
+
+    Raises:
+        TableError: other writers keep winning the race for the next version.
+    """
+    literal = value.replace("'", "''")
+    deleted = 0
+
+    def attempt(table: DeltaTable) -> bool:
+        nonlocal deleted
+        deleted = int(table.delete(f"{column} = '{literal}'")["num_deleted_rows"])
+        return True
+
+    _until_committed(uri, f"deleting the rows with {column} {value}", attempt)
+    return deleted
 
 
 def recorded_digest(uri: str) -> str | None:

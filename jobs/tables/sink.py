@@ -267,7 +267,10 @@ def _bounds(type_: pa.DataType, chunks: list[pq.Statistics]) -> tuple[Any, Any] 
     """The least and the greatest value as Delta's log writes them, or None if it cannot."""
     if pa.types.is_timestamp(type_):
         return _instant_bounds(type_, min(c.min_raw for c in chunks), max(c.max_raw for c in chunks))
-    low, high = min(c.min for c in chunks), max(c.max for c in chunks)
+    try:
+        low, high = min(c.min for c in chunks), max(c.max for c in chunks)
+    except UnicodeDecodeError:  # a string that is not UTF-8 has no place in the log
+        return None
     if isinstance(low, date):
         return low.isoformat(), high.isoformat()
     if isinstance(low, str):

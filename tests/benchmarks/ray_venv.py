@@ -20,7 +20,7 @@ def ray_python() -> str:
     Raises:
         Failed: it cannot be made; the message has the end of what pip said.
     """
-    wanted = [RAY, *(f"{name}=={version(name)}" for name in _AS_HERE)]
+    wanted = [RAY, "aiohttp", *(f"{name}=={version(name)}" for name in _AS_HERE)]
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     directory = cache / "onescore" / "bench-ray"
     python, marker = directory / "bin" / "python", directory / "installed.txt"

@@ -59,6 +59,27 @@ def ids(workspace, table=SCORED):
 # --- the way it should go
 
 
+@pytest.fixture
+def catalog_table(workspace, spark, tmp_path):
+    """The toy requests as a table that only Spark's catalog knows."""
+    spark.sql("CREATE DATABASE IF NOT EXISTS toy_catalog")
+    name = "toy_catalog.houses"
+    spark.sql(f"DROP TABLE IF EXISTS {name}")
+    frame = spark.createDataFrame(workspace.rows("houses"))
+    frame.write.format("parquet").option("path", str(tmp_path / "catalog")).saveAsTable(name)
+    yield f"catalog:{name}"
+    spark.sql("DROP DATABASE toy_catalog CASCADE")
+
+
+def test_table_of_the_catalog_can_be_planned_and_scored(job, workspace, catalog_table):
+    source = ("--set", f"input.source={catalog_table}")
+    code, out, err = job(*source, "--dry-run")
+    assert (code, shown(out, "rows")) == (0, "2,000"), err
+    code, out, err = job(*source)
+    assert (code, shown(out, "scored")) == (0, "2,000"), err
+    assert ids(workspace) == list(map(str, range(2_000)))
+
+
 def test_run_reports_what_it_did_and_where_the_result_is(workspace, job):
     workspace.write("houses", house_rows(bad=(5, 6)), rows_per_file=200)
     code, out, err = job()
@@ -242,7 +263,7 @@ def test_too_many_bad_rows_end_with_3_and_a_higher_limit_goes_on(workspace, job)
     code, out, err = job()
     assert (code, out) == (3, "")
     assert re.search(
-        r"30 of 600 rows break the contract \(5.00%, the limit is 1.00%\): NULL_NOT_ALLOWED 30.*raise quarantine.max_share",
+        r"30 of 2000 rows break the contract \(1.50%, the limit is 1.00%\): NULL_NOT_ALLOWED 30.*raise quarantine.max_share",
         err,
     )
     assert (workspace.rows(SCORED).num_rows, workspace.rows(QUARANTINE).num_rows) == (0, 0)

@@ -215,3 +215,15 @@ def test_no_rows_and_no_columns_are_no_special_case():
     schema = pa.schema([("a", pa.timestamp("us", tz="UTC")), ("b", pa.list_(pa.date32()))])
     assert rows_from_json([], schema).schema == schema
     assert rows_as_json(pa.RecordBatch.from_pylist([], schema)) == []
+
+
+@pytest.mark.parametrize("type_", [pa.string(), pa.large_string(), pa.string_view()])
+def test_text_that_is_not_utf_8_comes_back_with_its_bytes(type_):
+    raw = pa.array([b"a", b"\xff\xfe", None, "ä".encode()], pa.large_binary())
+    text = raw.cast(options=pa.compute.CastOptions(pa.large_string(), allow_invalid_utf8=True))
+    batch = pa.record_batch({"x": text.cast(options=pa.compute.CastOptions(type_, allow_invalid_utf8=True))})
+    rows = rows_as_json(batch)
+    assert [json.loads(row)["x"] for row in rows] == ["a", {"base64": "//4="}, None, "ä"]
+    back = rows_from_json(rows, batch.schema).column("x")
+    assert back.type == type_
+    assert back.cast(pa.large_binary()).equals(raw)

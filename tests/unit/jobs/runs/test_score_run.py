@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import threading
 from pathlib import Path
 
@@ -223,14 +224,62 @@ def test_unfinished_run_of_another_identity_is_refused_and_new_run_starts_over(
     assert workspace.rows("over").num_rows == second.rows_scored
 
 
-def test_new_run_starts_over_beside_an_unfinished_one(workspace, session, monkeypatch):
-    first = unfinished(workspace, session, monkeypatch)
+def test_new_run_takes_back_what_an_unfinished_one_committed(workspace, session, monkeypatch):
+    unfinished(workspace, session, monkeypatch)
+    assert 0 < workspace.rows(SCORED).num_rows < 2_000
     second = score(session, planned(workspace), new_run=True)
-    rows = workspace.rows(SCORED)
-    assert rows.filter(pa.compute.equal(rows.column("run_id"), second.run_id)).num_rows == 2_000
-    assert run_ids(workspace) == {first, second.run_id}
+    assert row_ids(workspace) == list(map(str, range(2_000)))
+    assert run_ids(workspace) == {second.run_id}
     assert orphans(workspace.table(SCORED), "") == []
     assert score(session, planned(workspace)).did_nothing
+
+
+def test_new_run_that_died_while_it_took_rows_back_is_started_over(workspace, session, monkeypatch):
+    first = unfinished(workspace, session, monkeypatch)
+    with monkeypatch.context() as patch:
+        patch.setattr(RunGroup, "new", lambda *_: (_ for _ in ()).throw(OSError("the disk is full")))
+        with pytest.raises(OSError, match="disk is full"):
+            score(session, planned(workspace), new_run=True)
+    assert workspace.rows(SCORED).num_rows == 0
+    summary = score(session, planned(workspace))
+    assert summary.run_id != first
+    assert not summary.resumed
+    assert row_ids(workspace) == list(map(str, range(2_000)))
+
+
+def test_new_run_leaves_the_rows_of_a_complete_one(workspace, session):
+    first = score(session, planned(workspace)).run_id
+    second = score(session, planned(workspace), new_run=True).run_id
+    assert run_ids(workspace) == {first, second}
+    assert workspace.rows(SCORED).num_rows == 4_000
+
+
+@pytest.mark.parametrize("table", [SCORED, QUARANTINE])
+def test_complete_run_whose_table_is_gone_is_scored_again(workspace, session, table, capsys):
+    first = score(session, planned(workspace)).run_id
+    shutil.rmtree(workspace.table(table))
+    summary = score(session, planned(workspace))
+    assert not summary.did_nothing
+    assert summary.run_id != first
+    assert f"run {first} is complete, but" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("table", "rows", "back"),
+    [("houses", house_rows(1), "input.version=0"), ("rates", rate_rows(), "view_versions.rates=0")],
+)
+def test_run_goes_on_when_it_is_put_back_on_the_versions_that_it_began_with(
+    workspace, session, monkeypatch, table, rows, back
+):
+    version = DeltaTable(workspace.table(table)).version()
+    back = back.replace("=0", f"={version}")
+    first = unfinished(workspace, session, monkeypatch)
+    write_deltalake(workspace.table(table), rows, mode="append")
+    with pytest.raises(RunConflictError, match=r"view_versions\.<view> name a version"):
+        score(session, planned(workspace))
+    summary = score(session, planned(workspace, back))
+    assert (summary.run_id, summary.resumed) == (first, True)
+    assert row_ids(workspace) == list(map(str, range(2_000)))
 
 
 def test_putting_things_back_lets_a_run_go_on(workspace, session, monkeypatch):
@@ -378,15 +427,53 @@ def test_share_above_the_limit_fails_and_commits_nothing_more(with_bad_files, se
     workspace, source = with_bad_files
     with pytest.raises(
         ContractError,
-        match=r"61 of 1200 rows break the contract \(5.08%, the limit is 1.00%\): NULL_NOT_ALLOWED 61",
+        match=r"61 of 2000 rows break the contract \(3.05%, the limit is 1.00%\): NULL_NOT_ALLOWED 61",
     ) as caught:
         score(session, planned(workspace, source))
     assert "Nothing more was committed" in str(caught.value)
-    assert caught.value.evidence == {"rows": 1_200, "quarantined": 61}
+    assert caught.value.evidence == {"rows": 2_000, "quarantined": 61}
     assert (workspace.rows(SCORED).num_rows, workspace.rows(QUARANTINE).num_rows) == (599, 1)
     run = latest_run(workspace)
     assert run.completed() is None
     assert run.record(1) is None
+
+
+def test_bad_rows_at_the_beginning_are_judged_as_a_share_of_all(with_bad_files, session):
+    workspace, source = with_bad_files
+    rows = house_rows(bad=range(20))  # 3.3 % of the first chunk, 1 % of all
+    pq.write_table(rows.slice(0, 200), workspace.root / "requests" / "0.parquet")
+    for i in range(1, 10):
+        pq.write_table(rows.slice(200 * i, 200), workspace.root / "requests" / f"{i}.parquet")
+    assert score(session, planned(workspace, source)).rows_quarantined == 20
+
+
+@pytest.mark.parametrize("column", ["town", "note", "key"])
+def test_text_that_is_not_utf_8_is_one_bad_row_and_no_dead_run(workspace, session, column):
+    broken = pa.array([b"\xff\xfe" if i == 7 else b"town-1" for i in range(20)], pa.binary())
+    text = broken.cast(options=pa.compute.CastOptions(pa.string(), allow_invalid_utf8=True))
+    rows = house_rows(20, bad=(11,))
+    if column == "town":
+        rows = rows.drop_columns("town")
+    rows = rows.append_column(column, text)
+    overrides = ["output.pass_through=[note]"] if column == "note" else []
+    if column == "key":
+        rows = rows.append_column("part", pa.array(range(20)))
+        overrides = ["input.row_id=[key, part]"]
+    directory = workspace.root / "texts"
+    directory.mkdir()
+    pq.write_table(rows, directory / "0.parquet")
+    summary = score(
+        session, planned(workspace, f"input.source={directory}", "quarantine.max_share=1", *overrides)
+    )
+    refused = {
+        json.loads(row["row"])["house_id"]: (row["code"], row["field"])
+        for row in workspace.rows(QUARANTINE).to_pylist()
+    }
+    expected = {11: ("NULL_NOT_ALLOWED", "area_m2")}
+    if column != "note":  # what is only passed through is passed through as it is
+        expected[7] = ("BAD_VALUE", column)
+    assert refused == expected
+    assert summary.rows_scored == 20 - len(expected)
 
 
 def test_raising_the_limit_lets_the_same_run_go_on(with_bad_files, session):
