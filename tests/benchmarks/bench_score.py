@@ -97,11 +97,7 @@ def main() -> int:
     say(f"preparing tables and model in {home}")
     workload = make_workload(home, arguments.rows, arguments.cores)
     bench = Bench(workload, results, arguments.cores)
-    chosen = [
-        c
-        for c in CONTESTANTS
-        if not arguments.only or any(o.lower() in c.name.lower() for o in arguments.only)
-    ]
+    chosen = [c for c in CONTESTANTS if _is_asked_for(c, arguments.only)]
     say(
         f"measuring {len(chosen)} contestants on {arguments.rows:,} rows, {arguments.cores} cores: {_estimate(chosen, arguments.rows)}"
     )
@@ -111,8 +107,9 @@ def main() -> int:
         first = results.get(name, contestant.name, 1) or {}
         if first.get("took_s", arguments.repeat_below) < arguments.repeat_below and "failed" not in first:
             bench.measure(contestant, name, 2)
-    if not arguments.only:
+    if _is_asked_for(BUDGET, arguments.only):
         bench.measure(BUDGET, "B", 1)
+    if not arguments.only:
         for rows in MEMORY_ROWS if arguments.full else ():
             Bench(make_workload(home, rows, arguments.cores), results, arguments.cores).measure_memory(rows)
         results.finish()
@@ -161,6 +158,10 @@ def _arguments() -> argparse.Namespace:
     if arguments.quick:
         arguments.rows = QUICK_ROWS
     return arguments
+
+
+def _is_asked_for(contestant: Contestant, only: list[str] | None) -> bool:
+    return not only or any(part.lower() in contestant.name.lower() for part in only)
 
 
 def _pairs(contestants: list[Contestant]) -> Iterator[tuple[Contestant, str]]:

@@ -78,6 +78,8 @@ def _column(field: Any, array: pa.Array | pa.ChunkedArray) -> Any:
     if isinstance(array, pa.ChunkedArray):
         array = array.combine_chunks()
     if field.dtype.kind == "string":
+        if pa.types.is_null(array.type):  # a batch of pandas in which no row has a value
+            array = array.cast(pa.string())
         encoded = array if pa.types.is_dictionary(array.type) else array.dictionary_encode()
         codes = encoded.indices.fill_null(0).to_numpy().astype(np.int32)
         strings = Strings(codes, tuple(encoded.dictionary.to_pylist()) or ("",))
