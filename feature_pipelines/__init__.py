@@ -21,10 +21,11 @@ from feature_pipelines.columns import (
     decimal,
     values_and_valid,
 )
-from feature_pipelines.definitions import FeatureSet, FeatureView, Fitted
+from feature_pipelines.definitions import FeatureSet, Fitted
 from feature_pipelines.errors import ContractError, DefinitionError, OnescoreError
 from feature_pipelines.evaluate import check_row_local, constants_from_json, fit_constants
 from feature_pipelines.schema import Field, Reason, RowError, Schema
+from feature_pipelines.views import FeatureView, History
 
 __all__ = [
     "Binary",
@@ -40,6 +41,7 @@ __all__ = [
     "Fitted",
     "Float32",
     "Float64",
+    "History",
     "Int32",
     "Int64",
     "Nullable",

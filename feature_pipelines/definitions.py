@@ -16,67 +16,12 @@ from typing import Any, get_type_hints
 from feature_pipelines.columns import DType, declared_type
 from feature_pipelines.errors import DefinitionError, did_you_mean
 from feature_pipelines.schema import Field, Schema
+from feature_pipelines.views import FeatureView
 
 __all__ = ["FeatureSet", "FeatureView", "Fitted", "Step"]
 
 Function = Callable[..., Any]
-_MAX_TTL = 2**63 // 1_000_000
 _KEY_KINDS = ("string", "int64", "int32")
-
-
-@dataclass(frozen=True)
-class FeatureView:
-    """Stored features of an entity, read as of a request's time.
-
-    A row is visible at T when event_ts <= T and created_ts <= T, and fresh when event_ts >= T - ttl_seconds (all inclusive).
-    The answer is the newest visible row, whole, or nothing: then every field is null.
-
-    Args:
-        name: the view's name; conf maps it to a table.
-        keys: the view's key columns, each with the request field that holds its value. A null in any of them finds nothing.
-        fields: the stored columns. Each must accept null (there may be no row), unless `missing` is "reject".
-        ttl_seconds: how old a row may be, None = any age.
-        missing: "null" (the default): the request is scored with nulls; "reject": it is refused.
-    """
-
-    name: str
-    keys: Mapping[str, str]
-    fields: Schema
-    ttl_seconds: int | None = None
-    missing: str = "null"
-
-    def __post_init__(self) -> None:
-        if self.missing not in ("null", "reject"):
-            raise DefinitionError(f"view {self.name!r}: missing={self.missing!r} must be 'null' or 'reject'")
-        if not self.keys:
-            raise DefinitionError(f"view {self.name!r} has no key column")
-        if self.ttl_seconds is not None and not (
-            type(self.ttl_seconds) is int and 0 <= self.ttl_seconds <= _MAX_TTL
-        ):
-            raise DefinitionError(
-                f"view {self.name!r}: ttl_seconds={self.ttl_seconds!r} must be whole seconds from 0 to {_MAX_TTL}, or None"
-            )
-        binary = [f.name for f in self.fields if f.dtype.kind == "binary"]
-        if binary:
-            raise DefinitionError(
-                f"view {self.name!r}: {', '.join(binary)} is binary, which cannot be a stored feature"
-            )
-        strict = [f.name for f in self.fields if not f.accepts_null]
-        if strict and self.missing == "null":
-            raise DefinitionError(
-                f"view {self.name!r}: {', '.join(strict)} cannot be null, yet a request may find no row; "
-                "declare them Nullable[...] or the view missing='reject'"
-            )
-
-    def describe(self) -> dict[str, Any]:
-        """Return the declaration as JSON; part of the fingerprint."""
-        return {
-            "name": self.name,
-            "keys": dict(self.keys),
-            "fields": [f.describe() for f in self.fields],
-            "ttl_seconds": self.ttl_seconds,
-            "missing": self.missing,
-        }
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,6 @@ them.
 from __future__ import annotations
 
 import functools
-import hashlib
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -31,9 +30,8 @@ from feature_pipelines.columns import (
     take,
     values_and_valid,
 )
-from feature_pipelines.definitions import FeatureView
 from feature_pipelines.errors import ContractError
-from feature_pipelines.schema import to_wire
+from feature_pipelines.views import FeatureView, row_digests
 
 __all__ = ["AsOfIndex", "Status"]
 
@@ -349,15 +347,15 @@ def _total_order(
     digest_rank = np.zeros(len(rows), dtype=np.int64)
     where = np.flatnonzero(tied)
     if where.size:
-        digest_rank[where] = np.unique(np.array(_digests(view, rows[where], fields)), return_inverse=True)[1]
+        digest_rank[where] = np.unique(
+            np.array(
+                row_digests(view.fields, {name: take(column, rows[where]) for name, column in fields.items()})
+            ),
+            return_inverse=True,
+        )[1]
     rank = np.empty(len(rows), dtype=np.int64)
     rank[np.lexsort((digest_rank, created_ts, event_ts, entity))] = np.arange(len(rows))
     return rank
-
-
-def _digests(view: FeatureView, rows: NDArray[np.int64], fields: Columns) -> list[str]:
-    wire = [to_wire(f, take(fields[f.name], rows)) for f in view.fields]
-    return [hashlib.sha256(json.dumps(row).encode()).hexdigest() for row in zip(*wire, strict=True)]
 
 
 def _running_newest(rank: NDArray[np.int64]) -> NDArray[np.int64]:

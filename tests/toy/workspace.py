@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import shutil
+import sqlite3
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -89,8 +91,14 @@ class Workspace:
         return workspace
 
     def copy_to(self, root: Path) -> Workspace:
-        """Return a copy, trained model included, that can be changed freely."""
+        """Return a copy, trained model included, that can be changed freely: its registry names the files of the copy."""
         shutil.copytree(self.root, root)
+        for registry in (root / ".onescore").glob("*.db"):
+            with closing(sqlite3.connect(registry)) as original:
+                dump = "\n".join(original.iterdump())
+            registry.unlink()
+            with closing(sqlite3.connect(registry)) as copy:
+                copy.executescript(dump.replace(str(self.root), str(root)))
         return Workspace(root)
 
     def write(self, table: str, rows: pa.Table, rows_per_file: int | None = None) -> None:

@@ -319,7 +319,7 @@ def test_view_keys_are_request_fields_of_a_kind_that_can_be_a_key() -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"missing": "zero"}, "view 'v': missing='zero' must be 'null' or 'reject'"),
+        ({"missing": "zero"}, "view 'v': missing='zero' must be 'null', 'defaults' or 'reject'"),
         ({"keys": {}}, "view 'v' has no key column"),
         (
             {"ttl_seconds": -1},
