@@ -6,7 +6,7 @@
     ├── ContractError           data breaks the declared contract                         exit 3
     ├── ModelError              a model cannot be used: missing, incompatible             exit 2
     │   └── ModelIntegrityError its files, types or golden rows are not what was logged   exit 2
-    ├── RegistryError           the model registry did not answer          (retryable)    exit 2
+    ├── UnavailableError        registry or online store did not answer   (retryable)    exit 2
     ├── TableError              a table is missing, vacuumed or of another schema         exit 2
     ├── RunConflictError        a run differs from the one it would continue              exit 2
     └── VerificationError       a check of our own work failed                            exit 1
@@ -28,9 +28,9 @@ __all__ = [
     "ModelError",
     "ModelIntegrityError",
     "OnescoreError",
-    "RegistryError",
     "RunConflictError",
     "TableError",
+    "UnavailableError",
     "VerificationError",
     "did_you_mean",
 ]
@@ -74,8 +74,8 @@ class ModelIntegrityError(ModelError):
     """A model's files, types or golden rows are not what was logged."""
 
 
-class RegistryError(OnescoreError):
-    """The model registry or tracking server did not answer; trying again may help."""
+class UnavailableError(OnescoreError):
+    """A model registry, tracking server or online store did not answer in time; trying again may help."""
 
     retryable = True
 

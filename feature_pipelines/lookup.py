@@ -41,11 +41,20 @@ _CELLS_PER_ROW = 64
 
 
 class Status(IntEnum):
-    """What a look-up found: PRESENT, a row older than the ttl (EXPIRED), or none visible for the key (NOT_FOUND)."""
+    """What became of a look-up.
+
+    PRESENT: a row. NOT_FOUND: none visible for the key, or a tombstone. EXPIRED: the newest is older than the ttl. NULL: a key field
+    of the request is null, so nothing was looked up. FUTURE: the store's newest row is not visible yet at the request's time.
+    UNAVAILABLE: the store did not answer in time. OVERRIDDEN: the caller sent every field of the view.
+    """
 
     PRESENT = 0
     NOT_FOUND = 1
     EXPIRED = 2
+    NULL = 3
+    FUTURE = 4
+    UNAVAILABLE = 5
+    OVERRIDDEN = 6
 
 
 @dataclass(frozen=True, eq=False)

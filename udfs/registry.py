@@ -25,7 +25,7 @@ from mlflow.exceptions import MlflowException
 
 import feature_pipelines
 import udfs
-from feature_pipelines.errors import ConfigurationError, ModelError, RegistryError, did_you_mean
+from feature_pipelines.errors import ConfigurationError, ModelError, UnavailableError, did_you_mean
 from udfs.bundle import bundle_digest
 from udfs.sources import package_files
 
@@ -74,7 +74,7 @@ def connect(
     The registry is the tracking server where it has no URI of its own (on Databricks, what Databricks says it is).
 
     Raises:
-        RegistryError: the server does not answer in time.
+        UnavailableError: the server does not answer in time.
     """
     os.environ["MLFLOW_HTTP_REQUEST_TIMEOUT"] = str(timeout_seconds)
     os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] = "1"
@@ -105,7 +105,7 @@ def resolve(uri: str, client: MlflowClient | None = None) -> ModelVersion:
     Raises:
         ConfigurationError: it is no such URI.
         ModelError: there is no such model, alias or version (the message lists what there is), or another tool registered it.
-        RegistryError: the registry does not answer.
+        UnavailableError: the registry does not answer.
     """
     match = _URI.fullmatch(uri)
     if match is None:
@@ -149,7 +149,7 @@ def fetch(version: ModelVersion, cache: Path) -> Path:
     The directory is named by the digest and appears whole or not at all; its content is checked when it is loaded.
 
     Raises:
-        RegistryError: the files cannot be had.
+        UnavailableError: the files cannot be had.
     """
     target = cache / "models" / version.digest
     if target.is_dir():
@@ -235,22 +235,22 @@ def _requirements() -> list[str]:
 
 @contextmanager
 def asking(whom: str) -> Iterator[None]:
-    """Turn what MLflow, a database driver or an HTTP client raises for an absent server into a RegistryError."""
+    """Turn what MLflow, a database driver or an HTTP client raises for an absent server into a UnavailableError."""
     try:
         yield
     except MlflowException as exc:
         if exc.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
             raise ModelError(f"{whom} refused: {_first_line(exc)}") from exc
-        raise RegistryError(
+        raise UnavailableError(
             f"{whom} at {_where()} did not answer: {_first_line(exc)}. Is it running?"
         ) from exc
     except (OSError, ImportError) as exc:
-        raise RegistryError(
+        raise UnavailableError(
             f"{whom} at {_where()} cannot be reached: {type(exc).__name__}: {_first_line(exc)}"
         ) from exc
     except Exception as exc:
         if type(exc).__module__.startswith(("sqlalchemy", "requests", "urllib3")):
-            raise RegistryError(
+            raise UnavailableError(
                 f"{whom} at {_where()} cannot be reached: {type(exc).__name__}: {_first_line(exc)}"
             ) from exc
         raise

@@ -73,7 +73,7 @@ def score_udf(
         error_field and error_message (null for a scored row).
 
     Raises:
-        ModelError, RegistryError: see registry.resolve. ConfigurationError: no such kind here. ContractError: a view's table.
+        ModelError, UnavailableError: see registry.resolve. ConfigurationError: no such kind here. ContractError: a view's table.
     """
     from udfs.registry import fetch, resolve  # here, so that workers do not import MLflow
 

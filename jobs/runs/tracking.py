@@ -28,7 +28,7 @@ def connect_from(conf: Conf, *, create: bool = False) -> MlflowClient:
         create: whether a local registry may be created; a job that only reads one must not.
 
     Raises:
-        ModelError: there is no local registry yet. RegistryError: the server does not answer.
+        ModelError: there is no local registry yet. UnavailableError: the server does not answer.
     """
     settings = conf.mlflow
     uri = settings.tracking_uri

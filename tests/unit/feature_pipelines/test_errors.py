@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from feature_pipelines import errors
-from feature_pipelines.errors import ContractError, OnescoreError, RegistryError, did_you_mean
+from feature_pipelines.errors import ContractError, OnescoreError, UnavailableError, did_you_mean
 
 
 def test_every_error_is_an_onescore_error_and_drawn_in_the_tree() -> None:
@@ -32,7 +32,7 @@ def test_evidence_is_kept_beside_the_message() -> None:
     error = ContractError("3 rows are broken", column="origin", rows=3)
     assert str(error) == "3 rows are broken"
     assert error.evidence == {"column": "origin", "rows": 3}
-    assert (ContractError.exit_code, RegistryError.retryable, ContractError.retryable) == (3, True, False)
+    assert (ContractError.exit_code, UnavailableError.retryable, ContractError.retryable) == (3, True, False)
 
 
 def test_did_you_mean_names_the_closest_and_all() -> None:

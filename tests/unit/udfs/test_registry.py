@@ -12,7 +12,7 @@ import mlflow
 import pytest
 from mlflow import MlflowClient
 
-from feature_pipelines.errors import ConfigurationError, ModelError, RegistryError
+from feature_pipelines.errors import ConfigurationError, ModelError, UnavailableError
 from tests.toy.processes import free_port
 from tests.toy.workspace import Workspace
 from udfs.bundle import bundle_digest, load_bundle
@@ -198,32 +198,32 @@ def closed(tmp_path: Path) -> str:
 
 def test_registry_that_does_not_answer_is_named(closed: str) -> None:
     client = connect(closed, timeout_seconds=1)
-    with pytest.raises(RegistryError, match=rf"the model registry at {re.escape(closed)} ") as caught:
+    with pytest.raises(UnavailableError, match=rf"the model registry at {re.escape(closed)} ") as caught:
         resolve("models:/houses@champion", client)
     assert caught.value.retryable
     assert "Traceback" not in str(caught.value)
 
 
 def test_tracking_server_that_does_not_answer_is_named(closed: str) -> None:
-    with pytest.raises(RegistryError, match=rf"the tracking server at {re.escape(closed)} "):
+    with pytest.raises(UnavailableError, match=rf"the tracking server at {re.escape(closed)} "):
         connect(closed, timeout_seconds=1, experiment="onescore")
 
 
 def test_artifact_store_that_does_not_answer_is_named(closed: str, tmp_path: Path) -> None:
     connect(closed, timeout_seconds=1)
-    with pytest.raises(RegistryError, match=rf"the artifact store at {re.escape(closed)} "):
+    with pytest.raises(UnavailableError, match=rf"the artifact store at {re.escape(closed)} "):
         fetch(ModelVersion("houses", "1", None, "0" * 64, "0" * 64), tmp_path)
     assert list((tmp_path / "models").iterdir()) == []
 
 
 def test_token_is_in_no_message(closed: str) -> None:
     client = connect(closed, timeout_seconds=1, token="canary-5d1e")
-    with pytest.raises(RegistryError) as caught:
+    with pytest.raises(UnavailableError) as caught:
         resolve("models:/houses@champion", client)
     assert "canary-5d1e" not in str(caught.value)
 
 
 def test_database_that_cannot_be_opened_is_named(tmp_path: Path) -> None:
     (tmp_path / "mlflow.db").write_text("no database, but a file with text in it\n" * 100)
-    with pytest.raises(RegistryError, match=r"mlflow\.db"):
+    with pytest.raises(UnavailableError, match=r"mlflow\.db"):
         resolve("models:/houses@champion", connect(f"sqlite:///{tmp_path}/mlflow.db"))

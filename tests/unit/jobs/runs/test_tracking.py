@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 import mlflow
 import pytest
 
-from feature_pipelines.errors import ModelError, RegistryError
+from feature_pipelines.errors import ModelError, UnavailableError
 from jobs.runs.batch import score_table
 from jobs.runs.tracking import connect_from, log_score_run
 from tests.toy.runs import InThisProcess, dies_at
@@ -97,7 +97,8 @@ def test_registry_that_does_not_answer_is_named_in_time(workspace):
     conf = workspace.conf("mlflow.tracking_uri=http://127.0.0.1:9", "mlflow.timeout_seconds=2")
     summary = None
     with pytest.raises(
-        RegistryError, match=r"the tracking server at http://127.0.0.1:9 (did not answer|cannot be reached)"
+        UnavailableError,
+        match=r"the tracking server at http://127.0.0.1:9 (did not answer|cannot be reached)",
     ) as caught:
         log_score_run(conf, None, summary, datetime.now(UTC))
     assert caught.value.retryable
