@@ -15,7 +15,6 @@ import sys
 import threading
 from collections.abc import Mapping
 from importlib.machinery import ModuleSpec
-from pathlib import Path
 from types import CodeType, ModuleType
 from typing import Any
 
@@ -61,29 +60,62 @@ def package_sources(reference: str) -> dict[str, bytes]:
 
 
 def _imported_from(package: str, source: str) -> list[str]:
-    """Return the modules of the package that a source imports; refuse an absolute import of the package itself."""
+    """Return the modules of the package that a source imports; refuse an import that a model's own copy could not follow."""
+    tree = ast.parse(source)
     found = []
-    for node in ast.walk(ast.parse(source)):
-        if isinstance(node, ast.ImportFrom) and node.level > 1:
-            raise DefinitionError(
-                f"'from {'.' * node.level}{node.module or ''} import ...' leaves the package {package!r}, and a model has that "
-                "package alone; write the other package's full name"
-            )
-        if isinstance(node, ast.ImportFrom) and node.level == 1 and node.module:
+    for node in ast.walk(tree):
+        if not isinstance(node, ast.Import | ast.ImportFrom):
+            continue
+        problem = _problem(package, node, is_at_top=node in tree.body)
+        if problem is not None:
+            raise DefinitionError(problem)
+        if isinstance(node, ast.ImportFrom) and node.level == 1:
             found.append(f"{package}.{node.module}")
-        elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith(package + "."):
-            raise DefinitionError(
-                f"'from {node.module} import ...' ties features to the installed package; write "
-                f"'from {(node.module or '').removeprefix(package)} import ...', so that a model's own copy finds its own copy"
-            )
     return found
 
 
-def import_packaged(directory: Path, module: str, name: str, expected_fingerprint: str) -> FeatureSet:
+def _problem(package: str, node: ast.Import | ast.ImportFrom, *, is_at_top: bool) -> str | None:
+    """Return why an import would not be part of a packaged model or of its fingerprint, None if it is or need not be."""
+    said = ast.unparse(node)
+    if isinstance(node, ast.Import):
+        inside = [alias.name for alias in node.names if f"{alias.name}.".startswith(f"{package}.")]
+        return (
+            f"{said!r} ties features to the installed package; write 'from .{_last(inside[0])} import ...'"
+            if inside
+            else None
+        )
+    if node.level > 1:
+        return f"{said!r} leaves the package {package!r}, and a model has that package alone; write the other package's full name"
+    module = node.module or ""
+    if node.level == 0:
+        parent, _, last = package.rpartition(".")
+        names = {alias.name for alias in node.names}
+        if f"{module}.".startswith(f"{package}.") or (parent and module == parent and last in names):
+            return (
+                f"{said!r} ties features to the installed package; write 'from .{_last(module)} import ...', so that a model's "
+                "own copy finds its own copy"
+            )
+        return None
+    if not module:
+        return f"{said!r} hides what is used; write 'from .{node.names[0].name} import ...'"
+    if any(alias.name == "*" for alias in node.names):
+        return f"{said!r} hides what is used; name it"
+    if not is_at_top:
+        return f"{said!r} stands inside a function, where its code escapes the fingerprint; move it to the top of the module"
+    return None
+
+
+def _last(module: str) -> str:
+    return module.rpartition(".")[2]
+
+
+def import_packaged(
+    files: Mapping[str, bytes], module: str, name: str, expected_fingerprint: str
+) -> FeatureSet:
     """Import a packaged feature set under its private name, once per process, and return it.
 
     Args:
-        directory: holds the packaged source files.
+        files: the packaged source files' content by file name: what was checked is what runs.
         module: the file to import, without ".py".
         name: the FeatureSet in it.
         expected_fingerprint: what the model recorded.
@@ -91,7 +123,6 @@ def import_packaged(directory: Path, module: str, name: str, expected_fingerprin
     Raises:
         ModelIntegrityError: the code cannot be imported, has no such feature set, or has another fingerprint.
     """
-    files = {path.name: path.read_bytes() for path in sorted(directory.glob("*.py"))}
     package = f"_onescore_{expected_fingerprint[:16]}_{_digest(files)[:8]}"
     with _IMPORTING:
         if package not in _PACKAGES:

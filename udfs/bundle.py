@@ -136,8 +136,8 @@ def load_bundle(
         ModelError: it is no bundle, or another contract or a later format wrote it.
         ModelIntegrityError: a file is changed, missing or new, a type is untrusted, or the golden rows differ.
     """
-    _check_files(directory, expected_digest)
-    model = _read_json(directory / "model.json")
+    files = _checked_files(directory, expected_digest)
+    model = json.loads(files["model.json"])
     if model["format_version"] > FORMAT_VERSION or model["contract_version"] != CONTRACT_VERSION:
         raise ModelError(
             f"model {model['name']!r} was written with contract_version {model['contract_version']} and format_version "
@@ -145,19 +145,20 @@ def load_bundle(
             f"{FORMAT_VERSION}. Use the release that wrote it, or train again"
         )
     where = model["feature_set"]
-    feature_set = import_packaged(
-        directory / "features", where["module"], where["name"], model["feature_fingerprint"]
-    )
+    sources = {
+        n.removeprefix("features/"): content for n, content in files.items() if n.startswith("features/")
+    }
+    feature_set = import_packaged(sources, where["module"], where["name"], model["feature_fingerprint"])
     output = OutputSpec(**model["output"])
-    info = {**model, "digest": bundle_digest(directory)}
+    info = {**model, "digest": hashlib.sha256(files["manifest.json"]).hexdigest()}
     scorer = Scorer(
         feature_set,
         constants_from_json(model["constants"]),
-        _load_evaluator(directory, model, output),
+        _load_evaluator(files, model, output),
         output,
         info,
     )
-    verified = _replay(scorer, _read_json(directory / "golden.json"), allow_tolerance)
+    verified = _replay(scorer, json.loads(files["golden.json"]), allow_tolerance)
     return Scorer(feature_set, scorer.constants, scorer.evaluator, output, info, verified)
 
 
@@ -171,21 +172,21 @@ def _dump_estimator(path: Path, estimator: Any) -> None:
     import skops.io
 
     skops.io.dump(estimator, path)
-    _load_estimator(path)
+    _load_estimator(path.read_bytes())
 
 
-def _load_estimator(path: Path) -> Any:
+def _load_estimator(content: bytes) -> Any:
     """Load an estimator of types that skops trusts or that our own list names; nothing else is ever constructed."""
     import skops.io
 
-    untrusted = set(skops.io.get_untrusted_types(file=path)) - _TRUSTED_TYPES
+    untrusted = set(skops.io.get_untrusted_types(data=content)) - _TRUSTED_TYPES
     if untrusted:
         raise ModelIntegrityError(
             f"the model's estimator contains {len(untrusted)} type(s) that are not on the list of trusted types: "
             f"{', '.join(sorted(untrusted)[:5])}",
             untrusted=sorted(untrusted),
         )
-    return skops.io.load(path, trusted=sorted(_TRUSTED_TYPES))
+    return skops.io.loads(content, trusted=sorted(_TRUSTED_TYPES))
 
 
 def _certified(
@@ -263,32 +264,35 @@ def _replay(scorer: Scorer, golden: Mapping[str, Any], allow_tolerance: bool) ->
     )
 
 
-def _load_evaluator(directory: Path, model: Mapping[str, Any], output: OutputSpec) -> Evaluator:
+def _load_evaluator(files: Mapping[str, bytes], model: Mapping[str, Any], output: OutputSpec) -> Evaluator:
     if model["certification"]["evaluator"] == "trees":
-        return FlatTrees.load(directory / "trees.npz")
-    return LibraryEvaluator(_load_estimator(directory / "estimator.skops"), output.task)
+        return FlatTrees.load(files["trees.npz"])
+    return LibraryEvaluator(_load_estimator(files["estimator.skops"]), output.task)
 
 
-def _check_files(directory: Path, expected_digest: str | None) -> None:
-    manifest = directory / "manifest.json"
-    if not manifest.is_file():
+def _checked_files(directory: Path, expected_digest: str | None) -> dict[str, bytes]:
+    """Return the content of every file, each read once: what was checked is what is loaded."""
+    if not (directory / "manifest.json").is_file():
         raise ModelError(f"{directory.name} is no model directory: it has no manifest.json")
-    if expected_digest is not None and bundle_digest(directory) != expected_digest:
-        raise ModelIntegrityError(
-            f"the model's manifest has digest {bundle_digest(directory)[:12]}, the registry holds {expected_digest[:12]}"
-        )
-    try:
-        recorded = dict(_read_json(manifest))
-    except ValueError as exc:
-        raise ModelIntegrityError(f"the model's manifest.json is damaged: {exc}") from exc
-    present = {
-        str(p.relative_to(directory))
+    files = {
+        str(p.relative_to(directory)): p.read_bytes()
         for p in directory.rglob("*")
         if p.is_file() and "__pycache__" not in p.parts
     }
-    present.discard("manifest.json")
+    digest = hashlib.sha256(files["manifest.json"]).hexdigest()
+    if expected_digest is not None and digest != expected_digest:
+        raise ModelIntegrityError(
+            f"the model's manifest has digest {digest[:12]}, the registry holds {expected_digest[:12]}"
+        )
+    try:
+        recorded = dict(json.loads(files["manifest.json"]))
+    except ValueError as exc:
+        raise ModelIntegrityError(f"the model's manifest.json is damaged: {exc}") from exc
+    present = files.keys() - {"manifest.json"}
     changed = sorted(
-        name for name in recorded.keys() & present if _sha256(directory / name) != recorded[name]
+        name
+        for name in recorded.keys() & present
+        if hashlib.sha256(files[name]).hexdigest() != recorded[name]
     )
     missing, added = sorted(recorded.keys() - present), sorted(present - recorded.keys())
     if changed or missing or added:
@@ -298,6 +302,7 @@ def _check_files(directory: Path, expected_digest: str | None) -> None:
             f"the model's files in {directory} are not those that were logged: {said}",
             files=changed + missing + added,
         )
+    return files
 
 
 def _sha256(path: Path) -> str:
@@ -314,7 +319,3 @@ def _decode(text: str) -> NDArray[np.float64]:
 
 def _write_json(path: Path, value: Any) -> None:
     path.write_text(json.dumps(value, indent=1, sort_keys=True) + "\n")
-
-
-def _read_json(path: Path) -> Any:
-    return json.loads(path.read_text())

@@ -11,6 +11,7 @@ import importlib
 import json
 import platform
 from importlib import metadata
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -50,19 +51,18 @@ def _blas_kernels() -> list[str]:
         from threadpoolctl import threadpool_info
     except ImportError:
         return ["unknown"]
-    root = str(np.__path__[0])
-    infos = [
-        info
-        for info in threadpool_info()
-        if info["user_api"] == "blas" and root.split("/numpy")[0] in info["filepath"]
-    ]
+    site = (
+        Path(np.__file__).resolve().parents[1]
+    )  # a wheel's BLAS lies beside numpy, a distribution's anywhere
+    blas = [info for info in threadpool_info() if info["user_api"] == "blas"]
+    own = [info for info in blas if _is_numpys(Path(info["filepath"]).resolve(), site)]
     return sorted(
-        {
-            f"{info['internal_api']} {info['version']} {info.get('architecture', '')}"
-            for info in infos
-            if "numpy" in info["filepath"]
-        }
+        {f"{info['internal_api']} {info['version']} {info.get('architecture', '')}" for info in own or blas}
     )
+
+
+def _is_numpys(library: Path, site: Path) -> bool:
+    return library.is_relative_to(site) and library.relative_to(site).parts[0] in ("numpy", "numpy.libs")
 
 
 def _version(distribution: str) -> str | None:

@@ -19,11 +19,13 @@ or Spark. Not exportable: categorical splits, several classes, other libraries; 
 from __future__ import annotations
 
 import functools
+import io
 import math
 import os
 import zipfile
 import zlib
 from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
@@ -118,14 +120,16 @@ class FlatTrees:
             np.savez(file, format_version=_FORMAT_VERSION, **content)
 
     @classmethod
-    def load(cls, path: str | os.PathLike[str]) -> FlatTrees:
-        """Return the trees that `save` wrote.
+    def load(cls, source: str | os.PathLike[str] | bytes) -> FlatTrees:
+        """Return the trees that `save` wrote, from a path or from the file's content.
 
         Raises:
             ModelIntegrityError: the file is missing, damaged, of another format version, or holds no valid trees.
         """
+        where = "the content" if isinstance(source, bytes) else os.fspath(source)
         try:
-            with open(path, "rb") as stream, np.load(stream, allow_pickle=False) as file:
+            raw = source if isinstance(source, bytes) else Path(source).read_bytes()
+            with np.load(io.BytesIO(raw), allow_pickle=False) as file:
                 content = {name: file[name] for name in file.files}
             version = content.pop("format_version").item()
             if version != _FORMAT_VERSION:
@@ -133,8 +137,8 @@ class FlatTrees:
             scalars = {name: content.pop(name).item() for name in ("baseline", "link", "n_features")}
             return cls(**content, **scalars)
         except (*_UNREADABLE, ModelIntegrityError) as exc:
-            message = f"{os.fspath(path)} is not a file of flat trees: {type(exc).__name__}: {exc}"
-            raise ModelIntegrityError(message, path=os.fspath(path)) from exc
+            message = f"{where} is not a file of flat trees: {type(exc).__name__}: {exc}"
+            raise ModelIntegrityError(message, path=where) from exc
 
     def score(self, matrix: Floats) -> Floats:
         """Return one score per row, bit for bit what the exported estimator predicts, at every batch size.

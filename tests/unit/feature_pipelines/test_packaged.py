@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 import threading
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,17 +16,10 @@ from feature_pipelines.errors import DefinitionError, ModelIntegrityError
 from feature_pipelines.evaluate import evaluate
 from feature_pipelines.features.flights import FEATURES as FLIGHTS
 from feature_pipelines.fingerprint import fingerprint
-from feature_pipelines.packaged import import_packaged, load_reference, package_sources
+from feature_pipelines.packaged import _imported_from, import_packaged, load_reference, package_sources
 
 Toy = Callable[[Mapping[str, tuple[str, str]]], tuple[str, FeatureSet]]
 FLIGHTS_REFERENCE = "feature_pipelines.features.flights:FEATURES"
-
-
-def write(files: Mapping[str, bytes], directory: Path) -> Path:
-    directory.mkdir()
-    for name, content in files.items():
-        (directory / name).write_bytes(content)
-    return directory
 
 
 def scores(feature_set: FeatureSet) -> list[float]:
@@ -87,26 +79,44 @@ def test_package_sources_follow_only_imports_inside_the_package(toy: Toy) -> Non
     assert set(package_sources(f"{package}.features:TOY")) == {"features.py", "tables.py"}
 
 
-def test_package_sources_refuse_an_absolute_import_of_the_package(
-    toy: Toy, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        (
+            "from {package}.tables import RATES",
+            "ties features to the installed package; write 'from .tables import ...'",
+        ),
+        ("from {package} import tables", "ties features to the installed package"),
+        (
+            "import {package}.tables as t",
+            "ties features to the installed package; write 'from .tables import ...'",
+        ),
+        ("import {package}", "ties features to the installed package"),
+        ("from ..other import x", "leaves the package"),
+        ("from . import tables", "hides what is used; write 'from .tables import ...'"),
+        ("from .tables import *", "hides what is used; name it"),
+        ("def f():\n    from .tables import RATES", "escapes the fingerprint; move it to the top"),
+    ],
+)
+def test_package_sources_refuse_an_import_that_a_copy_could_not_follow(
+    toy: Toy, monkeypatch: pytest.MonkeyPatch, source: str, message: str
 ) -> None:
     package, _ = toy({})
     module = sys.modules[f"{package}.features"]
-    absolute = f"from {package}.tables import RATES\n"
-    monkeypatch.setattr(module.__spec__.loader, "get_source", lambda name: absolute, raising=False)
-    message = f"'from {package}.tables import ...' ties features to the installed package; write 'from .tables import ...'"
+    text = source.format(package=package)
+    monkeypatch.setattr(module.__spec__.loader, "get_source", lambda name: text, raising=False)
     with pytest.raises(DefinitionError, match=message):
         package_sources(f"{package}.features:TOY")
-    monkeypatch.setattr(
-        module.__spec__.loader, "get_source", lambda name: "from ..other import x\n", raising=False
-    )
-    with pytest.raises(DefinitionError, match=f"'from ..other import ...' leaves the package '{package}'"):
-        package_sources(f"{package}.features:TOY")
 
 
-def test_the_copy_is_another_module_with_the_same_fingerprint(tmp_path: Path) -> None:
-    directory = write(package_sources(FLIGHTS_REFERENCE), tmp_path / "copy")
-    copy = import_packaged(directory, "flights", "FEATURES", fingerprint(FLIGHTS))
+def test_package_sources_refuse_an_import_of_the_package_from_its_parent() -> None:
+    with pytest.raises(DefinitionError, match="ties features to the installed package"):
+        _imported_from("feature_pipelines.features", "from feature_pipelines import features")
+
+
+def test_the_copy_is_another_module_with_the_same_fingerprint() -> None:
+    files = package_sources(FLIGHTS_REFERENCE)
+    copy = import_packaged(files, "flights", "FEATURES", fingerprint(FLIGHTS))
     assert copy is not FLIGHTS
     assert copy.feature_names == FLIGHTS.feature_names
     assert {f.__module__.partition(".")[0] for f in copy.features} == {
@@ -116,25 +126,21 @@ def test_the_copy_is_another_module_with_the_same_fingerprint(tmp_path: Path) ->
     assert copy.features[0].__globals__["DAY_OF_YEAR"] is not FLIGHTS.features[0].__globals__["DAY_OF_YEAR"]
 
 
-def test_importing_leaves_no_file_behind_and_needs_none_later(toy: Toy, tmp_path: Path) -> None:
+def test_one_content_is_imported_once(toy: Toy) -> None:
     package, original = toy({})
     files = package_sources(f"{package}.features:TOY")
-    directory = write(files, tmp_path / "copy")
-    first = import_packaged(directory, "features", "TOY", fingerprint(original))
-    assert sorted(path.name for path in directory.iterdir()) == sorted(files)
-    assert import_packaged(directory, "features", "TOY", fingerprint(original)) is first
-    for path in directory.iterdir():
-        path.write_text("raise RuntimeError")
+    first = import_packaged(files, "features", "TOY", fingerprint(original))
+    assert import_packaged(dict(files), "features", "TOY", fingerprint(original)) is first
     assert scores(first) == scores(original)
     assert fingerprint(first) == fingerprint(original)
 
 
-def test_two_versions_with_other_code_live_in_one_process(toy: Toy, tmp_path: Path) -> None:
+def test_two_versions_with_other_code_live_in_one_process(toy: Toy) -> None:
     versions = {}
     for number, rate in ((1, "1.5"), (2, "7.5")):
         package, original = toy({"tables": ('RATES = {"UA": 1.5}', f'RATES = {{"UA": {rate}}}')})
-        directory = write(package_sources(f"{package}.features:TOY"), tmp_path / str(number))
-        versions[number] = import_packaged(directory, "features", "TOY", fingerprint(original))
+        files = package_sources(f"{package}.features:TOY")
+        versions[number] = import_packaged(files, "features", "TOY", fingerprint(original))
         for name in [name for name in sys.modules if name.startswith(package)]:
             del sys.modules[name]
     assert scores(versions[1]) == [1.5, 2.0]
@@ -142,13 +148,13 @@ def test_two_versions_with_other_code_live_in_one_process(toy: Toy, tmp_path: Pa
     assert scores(versions[1]) == [1.5, 2.0]
 
 
-def test_the_copy_is_run_even_when_the_installed_module_has_changed(toy: Toy, tmp_path: Path) -> None:
+def test_the_copy_is_run_even_when_the_installed_module_has_changed(toy: Toy) -> None:
     package, original = toy({})
-    directory = write(package_sources(f"{package}.features:TOY"), tmp_path / "copy")
+    files = package_sources(f"{package}.features:TOY")
     expected = fingerprint(original)
     sys.modules[f"{package}.tables"].RATES["UA"] = 99.0
     assert scores(original) == [99.0, 2.0]
-    assert scores(import_packaged(directory, "features", "TOY", expected)) == [1.5, 2.0]
+    assert scores(import_packaged(files, "features", "TOY", expected)) == [1.5, 2.0]
 
 
 @pytest.mark.parametrize(
@@ -159,19 +165,17 @@ def test_the_copy_is_run_even_when_the_installed_module_has_changed(toy: Toy, tm
         ("features.py", "ttl_seconds=60", "ttl_seconds=61"),
     ],
 )
-def test_a_changed_file_is_refused(toy: Toy, tmp_path: Path, name: str, old: str, new: str) -> None:
+def test_a_changed_file_is_refused(toy: Toy, name: str, old: str, new: str) -> None:
     package, original = toy({})
     files = package_sources(f"{package}.features:TOY")
     changed = {**files, name: files[name].replace(old.encode(), new.encode())}
     assert changed != files
-    directory = write(changed, tmp_path / "copy")
     expected = fingerprint(original)
     message = f"the model's packaged features have fingerprint [0-9a-f]{{12}}, it recorded {expected[:12]}"
     with pytest.raises(ModelIntegrityError, match=message) as caught:
-        import_packaged(directory, "features", "TOY", expected)
+        import_packaged(changed, "features", "TOY", expected)
     assert caught.value.evidence["expected"] == expected
-    untouched = write(files, tmp_path / "untouched")
-    assert scores(import_packaged(untouched, "features", "TOY", expected)) == [1.5, 2.0]
+    assert scores(import_packaged(files, "features", "TOY", expected)) == [1.5, 2.0]
 
 
 @pytest.mark.parametrize(
@@ -187,21 +191,21 @@ def test_a_changed_file_is_refused(toy: Toy, tmp_path: Path, name: str, old: str
         ({}, r"cannot be imported: No module named '_onescore_.*\.features'"),
     ],
 )
-def test_what_cannot_be_imported_is_refused(tmp_path: Path, files: dict[str, bytes], message: str) -> None:
+def test_what_cannot_be_imported_is_refused(files: dict[str, bytes], message: str) -> None:
     with pytest.raises(ModelIntegrityError, match=message):
-        import_packaged(write(files, tmp_path / "copy"), "features", "TOY", "0" * 64)
+        import_packaged(files, "features", "TOY", "0" * 64)
 
 
-def test_threads_that_import_at_once_share_one_copy(toy: Toy, tmp_path: Path) -> None:
+def test_threads_that_import_at_once_share_one_copy(toy: Toy) -> None:
     package, original = toy({})
-    directory = write(package_sources(f"{package}.features:TOY"), tmp_path / "copy")
+    files = package_sources(f"{package}.features:TOY")
     expected = fingerprint(original)
     found: list[FeatureSet] = []
     barrier = threading.Barrier(8)
 
     def run() -> None:
         barrier.wait()
-        found.append(import_packaged(directory, "features", "TOY", expected))
+        found.append(import_packaged(files, "features", "TOY", expected))
 
     threads = [threading.Thread(target=run) for _ in range(8)]
     for thread in threads:
