@@ -18,6 +18,7 @@ from feature_pipelines.packaged import load_reference
 from jobs.runs.batch import score_table
 from jobs.runs.command import add_common_arguments, load_from, run
 from jobs.runs.conf import Conf
+from jobs.runs.manifest import Busy
 from jobs.runs.plan import ScorePlan
 from jobs.runs.progress import say, table
 from jobs.runs.run_summary import RunSummary
@@ -61,7 +62,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         say(f"3/4  making {arguments.rows:,} requests by resampling (labelled is_resampled)")
         write_scaled(spark, conf.table_location("flights_requests"), conf.input_location, rows=arguments.rows)
         say("4/4  scoring")
-        summary, plan = score_table(spark, conf)
+        try:
+            summary, plan = score_table(spark, conf)
+        except Busy as busy:
+            say(f"nothing to do: {busy}")
+            return 0
     _finish(conf, summary, plan)
     return 0
 

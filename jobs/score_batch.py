@@ -22,8 +22,7 @@ from jobs.runs.plan import ScorePlan
 from jobs.runs.progress import say, table
 from jobs.runs.replay import ROW_ID, stage_replay
 from jobs.runs.run_summary import RunSummary
-from jobs.runs.session import spark_log, spark_session
-from jobs.tables.catalog import is_table_name
+from jobs.runs.session import session_for, spark_log, spark_session
 
 __all__ = ["main"]
 
@@ -96,11 +95,8 @@ def _dry_run(conf: Conf, scratch: Path) -> int:
     """Print the plan; what has to be fetched goes into a directory that is thrown away."""
     print("plan (nothing was written)")
     sources = [conf.input.source, *conf.views.values()]
-    if any(is_table_name(source) for source in sources):  # the catalog is Spark's
-        with spark_session(conf.spark, scratch / "spark.log") as spark:
-            described = plan_from(conf, scratch, spark).describe()
-    else:
-        described = plan_from(conf, scratch).describe()
+    with session_for(conf, sources, scratch / "spark.log") as spark:
+        described = plan_from(conf, scratch, spark).describe()
     print(table(described))
     return 0
 

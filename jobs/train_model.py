@@ -12,7 +12,8 @@ from collections.abc import Sequence
 from feature_pipelines.packaged import load_reference
 from jobs.runs.command import add_common_arguments, load_from, run
 from jobs.runs.progress import table
-from jobs.runs.train_run import describe_training, train
+from jobs.runs.session import session_for, spark_log
+from jobs.runs.train_run import describe_training, train, training_sources
 from jobs.runs.training import build_training_set
 
 __all__ = ["main"]
@@ -32,7 +33,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     conf.require("model.name", "model.feature_set", "train.requests", "train.outcomes", "train.label_column")
     if arguments.dry_run:
         feature_set = load_reference(conf.model.feature_set)
-        data = build_training_set(conf, feature_set)
+        with session_for(conf, training_sources(conf), spark_log(conf)) as spark:
+            data = build_training_set(conf, feature_set, spark)
         print("plan (nothing was written)")
         print(table(describe_training(conf, feature_set, data)))
         return 0

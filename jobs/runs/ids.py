@@ -133,10 +133,15 @@ def _as_json(batch: pa.RecordBatch, key: tuple[str, ...]) -> pa.Array:
     return pa.array(texts, pa.string())
 
 
-def id_sum(ids: pa.Array | pa.ChunkedArray) -> IdSum:
-    """Return the count and checksum of string ids; nulls must not occur."""
+def id_sum(ids: pa.Array | pa.ChunkedArray, hashes: list[NDArray[np.uint64]] | None = None) -> IdSum:
+    """Return the count and checksum of string ids; nulls must not occur.
+
+    Args:
+        ids: strings.
+        hashes: receives the 64-bit hashes of the ids (equal ids have equal ones), in their order.
+    """
     if isinstance(ids, pa.ChunkedArray):
-        return sum((id_sum(chunk) for chunk in ids.chunks), IdSum())
+        return sum((id_sum(chunk, hashes) for chunk in ids.chunks), IdSum())
     if pa.types.is_dictionary(ids.type):
         ids = ids.dictionary_decode()
     if not pa.types.is_large_string(ids.type):
@@ -149,16 +154,21 @@ def id_sum(ids: pa.Array | pa.ChunkedArray) -> IdSum:
     data = np.concatenate([data[offsets[0] : offsets[-1]], np.zeros(8, np.uint8)])
     compiled = _compiled() if "numba" in sys.modules else None
     if compiled is not None:
-        low, high = compiled(_every_word(data), offsets - offsets[0], *_SEEDS)
+        lows = np.empty(len(ids), np.uint64)
+        low, high = compiled(_every_word(data), offsets - offsets[0], *_SEEDS, lows)
+        if hashes is not None:
+            hashes.append(lows)
         return IdSum(len(ids), int(low), int(high))
-    return _interpreted(data, offsets - offsets[0])
+    return _interpreted(data, offsets - offsets[0], [] if hashes is None else hashes)
 
 
-def _interpreted(data: NDArray[np.uint8], offsets: NDArray[np.int64]) -> IdSum:
+def _interpreted(
+    data: NDArray[np.uint8], offsets: NDArray[np.int64], hashes: list[NDArray[np.uint64]]
+) -> IdSum:
     """Return the sum with numpy alone, in blocks that stay in the processor's cache."""
     total = IdSum()
     for start in range(0, len(offsets) - 1, _BLOCK):
-        total += _block_sum(data, offsets[start : start + _BLOCK + 1])
+        total += _block_sum(data, offsets[start : start + _BLOCK + 1], hashes)
     return total
 
 
@@ -170,7 +180,8 @@ def _compiled() -> Any:
         return None
     words = numba.types.Array(numba.types.uint64, 1, "A", aligned=False)
     sums = numba.types.UniTuple(numba.types.uint64, 2)
-    signature = sums(words, numba.types.int64[::1], numba.types.uint64, numba.types.uint64)
+    seed, out = numba.types.uint64, numba.types.uint64[::1]
+    signature = sums(words, numba.types.int64[::1], seed, seed, out)
     try:
         return numba.njit(signature, cache=True, nogil=True)(_sum_loop)
     except (OSError, RuntimeError):  # no place for a cache
@@ -178,7 +189,11 @@ def _compiled() -> Any:
 
 
 def _sum_loop(
-    words: NDArray[np.uint64], offsets: NDArray[np.int64], low_seed: np.uint64, high_seed: np.uint64
+    words: NDArray[np.uint64],
+    offsets: NDArray[np.int64],
+    low_seed: np.uint64,
+    high_seed: np.uint64,
+    lows: NDArray[np.uint64],
 ) -> tuple[np.uint64, np.uint64]:
     low_sum = high_sum = np.uint64(0)
     for i in range(len(offsets) - 1):
@@ -196,6 +211,7 @@ def _sum_loop(
             high = (high ^ word) * _MULTIPLIER
             high = (high ^ (high >> _SHIFT)) * _FINAL
             high ^= high >> _SHIFT
+        lows[i] = low
         low_sum += low
         high_sum += high
     return low_sum, high_sum
@@ -206,17 +222,21 @@ def _every_word(data: NDArray[np.uint8]) -> NDArray[np.uint64]:
     return np.ndarray((len(data) - 7,), dtype="<u8", buffer=data, strides=(1,))
 
 
-def _block_sum(data: NDArray[np.uint8], offsets: NDArray[np.int64]) -> IdSum:
+def _block_sum(
+    data: NDArray[np.uint8], offsets: NDArray[np.int64], hashes: list[NDArray[np.uint64]]
+) -> IdSum:
     """Return the sum of the ids between offsets; `data` ends in 8 spare bytes. Ids of equal word counts are hashed together."""
     starts, lengths = offsets[:-1], np.diff(offsets)
     n_words = -(-lengths // 8)
-    low = high = 0
+    lows = np.empty(len(lengths), np.uint64)
+    high = 0
     for count in np.unique(n_words).tolist():
         same = n_words == count
         words = _words(data, starts[same], lengths[same], count)
-        low += int(_hash(words, lengths[same], _SEEDS[0]).sum(dtype=np.uint64))
+        lows[same] = _hash(words, lengths[same], _SEEDS[0])
         high += int(_hash(words, lengths[same], _SEEDS[1]).sum(dtype=np.uint64))
-    return IdSum(len(lengths), low & _MASK, high & _MASK)
+    hashes.append(lows)
+    return IdSum(len(lengths), int(lows.sum(dtype=np.uint64)), high & _MASK)
 
 
 def _words(

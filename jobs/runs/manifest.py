@@ -130,6 +130,10 @@ class RunDirectory:
         """Return where a chunk's record is."""
         return self.path / f"chunk-{chunk:06d}"
 
+    def hashes_path(self, chunk: int) -> Path:
+        """Where the hashes of a chunk's ids are; written before its record."""
+        return self.path / f"hashes-{chunk:06d}.npy"
+
     def record(self, chunk: int) -> ChunkRecord | None:
         """Return a chunk's record, None if it has not been scored yet."""
         path = self.record_path(chunk)

@@ -16,12 +16,13 @@ from typing import Any
 import pyarrow as pa
 
 from feature_pipelines.definitions import FeatureView
-from feature_pipelines.errors import ConfigurationError, ContractError, did_you_mean
+from feature_pipelines.errors import ConfigurationError, ContractError, ModelIntegrityError, did_you_mean
 from feature_pipelines.schema import Refused, parse_timestamp
 from jobs.runs.conf import Conf
 from jobs.runs.manifest import chunked
 from jobs.runs.score_task import scored_schema
 from jobs.runs.views import pin_view
+from jobs.tables.delta_types import stored_type
 from jobs.tables.snapshot import Snapshot, Unit, pin_snapshot, plan_units
 from udfs.bundle import load_bundle
 from udfs.kernel import views_to_look_up
@@ -141,6 +142,11 @@ def make_plan(conf: Conf, model: ModelVersion, bundle: Path, spark: Any = None) 
             was logged.
     """
     scorer = load_bundle(bundle, expected_digest=model.digest, allow_tolerance=conf.model.allow_tolerance)
+    if scorer.info["feature_fingerprint"] != model.feature_fingerprint:
+        raise ModelIntegrityError(
+            f"model {model.name!r} version {model.version}: the registry's tag has the feature fingerprint "
+            f"{model.feature_fingerprint[:12]}, the model itself {scorer.info['feature_fingerprint'][:12]}; somebody changed the tag"
+        )
     feature_set = scorer.feature_set
     source = conf.table_location(conf.input.source)
     snapshot = pin_snapshot(
@@ -149,13 +155,20 @@ def make_plan(conf: Conf, model: ModelVersion, bundle: Path, spark: Any = None) 
     available = snapshot.schema.names
     wanted = views_to_look_up(feature_set, available, set(conf.views))
     views = {view.name: (view, _pinned_view(conf, view, spark)) for view in wanted}
-    key = tuple(conf.input.row_id or feature_set.row_id)
+    key = tuple(feature_set.row_id if conf.input.row_id is None else conf.input.row_id)
     keys = [name for view in feature_set.views for name in view.keys.values()]
     repeated = tuple(dict.fromkeys(name for name in [*keys, *conf.output.pass_through] if name in available))
     unknown = [name for name in (*key, *conf.output.pass_through) if name not in available]
     if unknown:
         raise ContractError(
             f"the input has no column {unknown[0]!r}.{did_you_mean(unknown[0], available)}", missing=unknown
+        )
+    unstorable = [name for name in repeated if stored_type(snapshot.schema.field(name).type) is None]
+    if unstorable:
+        raise ContractError(
+            f"input column {unstorable[0]!r} is {snapshot.schema.field(unstorable[0]).type}, which the scored table cannot hold; "
+            "leave it out of output.pass_through, or convert it in the input",
+            columns=unstorable,
         )
     written = scored_schema(feature_set, scorer.output, snapshot.schema, repeated).names
     twice = sorted({name for name in written if written.count(name) > 1})

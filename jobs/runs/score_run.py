@@ -10,12 +10,13 @@ from __future__ import annotations
 import re
 import time
 from collections import Counter
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from datetime import UTC, datetime
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 from pyspark.errors import PySparkException
 from pyspark.sql import SparkSession
@@ -23,13 +24,22 @@ from pyspark.sql import SparkSession
 import jobs
 from feature_pipelines import errors
 from feature_pipelines.errors import ContractError, OnescoreError, VerificationError
+from jobs.runs.distinct import ids_that_repeat, repeated_hashes, save_hashes
 from jobs.runs.ids import IdSum
 from jobs.runs.kill_points import reached
 from jobs.runs.manifest import ChunkRecord, RunDirectory, RunGroup, require_same, runs_directory
 from jobs.runs.plan import ScorePlan
 from jobs.runs.progress import say
 from jobs.runs.run_summary import RunSummary, merged, summarised
-from jobs.runs.score_task import QUARANTINE_SCHEMA, ScoreTask, TaskResult, ids_in_files, scored_schema
+from jobs.runs.score_task import (
+    QUARANTINE_SCHEMA,
+    RESULT,
+    ScoreTask,
+    TaskResult,
+    ids_in_files,
+    read_ids,
+    scored_schema,
+)
 from jobs.runs.views import index_view
 from jobs.tables.delta import (
     commit_files,
@@ -81,7 +91,14 @@ def score(
             if before is not None and before.completed() is None:
                 before.abandon()
                 _take_back(plan, before)
-            run = group.new(now, {**_terms(plan), "chunks": plan.chunks, "input": plan.snapshot.to_json()})
+            tables = [plan.scored, plan.quarantine]
+            manifest = {
+                **_terms(plan),
+                "chunks": plan.chunks,
+                "input": plan.snapshot.to_json(),
+                "tables": tables,
+            }
+            run = group.new(now, manifest)
         reached("plan.after_manifest")
         check_snapshot(plan.snapshot)
         indexes = {name: index_view(*view) for name, view in plan.views.items()}
@@ -118,15 +135,18 @@ def _app_id(run_id: str, table: str, chunk: int) -> str:
 
 def _take_back(plan: ScorePlan, run: RunDirectory) -> None:
     """Take the rows of an abandoned run out of the tables; again, if the process that began it died."""
-    for uri in (plan.scored, plan.quarantine):
+    tables = run.manifest().get(
+        "tables", [plan.scored, plan.quarantine]
+    )  # its own: the configuration may have changed
+    for uri in tables:
         if is_delta(uri) and (rows := delete_rows(uri, "run_id", run.run_id)):
             say(f"took {rows:,} rows of the unfinished run {run.run_id} out of {uri}")
-    _delete_leftovers(plan, run)
+    _delete_leftovers(tables, run)
 
 
-def _delete_leftovers(plan: ScorePlan, run: RunDirectory) -> None:
+def _delete_leftovers(tables: Sequence[str], run: RunDirectory) -> None:
     """Delete what dead attempts of a run wrote and nobody will commit any more."""
-    for table in (plan.scored, plan.quarantine):
+    for table in tables:
         if is_delta(table):
             delete_orphans(table, run.run_id)
 
@@ -181,9 +201,10 @@ class _Run:
                     self.progress(done, self.plan.rows, time.perf_counter() - self.started)
         if not self.plan.chunks:
             self._commit(ChunkRecord(0, (), (), IdSum(), IdSum(), IdSum()))
+        self._check_distinct(records)
         seconds = time.perf_counter() - self.started
         self._check_commits()
-        _delete_leftovers(self.plan, self.run)
+        _delete_leftovers([self.plan.scored, self.plan.quarantine], self.run)
         return summarised(self.run.run_id, records, rows_here, seconds, resumed)
 
     def _records(self) -> Generator[tuple[ChunkRecord, bool], None, None]:
@@ -222,7 +243,7 @@ class _Run:
             stamps={
                 "model_name": plan.model.name,
                 "model_version": plan.model.version,
-                "feature_fingerprint": plan.model.feature_fingerprint,
+                "feature_fingerprint": plan.scorer.info["feature_fingerprint"],
                 "configuration_digest": plan.conf.digest(),
                 "run_id": self.run.run_id,
             },
@@ -233,14 +254,20 @@ class _Run:
             allow_tolerance=plan.conf.model.allow_tolerance,
         )
         n = stop - start
-        frame = self.spark.range(0, n, 1, n).mapInArrow(task, "result string")
+        frame = self.spark.range(0, n, 1, n).mapInArrow(task, RESULT)
         try:
-            results = [TaskResult.from_json(row[0]) for row in frame.collect()]
+            results = [TaskResult.from_json(row[0], bytes(row[1])) for row in frame.collect()]
         except PySparkException as exc:
             raise _raised_in_worker(exc) from exc
         if sorted(result.unit for result in results) != list(range(n)):
             raise VerificationError(f"chunk {chunk}: {n} units were sent out, {len(results)} came back")
-        return merged(chunk, results)
+        record = merged(chunk, results)
+        if plan.key:
+            hashes = save_hashes(self.run.hashes_path(chunk), [result.hashes for result in results])
+            self._refuse_repeated(
+                [record], repeated_hashes([hashes]), f"Nothing of chunk {chunk} was committed"
+            )
+        return record
 
     def _commit(self, record: ChunkRecord) -> None:
         """Commit quarantine first: a chunk is done when both are, so no scored chunk ever lacks its quarantined rows."""
@@ -300,6 +327,30 @@ class _Run:
                 raise VerificationError(
                     f"run {self.run.run_id} chunk {record.chunk}: {len(files)} files for {uri} hold {rows} rows, expected {ids}"
                 )
+
+    def _check_distinct(self, records: list[ChunkRecord]) -> None:
+        """See that no id stands in two chunks: within each chunk that was seen before its commit."""
+        if self.plan.key and len(records) > 1:
+            paths = [self.run.hashes_path(record.chunk) for record in records]
+            parts = [np.load(path, mmap_mode="r", allow_pickle=False) for path in paths]
+            self._refuse_repeated(
+                records, repeated_hashes(parts), "The run stays incomplete; --new-run takes its rows back"
+            )
+
+    def _refuse_repeated(self, records: list[ChunkRecord], suspects: Any, consequence: str) -> None:
+        """Fail if an id occurs twice: then nothing proves that each of its rows came out once."""
+        if not len(suspects):
+            return
+        files = [(uri, files) for record in records for uri, files, _ in self._parts(record)]
+        twice = ids_that_repeat(suspects, (ids for uri, some in files for ids in read_ids(uri, some)))
+        if twice:
+            shown = ", ".join(f"{one!r} ({count} times)" for one, count in twice.most_common(5))
+            raise ContractError(
+                f"run {self.run.run_id}: {len(twice)} row id(s) occur more than once, such as {shown}. {consequence}. "
+                f"{', '.join(self.plan.key)} does not identify a row: name fields that do in input.row_id, set it to [] for the "
+                "place in the input, or remove the duplicates",
+                n_ids=len(twice),
+            )
 
     def _check_files(self, record: ChunkRecord) -> None:
         """See that what an earlier process wrote, and did not commit, still holds the ids that it recorded."""

@@ -26,6 +26,7 @@ from feature_pipelines.schema_arrow import arrow_type, column_from_arrow, column
 from jobs.runs.ids import IdSum, id_sum, row_ids, unreadable_keys
 from jobs.runs.kill_points import reached
 from jobs.runs.row_json import rows_as_json
+from jobs.tables.delta_types import as_stored, stored_type
 from jobs.tables.files import child_uri, filesystem_of
 from jobs.tables.sink import ParquetSink, WrittenFile
 from jobs.tables.units import Unit, read_unit
@@ -35,7 +36,18 @@ from udfs.rows import ScoredRows
 from udfs.scorer import OutputSpec
 from udfs.shipped import load_kernel
 
-__all__ = ["QUARANTINE_SCHEMA", "ScoreTask", "TaskResult", "ids_in_files", "scored_schema"]
+__all__ = [
+    "QUARANTINE_SCHEMA",
+    "RESULT",
+    "ScoreTask",
+    "TaskResult",
+    "ids_in_files",
+    "read_ids",
+    "scored_schema",
+]
+
+RESULT = "result string, hashes binary"
+"""What a task yields for each unit, as DDL."""
 
 QUARANTINE_SCHEMA = pa.schema(
     [
@@ -71,27 +83,20 @@ def scored_schema(
     Args:
         feature_set, output: the model's.
         source: the input's schema.
-        repeated: input columns that the scored table repeats, with their types.
+        repeated: input columns that the scored table repeats, each of a type that a table holds (see `unstorable`).
     """
     fields = [pa.field("row_id", pa.string(), nullable=False)]
     if feature_set.as_of is not None:
         fields.append(pa.field("as_of_ts", pa.timestamp("us", tz="UTC"), nullable=False))
-    fields += [pa.field(name, _plain(source.field(name).type)) for name in repeated]
+    fields += [pa.field(name, stored_type(source.field(name).type)) for name in repeated]
     fields += [pa.field(name, arrow_type(dtype), nullable=False) for name, dtype in output.fields.items()]
     fields += [pa.field(name, pa.string(), nullable=False) for name in _STAMPS]
     return pa.schema([*fields, pa.field("scored_at", pa.timestamp("us", tz="UTC"), nullable=False)])
 
 
-def _plain(type_: pa.DataType) -> pa.DataType:
-    """Return the type that Delta stores: no dictionaries, large or view strings."""
-    if pa.types.is_dictionary(type_):
-        type_ = type_.value_type
-    return pa.string() if pa.types.is_large_string(type_) or pa.types.is_string_view(type_) else type_
-
-
 @dataclass(frozen=True)
 class TaskResult:
-    """What a task hands back for its unit."""
+    """What a task hands back for its unit: a line of JSON and, where a key is declared, the hashes of its ids."""
 
     unit: int
     scored: WrittenFile | None
@@ -102,21 +107,31 @@ class TaskResult:
     reasons: Mapping[str, int]
     positives: int
     seconds: Mapping[str, float]
+    hashes: bytes = b""
 
     def to_json(self) -> str:
-        """Return one line of JSON."""
+        """Return one line of JSON, with all but the hashes."""
         files = [file.to_json() if file else None for file in (self.scored, self.quarantined)]
         ids = [part.to_json() for part in (self.ids_in, self.ids_scored, self.ids_quarantined)]
         return json.dumps([self.unit, files, ids, dict(self.reasons), self.positives, dict(self.seconds)])
 
     @classmethod
-    def from_json(cls, text: str) -> TaskResult:
-        """Return what `to_json` wrote."""
+    def from_json(cls, text: str, hashes: bytes = b"") -> TaskResult:
+        """Return what `to_json` wrote, and the hashes that came beside it."""
         unit, files, ids, reasons, positives, seconds = json.loads(text)
         scored, quarantined = (WrittenFile.from_json(file) if file else None for file in files)
         ids_in, ids_scored, ids_quarantined = (IdSum.from_json(part) for part in ids)
         return cls(
-            unit, scored, quarantined, ids_in, ids_scored, ids_quarantined, reasons, positives, seconds
+            unit,
+            scored,
+            quarantined,
+            ids_in,
+            ids_scored,
+            ids_quarantined,
+            reasons,
+            positives,
+            seconds,
+            hashes,
         )
 
 
@@ -136,8 +151,8 @@ class ScoreTask:
         source_root: where the input is; files below it are named by their path from there.
         file_prefix: beginning of the names of files that this chunk writes.
         batch_rows: rows in memory at once.
-        time_range: (column, from, to) in microseconds, from inclusive, to exclusive, None = unbounded; a row without a time is
-            quarantined.
+        time_range: (column, from, to) in microseconds, from inclusive, to exclusive, None = unbounded; a row without a time
+            is before all times.
         allow_tolerance: see load_bundle.
     """
 
@@ -157,11 +172,12 @@ class ScoreTask:
     allow_tolerance: bool
 
     def __call__(self, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        """Score the units whose numbers the batches hold; yield one line of JSON for each."""
+        """Score the units whose numbers the batches hold; yield a row for each (see RESULT)."""
         for batch in batches:
             for number in batch.column(0).to_pylist():
-                line = self.run(number).to_json()
-                yield pa.RecordBatch.from_arrays([pa.array([line], pa.string())], names=["result"])
+                result = self.run(number)
+                columns = [pa.array([result.to_json()], pa.string()), pa.array([result.hashes], pa.binary())]
+                yield pa.RecordBatch.from_arrays(columns, names=["result", "hashes"])
 
     def run(self, number: int) -> TaskResult:
         """Score one unit."""
@@ -194,8 +210,9 @@ class ScoreTask:
             scored, quarantined = scored_sink.close(), quarantine_sink.close()
         clock.add("write")
         reached("task.after_write")
-        ids_scored = ids_in_files(self.scored_uri, [scored] if scored else [])
-        ids_quarantined = ids_in_files(self.quarantine_uri, [quarantined] if quarantined else [])
+        hashes: list[NDArray[np.uint64]] = []
+        ids_scored = ids_in_files(self.scored_uri, [scored] if scored else [], hashes)
+        ids_quarantined = ids_in_files(self.quarantine_uri, [quarantined] if quarantined else [], hashes)
         clock.add("prove")
         reasons = Counter(str(one.error.code) for one in refused)
         return TaskResult(
@@ -208,12 +225,13 @@ class ScoreTask:
             reasons,
             positives,
             clock.seconds,
+            np.concatenate(hashes).astype("<u8").tobytes() if self.key and hashes else b"",
         )
 
     def _batches(
         self, unit: Unit, schema: pa.Schema
     ) -> Iterator[tuple[pa.RecordBatch, NDArray[np.int64], pa.Array, list[RowError]]]:
-        """Yield the unit's rows that are in the time range, their ordinals in the file, their ids, and those without a time."""
+        """Yield the unit's rows in the time range, their ordinals in the file, their ids, and those without a time or key."""
         ordinal = unit.first_ordinal
         file = _name_below(self.source_root, unit.file_uri)
         for batch in read_unit(unit, list(self.columns), batch_rows=self.batch_rows, schema=schema):
@@ -258,7 +276,10 @@ class ScoreTask:
     ) -> pa.RecordBatch:
         n = len(rows.index)
         feature_set = kernel.scorer.feature_set
-        columns: dict[str, pa.Array] = {"row_id": ids, **{name: batch.column(name) for name in self.repeated}}
+        columns: dict[str, pa.Array] = {
+            "row_id": ids,
+            **{name: as_stored(name, batch.column(name)) for name in self.repeated},
+        }
         if feature_set.as_of is not None:
             columns["as_of_ts"] = _instants(
                 feature_set.request[feature_set.as_of], batch.column(feature_set.as_of)
@@ -322,21 +343,29 @@ def _name_below(root: str, file_uri: str) -> str:
     return "/".join([*reversed(list(partitions)), name])
 
 
-def ids_in_files(uri: str, files: Iterable[WrittenFile]) -> IdSum:
-    """Return the ids that stand in written files of a table, read back from storage."""
-    total = IdSum()
+def ids_in_files(
+    uri: str, files: Iterable[WrittenFile], hashes: list[NDArray[np.uint64]] | None = None
+) -> IdSum:
+    """Return the sum of the ids that stand in written files of a table, read back from storage; `hashes` as for `id_sum`."""
+    return sum((id_sum(ids, hashes) for ids in read_ids(uri, files)), IdSum())
+
+
+def read_ids(uri: str, files: Iterable[WrittenFile]) -> Iterator[pa.Array]:
+    """Yield the row ids that stand in written files of a table, in batches."""
     for file in files:
         filesystem, path = filesystem_of(child_uri(uri, file.path))
         with filesystem.open_input_file(path) as opened:
             for batch in pq.ParquetFile(opened).iter_batches(columns=["row_id"]):
-                total += id_sum(batch.column(0))
-    return total
+                yield batch.column(0)
 
 
 def _in_range(
     batch: pa.RecordBatch, column: str, start: int | None, stop: int | None
 ) -> tuple[NDArray[np.bool_], list[RowError]]:
-    """Return which rows are in the range, and the errors of those whose time is null or unreadable: they are in, to be quarantined."""
+    """Return which rows are in the range, and the errors of those in it whose time is null or unreadable, to be quarantined.
+
+    These are before all times, so that of ranges that follow each other one takes them, once: the one without a beginning.
+    """
     values, errors = column_from_arrow(Field(column, Timestamp), batch.column(column))
     inside = np.ones(batch.num_rows, dtype=np.bool_)
     times: Any = values
@@ -344,8 +373,8 @@ def _in_range(
         inside &= times >= start
     if stop is not None:
         inside &= times < stop
-    inside[[error.row for error in errors]] = True
-    return inside, errors
+    inside[[error.row for error in errors]] = start is None
+    return inside, errors if start is None else []
 
 
 def _instants(declared: Field, array: pa.Array) -> pa.Array:

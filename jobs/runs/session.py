@@ -9,7 +9,7 @@ import logging
 import os
 import socket
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -20,9 +20,10 @@ from pyspark.sql import SparkSession
 from feature_pipelines.errors import ConfigurationError
 from jobs.runs.conf import Conf
 from jobs.runs.settings import SparkSettings
+from jobs.tables.snapshot import CATALOG
 from udfs.shipped import is_remote
 
-__all__ = ["open_session", "spark_log", "spark_session"]
+__all__ = ["open_session", "session_for", "spark_log", "spark_session"]
 
 _LOG = logging.getLogger(__name__)
 _CONNECT_PORT = 15002
@@ -89,6 +90,16 @@ def spark_session(settings: SparkSettings, log: Path | None = None) -> Iterator[
     finally:
         if existing is None:
             _stop(session)
+
+
+@contextmanager
+def session_for(conf: Conf, sources: Iterable[str], log: Path | None) -> Iterator[SparkSession | None]:
+    """Open a session if one of the sources is a table of a catalog, which is Spark's; else yield None."""
+    if not any(source.startswith(CATALOG) for source in sources):
+        yield None
+        return
+    with spark_session(conf.spark, log) as session:
+        yield session
 
 
 def _stop(session: SparkSession) -> None:

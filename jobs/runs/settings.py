@@ -204,9 +204,9 @@ class InputSettings(Section):
         "table name, path or URI (Delta, or a directory of Parquet), or `catalog:db.table`", digest=True
     )
     row_id: list[str] | None = setting(
-        "columns that identify a row; null: those of the feature set, and if it has none, file and position in it",
+        "columns that identify a row, no two rows alike (exit 3 otherwise); null: those of the feature set; "
+        "`[]`: file and position in it",
         digest=True,
-        min_length=1,
     )
     version: int | None = setting("version of a Delta source; null: the latest when the run starts", ge=0)
     partitions: dict[str, str] = setting(

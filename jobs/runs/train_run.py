@@ -17,13 +17,14 @@ from feature_pipelines.schema import to_wire
 from jobs.reports.model_report import feature_importance, metrics, plots
 from jobs.runs.conf import Conf
 from jobs.runs.progress import say
+from jobs.runs.session import session_for, spark_log
 from jobs.runs.tracking import connect_from
 from jobs.runs.training import FittedModel, TrainingSet, build_training_set, fit_model
 from udfs.bundle import write_bundle
 from udfs.registry import ModelVersion, asking, register
 from udfs.scorer import OutputSpec
 
-__all__ = ["TrainedModel", "describe_training", "train"]
+__all__ = ["TrainedModel", "describe_training", "train", "training_sources"]
 
 _CERTIFICATION_ROWS = 10_000
 
@@ -50,7 +51,8 @@ def train(conf: Conf) -> TrainedModel:
     """Build the training set, fit, certify, log and register, as the configuration says."""
     feature_set = load_reference(conf.model.feature_set)
     say("reading requests, outcomes and stored features, point in time")
-    data = build_training_set(conf, feature_set)
+    with session_for(conf, training_sources(conf), spark_log(conf)) as spark:
+        data = build_training_set(conf, feature_set, spark)
     say(f"fitting on {int((~data.held_out).sum()):,} rows")
     fitted = fit_model(conf, feature_set, data)
     quality = metrics(conf.train.task, fitted.truth, fitted.predicted)
@@ -66,6 +68,11 @@ def train(conf: Conf) -> TrainedModel:
             version = register(client, conf.model.name, bundle, _example(feature_set, data), model)
     held_out = int(data.held_out.sum())
     return TrainedModel(version, quality, len(data) - held_out, held_out, model)
+
+
+def training_sources(conf: Conf) -> list[str]:
+    """Return the tables that training reads, as the configuration names them."""
+    return [conf.train.requests, conf.train.outcomes, *conf.views.values()]
 
 
 def _write(conf: Conf, feature_set: FeatureSet, data: TrainingSet, fitted: FittedModel, bundle: Path) -> None:

@@ -20,6 +20,7 @@ from feature_pipelines.columns import Column, concat, take
 from feature_pipelines.definitions import FeatureSet
 from feature_pipelines.errors import ConfigurationError, ContractError, did_you_mean
 from feature_pipelines.evaluate import constants_from_json, evaluate, fit_constants
+from feature_pipelines.lookup_arrow import CREATED_TS, EVENT_TS
 from feature_pipelines.schema import Schema, parse_timestamp
 from feature_pipelines.schema_arrow import columns_from_arrow
 from jobs.runs.conf import Conf
@@ -33,7 +34,6 @@ _ESTIMATORS = {
     "classification": "sklearn.ensemble:HistGradientBoostingClassifier",
     "regression": "sklearn.ensemble:HistGradientBoostingRegressor",
 }
-_EVENT_TS = "event_ts"
 
 
 @dataclass(frozen=True)
@@ -176,15 +176,16 @@ def _plain_keys(batch: pa.RecordBatch, names: list[str]) -> pa.RecordBatch:
 def _outcomes(
     keys: pa.Table, snapshot: Snapshot, join_on: list[str], label_column: str
 ) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-    """Return each request's outcome (NaN if it has none) and when it became known, in microseconds."""
-    missing = [name for name in (*join_on, label_column, _EVENT_TS) if name not in snapshot.schema.names]
+    """Return each request's outcome (NaN if it has none) and when it became known: the later of its two times, in microseconds."""
+    missing = [name for name in (*join_on, label_column, EVENT_TS) if name not in snapshot.schema.names]
     if missing:
         hint = did_you_mean(missing[0], snapshot.schema.names)
         raise ContractError(f"outcomes table {snapshot.source} has no column {missing[0]!r}.{hint}")
-    names = [*join_on, label_column, _EVENT_TS]
+    times = [name for name in (EVENT_TS, CREATED_TS) if name in snapshot.schema.names]
+    names = [*join_on, label_column, *times]
     batches = [
         pa.RecordBatch.from_arrays(
-            [*_plain_keys(batch, join_on).columns, batch.column(label_column), batch.column(_EVENT_TS)],
+            [*_plain_keys(batch, join_on).columns, *(batch.column(name) for name in (label_column, *times))],
             names=names,
         )
         for unit in plan_units(snapshot, unit_rows=1_000_000)
@@ -200,11 +201,31 @@ def _outcomes(
         raise ContractError(
             f"outcomes table {snapshot.source} has {twice} row(s) whose {', '.join(join_on)} occurs twice"
         )
+    right = _keyed_alike(keys, right, join_on, snapshot)
     left = keys.append_column("position", pa.array(np.arange(keys.num_rows)))
     joined = left.join(right, keys=join_on, join_type="left outer").sort_by("position")
     value = joined.column(label_column).cast(pa.float64()).fill_null(float("nan")).to_numpy()
-    known = joined.column(_EVENT_TS).cast(pa.timestamp("us", tz="UTC")).cast(pa.int64())
-    return value, known.fill_null(np.iinfo(np.int64).max).to_numpy()
+    never = np.iinfo(np.int64).max
+    known = [
+        joined.column(t).cast(pa.timestamp("us", tz="UTC")).cast(pa.int64()).fill_null(never) for t in times
+    ]
+    return value, np.maximum.reduce([time.to_numpy() for time in known])
+
+
+def _keyed_alike(keys: pa.Table, outcomes: pa.Table, join_on: list[str], snapshot: Snapshot) -> pa.Table:
+    """Return the outcomes with the requests' key types; a key that cannot be one of theirs is refused by name."""
+    for name in join_on:
+        wanted, got = keys.schema.field(name).type, outcomes.schema.field(name).type
+        if wanted == got:
+            continue
+        try:
+            column = outcomes.column(name).cast(wanted)
+        except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as exc:
+            raise ContractError(
+                f"train.join_on: {name!r} is {wanted} in the requests and {got} in {snapshot.source}, which do not convert"
+            ) from exc
+        outcomes = outcomes.set_column(outcomes.schema.get_field_index(name), name, column)
+    return outcomes
 
 
 def _split(conf: Conf, feature_set: FeatureSet) -> int:

@@ -29,9 +29,18 @@ from jobs.tables.units import Unit, plan_units, read_unit
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
-__all__ = ["InputFile", "Snapshot", "Unit", "check_snapshot", "pin_snapshot", "plan_units", "read_unit"]
+__all__ = [
+    "CATALOG",
+    "InputFile",
+    "Snapshot",
+    "Unit",
+    "check_snapshot",
+    "pin_snapshot",
+    "plan_units",
+    "read_unit",
+]
 
-_CATALOG = "catalog:"
+CATALOG = "catalog:"
 
 
 def pin_snapshot(
@@ -55,8 +64,8 @@ def pin_snapshot(
             partition column or version.
     """
     tried = []
-    name = source.removeprefix(_CATALOG)
-    if not source.startswith(_CATALOG):
+    name = source.removeprefix(CATALOG)
+    if not source.startswith(CATALOG):
         if is_delta(source):
             return _pin_delta(source, source, version, partitions)
         tried.append(f"a Delta table at {normal_uri(source)}")

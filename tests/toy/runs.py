@@ -76,13 +76,13 @@ class _Frame:
         self.task = pickle.loads(pickle.dumps(task))
         return self
 
-    def collect(self) -> list[tuple[str]]:
+    def collect(self) -> list[tuple[str, bytes]]:
         batches = [pa.RecordBatch.from_pydict({"id": [number]}) for number in self.numbers]
         return [
-            (line,)
+            row
             for batch in batches
             for out in self.task(iter([batch]))
-            for line in out.column(0).to_pylist()
+            for row in zip(out.column(0).to_pylist(), out.column(1).to_pylist(), strict=True)
         ]
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import subprocess
 import sys
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -99,7 +100,11 @@ def test_compiled_and_interpreted_agree(values):
     compiled = summed(values)
     offsets = np.cumsum([0, *(len(v.encode()) for v in values)])
     data = np.frombuffer("".join(values).encode() + bytes(8), np.uint8)
-    assert ids_module._interpreted(data, offsets) == compiled
+    hashes: list[Any] = []
+    assert ids_module._interpreted(data, offsets, hashes) == compiled
+    compiled_hashes: list[Any] = []
+    id_sum(pa.array(values, pa.string()), compiled_hashes)
+    assert [h for part in hashes for h in part] == [h for part in compiled_hashes for h in part]
 
 
 def test_sum_is_the_same_without_numba():

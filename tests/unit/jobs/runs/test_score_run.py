@@ -145,7 +145,7 @@ def test_complete_run_with_another_cut_is_not_repeated(workspace, session):
 
 def test_new_data_after_a_complete_run_is_a_new_run(workspace, session):
     first = score(session, planned(workspace))
-    write_deltalake(workspace.table("houses"), house_rows(5), mode="append")
+    write_deltalake(workspace.table("houses"), house_rows(2_005).slice(2_000), mode="append")
     second = score(session, planned(workspace))
     assert not second.did_nothing
     assert (second.rows_in, second.resumed) == (2_005, False)
@@ -180,7 +180,7 @@ def unfinished(workspace, session, monkeypatch):
 
 CHANGES = {
     "input": (
-        lambda w: write_deltalake(w.table("houses"), house_rows(1), mode="append"),
+        lambda w: write_deltalake(w.table("houses"), house_rows(2_001).slice(2_000), mode="append"),
         [],
         r"input: the run has '.*houses version 9 .*digest \w+\)', now it is '.*houses version 10 ",
     ),
@@ -232,6 +232,38 @@ def test_new_run_takes_back_what_an_unfinished_one_committed(workspace, session,
     assert run_ids(workspace) == {second.run_id}
     assert orphans(workspace.table(SCORED), "") == []
     assert score(session, planned(workspace)).did_nothing
+
+
+def test_new_run_takes_rows_back_from_the_tables_of_the_run_that_wrote_them(workspace, session, monkeypatch):
+    bad = range(5, 2_000, 200)  # one in each file: whichever comes first
+    workspace.write("houses", house_rows(bad=bad), rows_per_file=200)
+    unfinished(workspace, session, monkeypatch)
+    assert workspace.rows(QUARANTINE).num_rows > 0
+    score(session, planned(workspace, "output.quarantine=elsewhere"), new_run=True)
+    assert workspace.rows(QUARANTINE).num_rows == 0
+    assert row_ids(workspace, "elsewhere") == [str(row) for row in bad]
+
+
+# --- ids that repeat
+
+
+@pytest.mark.parametrize("n_committed", [0, 1])
+def test_rows_that_share_an_id_end_the_run(workspace, session, n_committed):
+    """In one chunk before its commit; in two chunks before the run is complete."""
+    rows = house_rows(400)
+    again = house_rows(200).slice(6, 1)
+    parts = [again, rows] if n_committed == 0 else [rows, again]
+    workspace.write("houses", pa.concat_tables(parts), rows_per_file=200)
+    chunk_rows = "score.chunk_rows=600" if n_committed == 0 else "score.chunk_rows=200"
+    with pytest.raises(
+        ContractError, match=r"1 row id\(s\) occur more than once, such as '6' \(2 times\)"
+    ) as caught:
+        score(session, planned(workspace, chunk_rows))
+    assert caught.value.evidence == {"n_ids": 1}
+    assert latest_run(workspace).completed() is None
+    assert workspace.rows(SCORED).num_rows == (401 if n_committed else 0)
+    summary = score(session, planned(workspace, chunk_rows, "input.row_id=[]"), new_run=True)
+    assert (summary.rows_scored, workspace.rows(SCORED).num_rows) == (401, 401)
 
 
 def test_new_run_that_died_while_it_took_rows_back_is_started_over(workspace, session, monkeypatch):

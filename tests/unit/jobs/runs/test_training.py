@@ -6,6 +6,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
+from deltalake import write_deltalake
 
 from feature_pipelines.errors import ConfigurationError, ContractError
 from jobs.runs.training import build_training_set, fit_model
@@ -96,6 +97,35 @@ def test_an_outcome_that_occurs_twice_is_refused(workspace: Workspace) -> None:
     workspace.write("house_prices", pa.concat_tables([prices, prices.slice(0, 2)]))
 
     with pytest.raises(ContractError, match=r"has 2 row\(s\) whose house_id occurs twice"):
+        build_training_set(workspace.conf(), FEATURES)
+
+
+def test_an_outcome_recorded_after_the_split_is_not_learned_from(workspace: Workspace) -> None:
+    """It happened before, but nobody could know it: the later of the two times counts."""
+    prices = price_rows(house_rows())
+    recorded = pa.array([SPLIT_US + 1] * prices.num_rows).cast(pa.timestamp("us", tz="UTC"))
+    write_deltalake(
+        workspace.table("house_prices"),
+        prices.append_column("created_ts", recorded),
+        mode="overwrite",
+        schema_mode="overwrite",
+    )
+
+    with pytest.raises(ContractError, match="nothing to learn from"):
+        build_training_set(workspace.conf(), FEATURES)
+
+
+def test_keys_of_another_type_are_converted_or_named(workspace: Workspace) -> None:
+    prices = price_rows(house_rows())
+    narrow = prices.set_column(0, "house_id", prices.column("house_id").cast(pa.int32()))
+    write_deltalake(workspace.table("house_prices"), narrow, mode="overwrite", schema_mode="overwrite")
+    assert len(build_training_set(workspace.conf(), FEATURES)) > 0
+
+    words = prices.set_column(0, "house_id", pa.array([f"house-{i}" for i in range(prices.num_rows)]))
+    write_deltalake(workspace.table("house_prices"), words, mode="overwrite", schema_mode="overwrite")
+    with pytest.raises(
+        ContractError, match="'house_id' is int64 in the requests and string in .*house_prices"
+    ):
         build_training_set(workspace.conf(), FEATURES)
 
 
