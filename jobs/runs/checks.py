@@ -89,7 +89,7 @@ def check_python(version: tuple[int, int] = sys.version_info[:2]) -> list[Findin
             )
         ]
     if version not in TESTED_PYTHON:
-        return [Finding(WARN, "python", text, "tested with 3.11 and 3.12")]
+        return [Finding(WARN, "python", text, "tested with 3.11, and in part with 3.12")]
     return [Finding(OK, "python", text)]
 
 

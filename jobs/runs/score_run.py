@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 from pyspark.errors import PySparkException
 from pyspark.sql import SparkSession
 
@@ -50,7 +51,7 @@ from jobs.tables.delta import (
     open_table,
 )
 from jobs.tables.delta_read import is_delta
-from jobs.tables.files import normal_uri
+from jobs.tables.files import child_uri, filesystem_of, normal_uri
 from jobs.tables.sink import WrittenFile
 from jobs.tables.snapshot import check_snapshot
 from udfs.shipped import ship
@@ -308,7 +309,8 @@ class _Run:
             common = ", ".join(f"{code} {count}" for code, count in reasons.most_common(5))
             raise ContractError(
                 f"run {self.run.run_id}: {bad} of {rows} rows break the contract ({bad / rows:.2%}, the limit is {limit:.2%}): "
-                f"{common}. Nothing more was committed. Mend the input, or raise quarantine.max_share and run again",
+                f"{common}; {_examples(self.plan.quarantine, records[-1].quarantined)}. Nothing more was committed. Mend the input, "
+                "or raise quarantine.max_share and run again",
                 rows=rows,
                 quarantined=bad,
             )
@@ -378,6 +380,21 @@ class _Run:
                 raise VerificationError(
                     f"run {self.run.run_id}: table {uri} lacks the commits of chunks {lacking[:5]}"
                 )
+
+
+def _examples(uri: str, files: Sequence[WrittenFile]) -> str:
+    """Return a few refused rows in words, from files that will not be committed."""
+    shown: list[str] = []
+    for file in files:
+        filesystem, path = filesystem_of(child_uri(uri, file.path))
+        with filesystem.open_input_file(path) as opened:
+            head = next(
+                pq.ParquetFile(opened).iter_batches(batch_size=5, columns=["row_id", "code", "field"])
+            )
+        shown += [f"row {row['row_id']!r} {row['code']} {row['field']}".rstrip() for row in head.to_pylist()]
+        if len(shown) >= 5:
+            break
+    return f"for example {', '.join(shown[:5])}" if shown else "none in the last chunk"
 
 
 def _raised_in_worker(exc: PySparkException) -> Exception:

@@ -263,7 +263,8 @@ def test_too_many_bad_rows_end_with_3_and_a_higher_limit_goes_on(workspace, job)
     code, out, err = job()
     assert (code, out) == (3, "")
     assert re.search(
-        r"30 of 2000 rows break the contract \(1.50%, the limit is 1.00%\): NULL_NOT_ALLOWED 30.*raise quarantine.max_share",
+        r"30 of 2000 rows break the contract \(1.50%, the limit is 1.00%\): NULL_NOT_ALLOWED 30; "
+        r"for example row '\d+' NULL_NOT_ALLOWED area_m2, .*raise quarantine.max_share",
         err,
     )
     assert (workspace.rows(SCORED).num_rows, workspace.rows(QUARANTINE).num_rows) == (0, 0)
@@ -295,8 +296,7 @@ def test_failed_proof_ends_with_1(workspace, job, monkeypatch):
     assert "lacks the commits of chunks [0, 1, 2, 3]" in err
 
 
-def test_replay_scores_quarantined_rows_again_with_a_mended_input(workspace, job):
-    """The row is still without area, so it is quarantined again, under the id it had."""
+def test_replay_of_rows_that_are_still_bad_quarantines_them_again_under_their_ids(workspace, job):
     workspace.write("houses", house_rows(bad=(5,)), rows_per_file=200)
     _, out, _ = job()
     first = shown(out, "run")

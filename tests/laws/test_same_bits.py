@@ -18,11 +18,13 @@ from feature_pipelines.lookup_arrow import index_from_arrow
 from feature_pipelines.schema import to_wire
 from feature_pipelines.schema_arrow import columns_from_arrow
 from jobs.runs.batch import score_table
+from jobs.runs.views import index_view
 from tests.toy import every_type as every_type_set
 from tests.toy import houses as houses_set
 from tests.toy.bits import bits_by_row, bits_of, outcomes
 from tests.toy.every_type_rows import hard_rows
 from tests.toy.workspace import Workspace, house_rows
+from udfs.kernel import Kernel
 from udfs.rows import score_rows
 from udfs.scorer import Scorer
 from udfs.spark_udf import score_udf
@@ -98,6 +100,31 @@ def test_batch_job_at_any_size(spark: SparkSession, case: Case, batch_rows: int,
     conf = case.workspace.conf("input.source=same_bits", f"output.scored={table}", *sizes, model=case.model)
     score_table(spark, conf)
     assert bits_by_row(case.workspace.rows(table)) == case.batch
+
+
+def test_ten_thousand_rows_at_once_have_the_bits_of_each_alone_and_of_seven(
+    spark: SparkSession, case: Case
+) -> None:
+    """Large enough for every switch by size: features in the cache, blocks of the library, the compiled trees."""
+    many = house_rows(10_000, seed=6) if case.model == "houses" else hard_rows(10_000)
+    case.workspace.write("many", many)
+    sizes = [
+        "score.batch_rows=10000",
+        "score.unit_rows=10000",
+        "input.source=many",
+        "output.scored=many_scored",
+    ]
+    summary, plan = score_table(spark, case.workspace.conf(*sizes, model=case.model))
+    assert (summary.rows_scored, len(plan.units)) == (10_000, 1)
+    at_once = bits_by_row(case.workspace.rows("many_scored"))
+    kernel = Kernel(plan.scorer, {name: index_view(*view) for name, view in plan.views.items()})
+    (batch,) = many.combine_chunks().to_batches()
+    for size, rows in ((7, 10_000), (1, 700)):
+        parts = [kernel.score(batch.slice(start, size)).outputs["score"] for start in range(0, rows, size)]
+        scores = np.concatenate(parts)
+        assert {i: bits_of(score) for i, score in enumerate(scores.tolist())} == {
+            i: at_once[i] for i in range(rows)
+        }
 
 
 @pytest.mark.parametrize("kind", ["arrow", "pandas"])

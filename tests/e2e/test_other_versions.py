@@ -1,4 +1,7 @@
-"""Spark 3.5 in an environment of its own: the batch job and the pandas UDF give the bits of the Spark that is installed here."""
+"""Spark 3.5 and Python 3.12, each in an environment of its own: batch job and pandas UDF give the bits that they give here.
+
+The models are trained here, so this is also a model that travels from one environment to another.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +23,6 @@ from tests.toy.processes import finished
 
 pytestmark = [pytest.mark.slow, pytest.mark.e2e]
 
-_SPARK = "pyspark==3.5.9"
 _CLIENT = """
 import json, sys
 from pathlib import Path
@@ -43,6 +46,7 @@ score = score_udf(spark, "models:/houses@champion", views={"rates": rates}, kind
 answer = requests.select("house_id", score(F.struct("*")).alias("s")).select("house_id", "s.*")
 found = {
     "spark": pyspark.__version__,
+    "python": ".".join(map(str, sys.version_info[:2])),
     "batch": bits_by_row(workspace.rows("old")),
     "udf": outcomes([row.asDict() for row in answer.collect()], "house_id"),
 }
@@ -51,25 +55,38 @@ spark.stop()
 """
 
 
-@pytest.fixture(scope="module")
-def old_python() -> Path:
-    """The interpreter of an environment with Spark 3.5 and all else as it is here; made once, kept in the user's cache."""
+@dataclass(frozen=True)
+class Other:
+    """An environment: its name, the interpreter that makes it, and what differs from the pinned packages."""
+
+    name: str
+    python: str
+    spark: str
+
+
+HERE = f"{sys.version_info.major}.{sys.version_info.minor}"
+OTHERS = [Other("spark35", sys.executable, "pyspark==3.5.9"), Other("py312", "python3.12", "pyspark")]
+
+
+def made(other: Other) -> Path:
+    """Return the interpreter of an environment, all else as it is here; made once, kept in the user's cache."""
     pins = (ROOT / ".ci" / "constraints.txt").read_text().splitlines()
-    pins = [line for line in pins if not line.startswith(("pyspark==", "py4j=="))]
-    wanted = [_SPARK, "pandas", "pyarrow", "deltalake", "mlflow", "scikit-learn", "skops", "numba"]
+    if "==" in other.spark:
+        pins = [line for line in pins if not line.startswith(("pyspark==", "py4j=="))]
+    wanted = [other.spark, "pandas", "pyarrow", "deltalake", "mlflow", "scikit-learn", "skops", "numba"]
     wanted += ["matplotlib", "pydantic", "PyYAML", "tzdata", "setuptools"]
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "onescore"
-    directory = cache / f"spark35-py{sys.version_info.major}{sys.version_info.minor}"
+    directory = cache / f"{other.name}-beside-{HERE}"
     python, marker = directory / "bin" / "python", directory / "installed.txt"
     made_of = "\n".join([*wanted, *pins])
     if marker.exists() and marker.read_text() == made_of:
         return python
     cache.mkdir(parents=True, exist_ok=True)
-    constraints = cache / "spark35-constraints.txt"
+    constraints = cache / f"{directory.name}-constraints.txt"
     constraints.write_text("\n".join(pins))
     pip = [str(python), "-m", "pip", "install", "--disable-pip-version-check", "--no-input", "--quiet"]
     for command in (
-        [sys.executable, "-m", "venv", str(directory)],
+        [other.python, "-m", "venv", "--clear", str(directory)],
         [*pip, "--constraint", str(constraints), *wanted],
     ):
         answer = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -78,25 +95,35 @@ def old_python() -> Path:
     return python
 
 
-def test_spark_35_gives_the_same_bits(
-    spark: SparkSession, old_python: Path, trained_workspace: Any, process_env: dict[str, str], tmp_path: Path
+def runs(python: str) -> bool:
+    """Return whether there is such an interpreter, and not just a name on the path."""
+    try:
+        return subprocess.run([python, "-c", ""], capture_output=True, check=False).returncode == 0
+    except OSError:
+        return False
+
+
+@pytest.mark.parametrize("other", OTHERS, ids=[other.name for other in OTHERS])
+def test_another_version_gives_the_same_bits(
+    spark: SparkSession, other: Other, trained_workspace: Any, process_env: dict[str, str], tmp_path: Path
 ) -> None:
+    if not runs(other.python):
+        pytest.skip(f"there is no {other.python} on this machine")
+    python = made(other)
     workspace = trained_workspace.copy_to(tmp_path / "workspace")
     score_table(spark, workspace.conf())
     (tmp_path / "client.py").write_text(_CLIENT)
-    command = [
-        str(old_python),
-        str(tmp_path / "client.py"),
-        str(workspace.root),
-        str(tmp_path / "found.json"),
-    ]
-    env = {**process_env, "PYSPARK_PYTHON": str(old_python), "PYSPARK_DRIVER_PYTHON": str(old_python)}
+    command = [str(python), str(tmp_path / "client.py"), str(workspace.root), str(tmp_path / "found.json")]
+    env = {**process_env, "PYSPARK_PYTHON": str(python), "PYSPARK_DRIVER_PYTHON": str(python)}
     env = {name: value for name, value in env.items() if name != "SPARK_HOME"}
     answer = finished(command, env=env, cwd=tmp_path, seconds=400)
     assert answer.returncode == 0, answer.stderr[-3000:]
     found = json.loads((tmp_path / "found.json").read_text())
     expected = {str(row): bits for row, bits in bits_by_row(workspace.rows("houses_scored")).items()}
     assert len(expected) == 2_000
-    assert found["spark"].startswith("3.5.")
     assert found["batch"] == expected
     assert found["udf"] == expected
+    if other.name == "spark35":
+        assert found["spark"].startswith("3.5.")
+    else:
+        assert found["python"] == "3.12"
