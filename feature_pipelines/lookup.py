@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from feature_pipelines.as_of_order import NOTHING, newest_so_far
 from feature_pipelines.columns import (
     Column,
     Columns,
@@ -31,7 +32,7 @@ from feature_pipelines.columns import (
     values_and_valid,
 )
 from feature_pipelines.errors import ContractError
-from feature_pipelines.views import FeatureView, row_digests
+from feature_pipelines.views import FeatureView
 
 __all__ = ["AsOfIndex", "Status"]
 
@@ -61,7 +62,8 @@ class Status(IntEnum):
 class AsOfIndex:
     """One view's rows, ready to be looked up.
 
-    Rows are sorted by (key, visible_ts); `newest[i]` is the newest, in the total order, of the rows of that key up to i.
+    Rows are sorted by (key, visible_ts); `newest[i]` is the newest, in the total order, of the rows of that key up to i, -1 where
+    that is a tombstone.
 
     Args:
         view: the declaration.
@@ -69,7 +71,7 @@ class AsOfIndex:
         entities: sorted codes of the keys that occur, int64.
         times: the distinct visible_ts = max(event_ts, created_ts), sorted, int64 microseconds.
         order: per row entity * (len(times) + 1) + rank of its visible_ts in `times`, sorted, int64.
-        newest: per row the position of the newest row, int64.
+        newest: per row the position of the newest row, int64; -1 = a tombstone.
         event_ts: per row, int64 microseconds.
         fields: per row the stored columns.
     """
@@ -94,6 +96,7 @@ class AsOfIndex:
         event_ts: NDArray[np.int64],
         created_ts: NDArray[np.int64],
         fields: Columns,
+        is_deleted: NDArray[np.bool_] | None = None,
     ) -> AsOfIndex:
         """Build the index of n rows, in any order.
 
@@ -102,6 +105,7 @@ class AsOfIndex:
             keys: the key columns, String or Int64/Int32, in the order of `view.keys`; a row with a null key is never found.
             event_ts, created_ts: int64 microseconds, shape (n,).
             fields: every field of the view, n rows each.
+            is_deleted: which rows are tombstones, shape (n,), their values are never read; None = none.
 
         Raises:
             ContractError: a key column of another kind, or more possible keys than an int64 can number.
@@ -117,7 +121,7 @@ class AsOfIndex:
         keep = keep[np.lexsort((visible[keep], codes[keep]))]
         entities, entity = np.unique(codes[keep], return_inverse=True)
         times, rank = np.unique(visible[keep], return_inverse=True)
-        newest = _running_newest(_total_order(view, keep, entity, (event_ts, created_ts), fields))
+        newest = newest_so_far(view, keep, entity, (event_ts, created_ts), fields, is_deleted)
         return cls(
             view=view,
             keys=distinct,
@@ -146,7 +150,9 @@ class AsOfIndex:
         """
         n = len(as_of)
         if not len(self):
-            return self._gather(np.zeros(n, dtype=np.int64), np.zeros(n, dtype=np.bool_)), _statuses(n)
+            nothing = np.zeros(n, dtype=np.bool_)
+            status = np.full(n, Status.NOT_FOUND, dtype=np.int8)
+            return self._gather(nothing.astype(np.int64), nothing), _with_null_keys(status, keys)
         entity, known = self._entity(keys)
         row = self._newest_row(entity, self._rank(as_of))
         found = known & (row >= 0)
@@ -161,7 +167,7 @@ class AsOfIndex:
         status = np.where(present, Status.PRESENT, np.where(found, Status.EXPIRED, Status.NOT_FOUND)).astype(
             np.int8
         )
-        return self._gather(row, present), status
+        return self._gather(row, present), _with_null_keys(status, keys)
 
     def _entity(self, keys: Sequence[Column]) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
         """Return each request's entity number, and whether there is such an entity."""
@@ -192,7 +198,7 @@ class AsOfIndex:
         return rank + ((padded <= as_of) & (rank < len(self.times)))
 
     def _newest_row(self, entity: NDArray[np.int64], rank: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Return the newest visible row of each entity, -1 if there is none: by table, or by binary search."""
+        """Return the newest visible row of each entity, NOTHING if there is none: by table, or by binary search."""
         wanted = entity * (len(self.times) + 1) + rank
         return self._search(wanted) if self._table is None else self._table.take(wanted)
 
@@ -200,7 +206,7 @@ class AsOfIndex:
         columns = len(self.times) + 1
         position = np.searchsorted(self.order, wanted, side="left") - 1
         same = (position >= 0) & (self.order[position] // columns == wanted // columns)
-        return np.where(same, self.newest[position], -1)
+        return np.where(same, self.newest[position], NOTHING)
 
     @functools.cached_property
     def _key_positions(self) -> tuple[Mapping[str, int], ...]:
@@ -291,8 +297,13 @@ def _put(name: str, values: Any, arrays: dict[str, Any], strings: dict[str, Any]
         arrays[name] = values
 
 
-def _statuses(n: int) -> NDArray[np.int8]:
-    return np.full(n, Status.NOT_FOUND, dtype=np.int8)
+def _with_null_keys(status: NDArray[np.int8], keys: Sequence[Column]) -> NDArray[np.int8]:
+    """Return the statuses with NULL where a part of the request's key is null; such a request has found nothing."""
+    for key in keys:
+        valid = values_and_valid(key)[1]
+        if valid is not None and not valid.all():
+            status[~valid] = Status.NULL
+    return status
 
 
 def _distinct(view: FeatureView, key: Column) -> Strings | NDArray[np.int64]:
@@ -336,45 +347,6 @@ def _entity_codes(
             known &= valid
         code = code * len(values_of_key) + part
     return code, known
-
-
-def _total_order(
-    view: FeatureView,
-    rows: NDArray[np.int64],
-    entity: NDArray[np.int64],
-    times: tuple[NDArray[np.int64], NDArray[np.int64]],
-    fields: Columns,
-) -> NDArray[np.int64]:
-    """Return the rank of each of `rows` in (entity, event_ts, created_ts, digest); digests are computed for ties alone."""
-    event_ts, created_ts = (time[rows] for time in times)
-    order = np.lexsort((created_ts, event_ts, entity))
-    sorted_columns = [column[order] for column in (entity, event_ts, created_ts)]
-    same = np.all([column[1:] == column[:-1] for column in sorted_columns], axis=0)
-    tied = np.zeros(len(rows), dtype=np.bool_)
-    tied[order[1:]] |= same
-    tied[order[:-1]] |= same
-    digest_rank = np.zeros(len(rows), dtype=np.int64)
-    where = np.flatnonzero(tied)
-    if where.size:
-        digest_rank[where] = np.unique(
-            np.array(
-                row_digests(view.fields, {name: take(column, rows[where]) for name, column in fields.items()})
-            ),
-            return_inverse=True,
-        )[1]
-    rank = np.empty(len(rows), dtype=np.int64)
-    rank[np.lexsort((digest_rank, created_ts, event_ts, entity))] = np.arange(len(rows))
-    return rank
-
-
-def _running_newest(rank: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Return, for rows sorted by entity, the position of the highest rank among the entity's rows so far.
-
-    Ranks rise with the entity, so that the maximum never reaches back into the entity before.
-    """
-    position_of_rank = np.empty(len(rank), dtype=np.int64)
-    position_of_rank[rank] = np.arange(len(rank))
-    return position_of_rank[np.maximum.accumulate(rank)]
 
 
 def _gather(column: Column, row: NDArray[np.int64], present: NDArray[np.bool_], everywhere: bool) -> Column:

@@ -20,12 +20,12 @@ from feature_pipelines.errors import ConfigurationError, ContractError, ModelInt
 from feature_pipelines.schema import Refused, parse_timestamp
 from jobs.runs.conf import Conf
 from jobs.runs.manifest import chunked
-from jobs.runs.score_task import scored_schema
-from jobs.runs.views import pin_view
+from jobs.runs.score_tables import scored_schema
+from jobs.runs.views import fits_index, pin_view
 from jobs.tables.delta_types import stored_type
 from jobs.tables.snapshot import Snapshot, Unit, pin_snapshot, plan_units
 from udfs.bundle import load_bundle
-from udfs.kernel import views_to_look_up
+from udfs.kernel import status_fields, views_to_look_up
 from udfs.registry import ModelVersion
 from udfs.scorer import Scorer
 
@@ -41,6 +41,7 @@ class ScorePlan:
         model: the resolved version; `bundle` its directory, `scorer` the verified model.
         snapshot: the pinned input.
         views: the views to look up, with their pinned tables.
+        by_shuffle: those of them that are joined to the input by shuffle, as they are too large for an index.
         units, chunks: the work; a chunk is [start, stop) of the units.
         key: the row id's fields.
         columns: input columns to read.
@@ -54,6 +55,7 @@ class ScorePlan:
     scorer: Scorer
     snapshot: Snapshot
     views: Mapping[str, tuple[FeatureView, Snapshot]]
+    by_shuffle: tuple[str, ...]
     units: tuple[Unit, ...]
     chunks: tuple[tuple[int, int], ...]
     key: tuple[str, ...]
@@ -75,6 +77,10 @@ class ScorePlan:
     def quarantine(self) -> str:
         """Where the quarantine table is."""
         return self.conf.table_location(self.conf.output.quarantine)
+
+    def _way(self, name: str, snapshot: Snapshot) -> str:
+        way = "joined by shuffle" if name in self.by_shuffle else "looked up in the kernel"
+        return f"{_named(snapshot)}, {way}"
 
     def group_key(self) -> dict[str, Any]:
         """Return what makes this job's place: runs of one group continue or follow each other."""
@@ -118,7 +124,7 @@ class ScorePlan:
             "feature fingerprint": self.model.feature_fingerprint,
             "model check": self.scorer.verified,
             "evaluator": self.scorer.info["certification"]["evaluator"],
-            "views": {name: _named(snapshot) for name, (_, snapshot) in self.views.items()}
+            "views": {name: self._way(name, snapshot) for name, (_, snapshot) in self.views.items()}
             or "brought by the input",
             "chunks": len(self.chunks),
             "tasks": len(self.units),
@@ -178,7 +184,7 @@ def make_plan(conf: Conf, model: ModelVersion, bundle: Path, spark: Any = None) 
         )
     time_range = _time_range(conf, feature_set.as_of, snapshot.schema)
     looked_up = {name for view in wanted for name in view.fields.names}
-    needed = [f.name for f in feature_set.sources if f.name not in looked_up]
+    needed = [f.name for f in (*feature_set.sources, *status_fields(feature_set)) if f.name not in looked_up]
     extra = [*key, *repeated, *([time_range[0]] if time_range else [])]
     columns = tuple(name for name in available if name in {*needed, *extra})
     units = plan_units(
@@ -195,6 +201,7 @@ def make_plan(conf: Conf, model: ModelVersion, bundle: Path, spark: Any = None) 
         scorer=scorer,
         snapshot=snapshot,
         views=views,
+        by_shuffle=tuple(name for name, (_, pinned) in views.items() if not fits_index(pinned, conf.score)),
         units=tuple(units),
         chunks=tuple(chunked([unit.rows for unit in units], conf.score.chunk_rows)),
         key=key,

@@ -7,7 +7,6 @@ chunk, Spark scores the next. At the end the run proves, by count and checksum, 
 
 from __future__ import annotations
 
-import re
 import time
 from collections import Counter
 from collections.abc import Callable, Generator, Sequence
@@ -19,12 +18,10 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from pyspark.errors import PySparkException
 from pyspark.sql import SparkSession
 
 import jobs
-from feature_pipelines import errors
-from feature_pipelines.errors import ContractError, OnescoreError, VerificationError
+from feature_pipelines.errors import ContractError, VerificationError
 from jobs.runs.distinct import ids_that_repeat, repeated_hashes, save_hashes
 from jobs.runs.ids import IdSum
 from jobs.runs.kill_points import reached
@@ -32,16 +29,13 @@ from jobs.runs.manifest import ChunkRecord, RunDirectory, RunGroup, require_same
 from jobs.runs.plan import ScorePlan
 from jobs.runs.progress import say
 from jobs.runs.run_summary import RunSummary, merged, summarised
-from jobs.runs.score_task import (
-    QUARANTINE_SCHEMA,
-    RESULT,
-    ScoreTask,
-    TaskResult,
-    ids_in_files,
-    read_ids,
-    scored_schema,
-)
+from jobs.runs.score_tables import QUARANTINE_SCHEMA, scored_schema
+from jobs.runs.score_task import RESULT, ScoreTask, TaskResult
+from jobs.runs.staged_views import StagedView
+from jobs.runs.staging import stage_views
 from jobs.runs.views import index_view
+from jobs.runs.worker_errors import errors_of_workers
+from jobs.runs.written_ids import ids_in_files, read_ids
 from jobs.tables.delta import (
     commit_files,
     committed_version,
@@ -102,7 +96,8 @@ def score(
             run = group.new(now, manifest)
         reached("plan.after_manifest")
         check_snapshot(plan.snapshot)
-        indexes = {name: index_view(*view) for name, view in plan.views.items()}
+        in_kernel = {name: view for name, view in plan.views.items() if name not in plan.by_shuffle}
+        indexes = {name: index_view(*view) for name, view in in_kernel.items()}
         shipped = ship(spark, plan.bundle, indexes, [jobs])
         summary = _Run(spark, plan, run, shipped, progress).finish(resumed)
         reached("run.before_complete")
@@ -173,6 +168,7 @@ class _Run:
         self.shipped = shipped
         self.progress = progress
         self.started = time.perf_counter()
+        self.staged: dict[str, StagedView] = {}
         feature_set, output = plan.scorer.feature_set, plan.scorer.output
         self.scored_schema = scored_schema(feature_set, output, plan.snapshot.schema, plan.repeated)
         ensure_table(plan.scored, self.scored_schema)
@@ -180,6 +176,7 @@ class _Run:
 
     def finish(self, resumed: bool) -> RunSummary:
         """Score and commit every chunk that is not done, prove the whole, and return the summary."""
+        self.staged = stage_views(self.spark, self.plan, self.run)
         records: list[ChunkRecord] = []
         rows_here = 0
         with closing(
@@ -189,6 +186,7 @@ class _Run:
                 self._check_limit([*records, record])
                 self._check_ids(record)
                 if fresh:
+                    self._check_distinct([record], f"Nothing of chunk {record.chunk} was committed")
                     reached("chunk.before_record")
                     self.run.write_record(record)
                     rows_here += record.ids_in.count
@@ -202,7 +200,8 @@ class _Run:
                     self.progress(done, self.plan.rows, time.perf_counter() - self.started)
         if not self.plan.chunks:
             self._commit(ChunkRecord(0, (), (), IdSum(), IdSum(), IdSum()))
-        self._check_distinct(records)
+        if len(records) > 1:
+            self._check_distinct(records, "The run stays incomplete; --new-run takes its rows back")
         seconds = time.perf_counter() - self.started
         self._check_commits()
         _delete_leftovers([self.plan.scored, self.plan.quarantine], self.run)
@@ -253,21 +252,17 @@ class _Run:
             batch_rows=plan.conf.score.batch_rows,
             time_range=plan.time_range,
             allow_tolerance=plan.conf.model.allow_tolerance,
+            staged={name: view.of_units(start, stop) for name, view in self.staged.items()},
         )
         n = stop - start
         frame = self.spark.range(0, n, 1, n).mapInArrow(task, RESULT)
-        try:
+        with errors_of_workers():
             results = [TaskResult.from_json(row[0], bytes(row[1])) for row in frame.collect()]
-        except PySparkException as exc:
-            raise _raised_in_worker(exc) from exc
         if sorted(result.unit for result in results) != list(range(n)):
             raise VerificationError(f"chunk {chunk}: {n} units were sent out, {len(results)} came back")
         record = merged(chunk, results)
         if plan.key:
-            hashes = save_hashes(self.run.hashes_path(chunk), [result.hashes for result in results])
-            self._refuse_repeated(
-                [record], repeated_hashes([hashes]), f"Nothing of chunk {chunk} was committed"
-            )
+            save_hashes(self.run.hashes_path(chunk), [result.hashes for result in results])
         return record
 
     def _commit(self, record: ChunkRecord) -> None:
@@ -330,17 +325,12 @@ class _Run:
                     f"run {self.run.run_id} chunk {record.chunk}: {len(files)} files for {uri} hold {rows} rows, expected {ids}"
                 )
 
-    def _check_distinct(self, records: list[ChunkRecord]) -> None:
-        """See that no id stands in two chunks: within each chunk that was seen before its commit."""
-        if self.plan.key and len(records) > 1:
-            paths = [self.run.hashes_path(record.chunk) for record in records]
-            parts = [np.load(path, mmap_mode="r", allow_pickle=False) for path in paths]
-            self._refuse_repeated(
-                records, repeated_hashes(parts), "The run stays incomplete; --new-run takes its rows back"
-            )
-
-    def _refuse_repeated(self, records: list[ChunkRecord], suspects: Any, consequence: str) -> None:
-        """Fail if an id occurs twice: then nothing proves that each of its rows came out once."""
+    def _check_distinct(self, records: list[ChunkRecord], consequence: str) -> None:
+        """Fail if an id occurs twice in these chunks: then nothing proves that each of its rows came out once."""
+        if not self.plan.key:
+            return
+        paths = [self.run.hashes_path(record.chunk) for record in records]
+        suspects = repeated_hashes([np.load(path, mmap_mode="r", allow_pickle=False) for path in paths])
         if not len(suspects):
             return
         files = [(uri, files) for record in records for uri, files, _ in self._parts(record)]
@@ -395,12 +385,3 @@ def _examples(uri: str, files: Sequence[WrittenFile]) -> str:
         if len(shown) >= 5:
             break
     return f"for example {', '.join(shown[:5])}" if shown else "none in the last chunk"
-
-
-def _raised_in_worker(exc: PySparkException) -> Exception:
-    """Return the error of ours that ended a task, which Spark brings back as text; else the exception itself."""
-    found = re.findall(rf"^\s*{re.escape(errors.__name__)}\.(\w+): (.*)$", str(exc), re.MULTILINE)
-    kind = getattr(errors, found[-1][0], None) if found else None
-    if isinstance(kind, type) and issubclass(kind, OnescoreError):
-        return kind(found[-1][1])
-    return exc

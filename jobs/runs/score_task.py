@@ -10,88 +10,35 @@ import itertools
 import json
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from feature_pipelines.columns import Timestamp
-from feature_pipelines.definitions import FeatureSet
 from feature_pipelines.schema import Field, Reason, RowError
-from feature_pipelines.schema_arrow import arrow_type, column_from_arrow, column_to_arrow
+from feature_pipelines.schema_arrow import column_from_arrow, column_to_arrow
 from jobs.runs.ids import IdSum, id_sum, row_ids, unreadable_keys
 from jobs.runs.kill_points import reached
 from jobs.runs.row_json import rows_as_json
-from jobs.tables.delta_types import as_stored, stored_type
-from jobs.tables.files import child_uri, filesystem_of
+from jobs.runs.score_tables import QUARANTINE_SCHEMA, STAMPS, scored_schema
+from jobs.runs.staged_views import StagedRows, StagedView, staged_columns
+from jobs.runs.written_ids import ids_in_files
+from jobs.tables.delta_types import as_stored
 from jobs.tables.sink import ParquetSink, WrittenFile
 from jobs.tables.units import Unit, read_unit
 from udfs.kernel import Kernel
 from udfs.platform import platform_id
-from udfs.rows import ScoredRows
-from udfs.scorer import OutputSpec
+from udfs.rows import Found, ScoredRows
 from udfs.shipped import load_kernel
 
-__all__ = [
-    "QUARANTINE_SCHEMA",
-    "RESULT",
-    "ScoreTask",
-    "TaskResult",
-    "ids_in_files",
-    "read_ids",
-    "scored_schema",
-]
+__all__ = ["RESULT", "ScoreTask", "TaskResult"]
 
 RESULT = "result string, hashes binary"
 """What a task yields for each unit, as DDL."""
-
-QUARANTINE_SCHEMA = pa.schema(
-    [
-        pa.field("row_id", pa.string(), nullable=False),
-        pa.field("code", pa.string(), nullable=False),
-        pa.field("field", pa.string(), nullable=False),
-        pa.field("message", pa.string(), nullable=False),
-        pa.field("row", pa.string(), nullable=False),
-        pa.field("source_file", pa.string(), nullable=False),
-        pa.field("source_ordinal", pa.int64(), nullable=False),
-        pa.field("model_name", pa.string(), nullable=False),
-        pa.field("model_version", pa.string(), nullable=False),
-        pa.field("run_id", pa.string(), nullable=False),
-        pa.field("quarantined_at", pa.timestamp("us", tz="UTC"), nullable=False),
-    ]
-)
-_STAMPS = (
-    "model_name",
-    "model_version",
-    "feature_fingerprint",
-    "configuration_digest",
-    "platform_id",
-    "verified",
-    "run_id",
-)
-
-
-def scored_schema(
-    feature_set: FeatureSet, output: OutputSpec, source: pa.Schema, repeated: tuple[str, ...]
-) -> pa.Schema:
-    """Return the schema of the scored table: row id, as-of, repeated request columns, outputs, provenance.
-
-    Args:
-        feature_set, output: the model's.
-        source: the input's schema.
-        repeated: input columns that the scored table repeats, each of a type that a table holds (see `unstorable`).
-    """
-    fields = [pa.field("row_id", pa.string(), nullable=False)]
-    if feature_set.as_of is not None:
-        fields.append(pa.field("as_of_ts", pa.timestamp("us", tz="UTC"), nullable=False))
-    fields += [pa.field(name, stored_type(source.field(name).type)) for name in repeated]
-    fields += [pa.field(name, arrow_type(dtype), nullable=False) for name, dtype in output.fields.items()]
-    fields += [pa.field(name, pa.string(), nullable=False) for name in _STAMPS]
-    return pa.schema([*fields, pa.field("scored_at", pa.timestamp("us", tz="UTC"), nullable=False)])
 
 
 @dataclass(frozen=True)
@@ -147,13 +94,14 @@ class ScoreTask:
         key: the row id's fields.
         repeated: input columns that the scored table repeats.
         scored_uri, quarantine_uri: the tables.
-        stamps: the provenance values of `_STAMPS` but those that the worker knows itself (platform_id, verified).
+        stamps: the provenance values of `STAMPS` but those that the worker knows itself (platform_id, verified).
         source_root: where the input is; files below it are named by their path from there.
         file_prefix: beginning of the names of files that this chunk writes.
         batch_rows: rows in memory at once.
         time_range: (column, from, to) in microseconds, from inclusive, to exclusive, None = unbounded; a row without a time
             is before all times.
         allow_tolerance: see load_bundle.
+        staged: by name, the views that were joined beforehand, with a file for each of `units`.
     """
 
     shipped: str
@@ -170,6 +118,7 @@ class ScoreTask:
     batch_rows: int
     time_range: tuple[str, int | None, int | None] | None
     allow_tolerance: bool
+    staged: Mapping[str, StagedView] = field(default_factory=dict)
 
     def __call__(self, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         """Score the units whose numbers the batches hold; yield a row for each (see RESULT)."""
@@ -194,11 +143,11 @@ class ScoreTask:
             ParquetSink(self.scored_uri, output, name) as scored_sink,
             ParquetSink(self.quarantine_uri, QUARANTINE_SCHEMA, name) as quarantine_sink,
         ):
-            for batch, ordinals, ids, errors in self._batches(unit, schema):
+            for batch, ordinals, ids, errors, staged in self._batches(number, schema):
                 clock.add("read")
                 ids_in += id_sum(ids)
                 clock.add("prove")
-                rows = kernel.score(batch, errors)
+                rows = kernel.score(batch, errors, _found(kernel, staged))
                 clock.add("score")
                 scored_sink.append(self._scored(batch, ids, rows, kernel, output))
                 refused += [_Refused(int(ordinals[e.row]), ids[e.row].as_py(), e) for e in rows.errors]
@@ -229,15 +178,20 @@ class ScoreTask:
         )
 
     def _batches(
-        self, unit: Unit, schema: pa.Schema
-    ) -> Iterator[tuple[pa.RecordBatch, NDArray[np.int64], pa.Array, list[RowError]]]:
-        """Yield the unit's rows in the time range, their ordinals in the file, their ids, and those without a time or key."""
+        self, number: int, schema: pa.Schema
+    ) -> Iterator[
+        tuple[pa.RecordBatch, NDArray[np.int64], pa.Array, list[RowError], dict[str, pa.RecordBatch]]
+    ]:
+        """Yield a unit's rows in the time range: ordinals in the file, ids, those without a time or key, what is staged."""
+        unit = self.units[number]
+        beside = {name: StagedRows(view, number) for name, view in self.staged.items()}
         ordinal = unit.first_ordinal
         file = _name_below(self.source_root, unit.file_uri)
         for batch in read_unit(unit, list(self.columns), batch_rows=self.batch_rows, schema=schema):
             ids = row_ids(batch, self.key, file, ordinal)
             ordinals = np.arange(ordinal, ordinal + batch.num_rows)
             ordinal += batch.num_rows
+            staged = {name: rows.next(batch.num_rows) for name, rows in beside.items()}
             errors: list[RowError] = []
             if self.time_range is not None:
                 inside, errors = _in_range(batch, *self.time_range)
@@ -248,13 +202,14 @@ class ScoreTask:
                         ids.take(pa.array(index)),
                         ordinals[index],
                     )
+                    staged = {name: rows.take(pa.array(index)) for name, rows in staged.items()}
                     errors = [error._replace(row=int(np.searchsorted(index, error.row))) for error in errors]
             errors += [
                 RowError(row, Reason.BAD_VALUE, name, "the string is not valid UTF-8")
                 for name, rows in unreadable_keys(batch, self.key).items()
                 for row in rows
             ]
-            yield batch, ordinals, ids, errors
+            yield batch, ordinals, ids, errors, staged
 
     def _originals(
         self, unit: Unit, schema: pa.Schema, refused: list[_Refused]
@@ -289,7 +244,7 @@ class ScoreTask:
             columns = {name: column.take(index) for name, column in columns.items()}
         columns |= {name: pa.array(values) for name, values in rows.outputs.items()}
         stamps = {**self.stamps, "platform_id": platform_id(), "verified": kernel.scorer.verified}
-        columns |= {name: _constant(stamps[name], n) for name in _STAMPS}
+        columns |= {name: _constant(stamps[name], n) for name in STAMPS}
         columns["scored_at"] = _now(n)
         return pa.RecordBatch.from_arrays([columns[name] for name in schema.names], names=schema.names)
 
@@ -311,6 +266,11 @@ class ScoreTask:
         return pa.RecordBatch.from_arrays(
             [columns[name] for name in QUARANTINE_SCHEMA.names], names=QUARANTINE_SCHEMA.names
         )
+
+
+def _found(kernel: Kernel, staged: Mapping[str, pa.RecordBatch]) -> dict[str, Found]:
+    views = {view.name: view for view in kernel.scorer.feature_set.views}
+    return {name: staged_columns(views[name], rows) for name, rows in staged.items()}
 
 
 class _Refused(NamedTuple):
@@ -341,22 +301,6 @@ def _name_below(root: str, file_uri: str) -> str:
     *directories, name = file_uri.split("/")
     partitions = itertools.takewhile(lambda part: "=" in part, reversed(directories))
     return "/".join([*reversed(list(partitions)), name])
-
-
-def ids_in_files(
-    uri: str, files: Iterable[WrittenFile], hashes: list[NDArray[np.uint64]] | None = None
-) -> IdSum:
-    """Return the sum of the ids that stand in written files of a table, read back from storage; `hashes` as for `id_sum`."""
-    return sum((id_sum(ids, hashes) for ids in read_ids(uri, files)), IdSum())
-
-
-def read_ids(uri: str, files: Iterable[WrittenFile]) -> Iterator[pa.Array]:
-    """Yield the row ids that stand in written files of a table, in batches."""
-    for file in files:
-        filesystem, path = filesystem_of(child_uri(uri, file.path))
-        with filesystem.open_input_file(path) as opened:
-            for batch in pq.ParquetFile(opened).iter_batches(columns=["row_id"]):
-                yield batch.column(0)
 
 
 def _in_range(

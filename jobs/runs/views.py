@@ -9,10 +9,11 @@ import pyarrow as pa
 from feature_pipelines.definitions import FeatureView
 from feature_pipelines.errors import ContractError
 from feature_pipelines.lookup import AsOfIndex
-from feature_pipelines.lookup_arrow import index_from_arrow, view_columns
+from feature_pipelines.lookup_arrow import IS_DELETED, index_from_arrow, view_columns
+from jobs.runs.settings import ScoreSettings
 from jobs.tables.snapshot import Snapshot, pin_snapshot, plan_units, read_unit
 
-__all__ = ["index_view", "pin_view"]
+__all__ = ["fits_index", "index_view", "pin_view"]
 
 _ROWS = 1_000_000
 
@@ -33,9 +34,16 @@ def pin_view(view: FeatureView, table: str, spark: Any = None, *, version: int |
     return snapshot
 
 
+def fits_index(snapshot: Snapshot, settings: ScoreSettings) -> bool:
+    """Return whether a view's table may be held in memory by every worker's machine, as the settings say."""
+    if sum(file.size for file in snapshot.files) > settings.max_index_bytes:
+        return False
+    return sum(unit.rows for unit in plan_units(snapshot, unit_rows=_ROWS)) <= settings.max_index_rows
+
+
 def index_view(view: FeatureView, snapshot: Snapshot) -> AsOfIndex:
     """Read a view's pinned table and index it for look-ups; all of it is held in memory."""
-    names = view_columns(view)
+    names = [name for name in (*view_columns(view), IS_DELETED) if name in snapshot.schema.names]
     batches = [
         pa.RecordBatch.from_arrays([_decoded(batch.column(name)) for name in names], names=names)
         for unit in plan_units(snapshot, unit_rows=_ROWS)
