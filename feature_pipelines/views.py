@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,7 +32,7 @@ _OPS = ("count", "sum", "mean", "min", "max", "std", "last", "share")
 
 @dataclass(frozen=True)
 class History:
-    """Windowed history of one column of a view's source: a field `{column}_{op}_{window}` for each op and window.
+    """Windowed history of one column of a view's source: a field `{prefix}{column}_{op}_{window}` for each op and window.
 
     A row of event_ts t and created_ts c aggregates the source rows of its key with t - window < event_ts <= t and
     created_ts <= c. Nulls (and NaN) are left out.
@@ -49,22 +49,30 @@ class History:
         column: a field of the view's source.
         ops: of the above.
         windows: "1h" to "90d": a whole number of hours or days.
+        prefix: what the names of the fields begin with, where several views of a set aggregate a column of one name.
     """
 
     column: str
     ops: tuple[str, ...]
     windows: tuple[str, ...]
+    prefix: str = ""
+
+    def named(self) -> Iterator[tuple[str, str, str]]:
+        """Yield (op, window, name of the field), windows in order within ops in order."""
+        for op in self.ops:
+            for window in self.windows:
+                yield op, window, f"{self.prefix}{self.column}_{op}_{window}"
 
     def fields(self, declared: Field) -> list[Field]:
         """Return the fields this gives over a source column, windows in order within ops in order."""
         return [
             Field(
-                f"{self.column}_{op}_{window}",
+                name,
                 _result_type(op, declared),
                 f"{op} of {self.column} over {window}. {declared.doc}".strip(),
+                infinite=declared.infinite and op in ("min", "max", "last"),
             )
-            for op in self.ops
-            for window in self.windows
+            for op, window, name in self.named()
         ]
 
     def problems(self, source: Schema) -> list[str]:
@@ -245,7 +253,10 @@ class FeatureView:
             described["unavailable"] = self.unavailable
         if self.source is not None:
             described["source"] = [f.describe() for f in self.source]
-            described["history"] = [[one.column, list(one.ops), list(one.windows)] for one in self.history]
+            described["history"] = [
+                [one.column, list(one.ops), list(one.windows), *([one.prefix] if one.prefix else [])]
+                for one in self.history
+            ]
         return described
 
     def schema_digest(self) -> str:

@@ -36,6 +36,27 @@ from .calendar import (  # noqa: TID252 - a model packages this file, and its co
     YEAR,
     circle,
 )
+from .flight_history import (  # noqa: TID252
+    AIRPORT_CONGESTION,
+    PLANE_HISTORY,
+    ROUTE_HISTORY,
+    airport_delay_minutes_3_hours,
+    airport_delay_minutes_hour,
+    n_airport_departures_3_hours,
+    n_airport_departures_hour,
+    n_plane_arrivals_day,
+    n_plane_arrivals_week,
+    plane_last_delay_minutes,
+    plane_mean_delay_minutes_day,
+    plane_mean_delay_minutes_week,
+    route_arrivals_trend,
+    route_delay_minutes_std_month,
+    route_delay_minutes_std_week,
+    route_delay_minutes_trend,
+    route_delay_minutes_week,
+    route_late_share_month,
+    route_late_share_week,
+)
 
 __all__ = ["FEATURES", "PLANE", "REQUEST", "WEATHER"]
 
@@ -422,7 +443,7 @@ FEATURES = FeatureSet(
     request=REQUEST,
     row_id=("flight_id",),
     as_of="sched_dep_ts",
-    views=(PLANE, WEATHER),
+    views=(PLANE, WEATHER, PLANE_HISTORY, ROUTE_HISTORY, AIRPORT_CONGESTION),
     fitted=(
         Fitted("carriers", by_frequency, ("carrier",)),
         Fitted("origins", by_frequency, ("origin",)),
@@ -481,5 +502,21 @@ FEATURES = FeatureSet(
         is_precip_freezing,
         origin_pressure_hpa,
         origin_visibility_miles,
+        plane_last_delay_minutes,
+        plane_mean_delay_minutes_day,
+        plane_mean_delay_minutes_week,
+        n_plane_arrivals_day,
+        n_plane_arrivals_week,
+        route_late_share_week,
+        route_late_share_month,
+        route_delay_minutes_week,
+        route_delay_minutes_trend,
+        route_delay_minutes_std_week,
+        route_delay_minutes_std_month,
+        route_arrivals_trend,
+        n_airport_departures_hour,
+        n_airport_departures_3_hours,
+        airport_delay_minutes_hour,
+        airport_delay_minutes_3_hours,
     ),
 )

@@ -19,7 +19,7 @@ from jobs.runs.conf import Conf
 from jobs.runs.progress import say
 from jobs.runs.session import session_for, spark_log
 from jobs.runs.tracking import connect_from
-from jobs.runs.training import FittedModel, TrainingSet, build_training_set, fit_model
+from jobs.runs.training import FittedModel, TrainingSet, build_training_set, fit_model, without_views
 from udfs.bundle import write_bundle
 from udfs.registry import ModelVersion, asking, register
 from udfs.scorer import OutputSpec
@@ -35,7 +35,7 @@ class TrainedModel:
 
     Args:
         version: the registered version and the alias it got.
-        metrics: of the held-out rows.
+        metrics: of the held-out rows; `auc_without_views` (or r2) is of the features that read no stored view.
         rows_trained, rows_held_out: how many requests.
         model: the content of the version's model.json.
     """
@@ -56,6 +56,7 @@ def train(conf: Conf) -> TrainedModel:
     say(f"fitting on {int((~data.held_out).sum()):,} rows")
     fitted = fit_model(conf, feature_set, data)
     quality = metrics(conf.train.task, fitted.truth, fitted.predicted)
+    quality |= _without_stored_views(conf, feature_set, data)
     with TemporaryDirectory(prefix="onescore-") as scratch:
         bundle = Path(scratch) / "bundle"
         say("certifying: flat trees against the library, batch sizes, golden rows")
@@ -73,6 +74,19 @@ def train(conf: Conf) -> TrainedModel:
 def training_sources(conf: Conf) -> list[str]:
     """Return the tables that training reads, as the configuration names them."""
     return [conf.train.requests, conf.train.outcomes, *conf.views.values()]
+
+
+def _without_stored_views(conf: Conf, feature_set: FeatureSet, data: TrainingSet) -> dict[str, float]:
+    """Return how good the same estimator is with the request's own features alone: what the stored views are worth."""
+    alone = without_views(feature_set)
+    if alone is None:
+        return {}
+    say(
+        f"fitting again without the stored views, on {len(alone.features)} of {len(feature_set.features)} features"
+    )
+    fitted = fit_model(conf, alone, data)
+    name = "auc" if conf.train.task == "classification" else "r2"
+    return {f"{name}_without_views": metrics(conf.train.task, fitted.truth, fitted.predicted)[name]}
 
 
 def _write(conf: Conf, feature_set: FeatureSet, data: TrainingSet, fitted: FittedModel, bundle: Path) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -28,7 +28,7 @@ from jobs.runs.views import index_view, pin_view
 from jobs.tables.snapshot import Snapshot, pin_snapshot, plan_units, read_unit
 from udfs.kernel import views_to_look_up
 
-__all__ = ["FittedModel", "TrainingSet", "build_training_set", "fit_model"]
+__all__ = ["FittedModel", "TrainingSet", "build_training_set", "fit_model", "without_views"]
 
 _ESTIMATORS = {
     "classification": "sklearn.ensemble:HistGradientBoostingClassifier",
@@ -256,6 +256,28 @@ def fit_model(conf: Conf, feature_set: FeatureSet, data: TrainingSet) -> FittedM
         else estimator.predict(rows)
     )
     return FittedModel(estimator, constants, data.label[test], predicted, matrix)
+
+
+def without_views(feature_set: FeatureSet) -> FeatureSet | None:
+    """Return the set with only those features that read no view, neither themselves nor through a feature or a constant.
+
+    None if that is no feature, or all of them: then there is nothing to compare.
+    """
+    reads_view = {name for view in feature_set.views for name in view.fields.names}
+    reads_view |= {one.name for one in feature_set.fitted if reads_view & set(one.columns)}
+    for step in feature_set.steps:  # each comes after those that it reads
+        if reads_view & {*step.inputs, *step.constants}:
+            reads_view.add(step.name)
+    kept = tuple(f for f in feature_set.features if f.__name__ not in reads_view)
+    if not kept or len(kept) == len(feature_set.features):
+        return None
+    return replace(
+        feature_set,
+        features=kept,
+        intermediates=tuple(f for f in feature_set.intermediates if f.__name__ not in reads_view),
+        fitted=tuple(one for one in feature_set.fitted if one.name not in reads_view),
+        views=(),
+    )
 
 
 def _estimator(conf: Conf) -> Any:

@@ -31,6 +31,7 @@ __all__ = [
     "ParquetSink",
     "WrittenFile",
     "commit_files",
+    "commit_when",
     "committed_version",
     "delete_orphans",
     "delete_rows",
@@ -40,6 +41,7 @@ __all__ = [
     "read_delta",
     "recorded_digest",
     "replace_files",
+    "swap_files",
     "table_schema",
 ]
 
@@ -117,6 +119,50 @@ def commit_files(
     return _until_committed(uri, f"application transaction {app_id!r}", attempt)
 
 
+def commit_when(
+    uri: str,
+    decide: Callable[[DeltaTable], Sequence[WrittenFile] | None],
+    *,
+    schema: pa.Schema,
+    what: str,
+    transactions: Mapping[str, int] | None = None,
+    replace: bool = False,
+    metadata: Mapping[str, Any] | None = None,
+) -> bool:
+    """Commit what is decided on the very snapshot that the commit builds on; decided again after each lost race.
+
+    Args:
+        uri: root of the table, which exists.
+        decide: returns the files to commit, or None to commit nothing; may raise.
+        schema: what the files were written with; must be the table's.
+        what: names the work in messages.
+        transactions: application ids and the numbers to record for them, in the same commit; later ones replace earlier ones.
+        replace: make the table hold these files alone, instead of these besides.
+        metadata: further facts for the commit's entry in the history.
+
+    Returns:
+        True if this call committed, False if nothing was to be committed.
+
+    Raises:
+        TableError: as for `commit_files`.
+    """
+
+    def attempt(table: DeltaTable) -> bool:
+        files = decide(table)
+        if files is None:
+            return False
+        _require_schema(table, schema, uri)
+        properties = CommitProperties(
+            custom_metadata=dict(metadata or {}),
+            app_transactions=[Transaction(name, number) for name, number in (transactions or {}).items()],
+            max_commit_retries=0,  # a retry of its own would build on a snapshot that nobody has decided on
+        )
+        _write(table, _add_actions(uri, files), "overwrite" if replace else "append", properties)
+        return True
+
+    return _until_committed(uri, what, attempt)
+
+
 def committed_version(uri: str, app_id: str) -> int | None:
     """Return the version recorded for an application transaction, None if it was never committed."""
     found: int | None = open_table(uri).transaction_version(app_id)
@@ -162,6 +208,43 @@ def replace_files(
         return True
 
     return _until_committed(uri, f"content {digest[:12]}", attempt)
+
+
+def swap_files(
+    uri: str,
+    decide: Callable[[DeltaTable], Mapping[str, WrittenFile | None]],
+    *,
+    what: str,
+    deleted_at_ms: int,
+) -> bool:
+    """Replace some files by others in one transaction, decided on the very snapshot that it builds on.
+
+    Unlike a deletion by predicate, the log's entry does not repeat which values were looked for.
+
+    Args:
+        uri: root of an unpartitioned table.
+        decide: returns, for each file to take out (as the log names it), what takes its place, None for nothing; called again
+            after each lost race, when nobody will commit what it returned before.
+        what: names the work in messages.
+        deleted_at_ms: when the files were taken out, from which vacuum counts; milliseconds since 1970.
+
+    Returns:
+        True if this call committed, False if no file was to be replaced.
+
+    Raises:
+        TableError: as for `commit_files`.
+    """
+
+    def attempt(table: DeltaTable) -> bool:
+        swapped = decide(table)
+        if not swapped:
+            return False
+        removed = [RemoveAction(path, True, deleted_at_ms, None, {}) for path in swapped]
+        added = _add_actions(uri, [file for file in swapped.values() if file is not None])
+        _write(table, [*removed, *added], "append", CommitProperties(max_commit_retries=0))
+        return True
+
+    return _until_committed(uri, what, attempt)
 
 
 def delete_rows(uri: str, column: str, value: str) -> int:

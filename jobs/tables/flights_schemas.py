@@ -75,6 +75,26 @@ SCHEMAS: Mapping[str, pa.Schema] = {
             pa.field("plane_engine_type", pa.string()),
         ]
     ),
+    "flights_arrivals": pa.schema(
+        [
+            _required("carrier", pa.string()),
+            pa.field("tailnum", pa.string()),
+            _required("origin", pa.string()),
+            _required("dest", pa.string()),
+            _required("event_ts", _UTC_US),
+            _required("created_ts", _UTC_US),
+            _required("arr_delay_minutes", pa.int32()),
+            _required("is_late", pa.bool_()),
+        ]
+    ),
+    "flights_departures": pa.schema(
+        [
+            _required("origin", pa.string()),
+            _required("event_ts", _UTC_US),
+            _required("created_ts", _UTC_US),
+            _required("dep_delay_minutes", pa.int32()),
+        ]
+    ),
     "flights_ingest_quarantine": REJECTED_SCHEMA,
 }
 
@@ -84,5 +104,7 @@ DESCRIPTIONS: Mapping[str, str] = {
     "flights_outcomes": "What became of each scheduled flight: arrival (UTC) and delay; null if it never arrived.",
     "weather": "Hourly weather at New York's airports in 2013; created_ts is when the hour had ended.",
     "planes": "The registry of planes, as known at the start of 2013.",
+    "flights_arrivals": "Arrivals with a known delay, by the time at which they happened and were known; late: over 15 minutes.",
+    "flights_departures": "Departures that happened, by the time at which they did.",
     "flights_ingest_quarantine": "Source rows that could not be read: the original as JSON, the reason, the field.",
 }

@@ -11,6 +11,8 @@ Rules, each of which the tests hold:
 - **Time zones** are `tzone` of the airports file. Four destinations are not in it; `EXTRA_ZONES` has theirs, with the reason.
 - **Arrival.** Scheduled arrival plus `arr_delay`. A diverted flight that got there later has `arr_time` alone: the first such
   instant after it left. Null if it never arrived.
+- **Events.** An arrival is one whose `arr_delay` is known; a departure is one with `dep_time`, at the scheduled departure plus
+  `dep_delay`. Each was known when it happened. A cancelled flight is neither, one diverted is a departure alone.
 - **'NA'** is null in columns of numbers. In text it is a value, but for `tailnum` of flights: there R wrote its missing value
   into a text column (2,512 flights, every one cancelled), and no aircraft is registered as "NA".
 - A row that cannot be read or breaks a rule goes to the quarantine table; the others are not touched by it.
@@ -61,6 +63,7 @@ EXTRA_ZONES = {
 }
 TIMES_DISAGREE = "TIMES_DISAGREE"
 DUPLICATE_ID = "DUPLICATE_ID"
+LATE_MINUTES = 15
 
 _HOUR_US, _DAY_US = 60 * MINUTE_US, 1440 * MINUTE_US
 _FIRST_YEAR, _LAST_YEAR = 1990, 2100
@@ -131,10 +134,8 @@ def parse_source(files: SourceFiles) -> dict[str, pa.Table]:
             stream,
             ["tailnum", "year", "type", "manufacturer", "model", "engines", "seats", "engine"],
         )
-    requests, outcomes = parse_flights(flights, zones)
     tables = {
-        "flights_requests": requests,
-        "flights_outcomes": outcomes,
+        **parse_flights(flights, zones),
         "weather": parse_weather(weather),
         "planes": parse_planes(planes),
     }
@@ -159,8 +160,8 @@ def airport_zones(rows: CsvRows) -> tuple[dict[str, str], pa.Table]:
     return {**EXTRA_ZONES, **known}, rows.rejected()
 
 
-def parse_flights(rows: CsvRows, zones: Mapping[str, str]) -> tuple[pa.Table, pa.Table]:
-    """Return requests and outcomes of the accepted flights, both by scheduled departure, then flight_id.
+def parse_flights(rows: CsvRows, zones: Mapping[str, str]) -> dict[str, pa.Table]:
+    """Return what the accepted flights give, by table: requests and outcomes by scheduled departure, then flight_id; events by time.
 
     Args:
         rows: of flights.csv; what breaks a rule is refused in it.
@@ -201,7 +202,42 @@ def parse_flights(rows: CsvRows, zones: Mapping[str, str]) -> tuple[pa.Table, pa
     )
     results = rows.accepted(SCHEMAS["flights_outcomes"], [flight_id, *outcomes])
     order = pc.sort_indices(accepted, sort_keys=[("sched_dep_ts", "ascending"), ("flight_id", "ascending")])
-    return accepted.take(order), results.take(order)
+    return {
+        "flights_requests": accepted.take(order),
+        "flights_outcomes": results.take(order),
+        "flights_arrivals": _arrivals(accepted, results),
+        "flights_departures": _departures(rows, accepted),
+    }
+
+
+def _arrivals(requests: pa.Table, outcomes: pa.Table) -> pa.Table:
+    delay = outcomes.column("arr_delay_minutes").cast(pa.int32())
+    event, late = outcomes.column("event_ts"), pc.greater(delay, LATE_MINUTES)
+    keys = [requests.column(name) for name in ("carrier", "tailnum", "origin", "dest")]
+    table = pa.table([*keys, event, event, delay, late], names=SCHEMAS["flights_arrivals"].names)
+    return _events(table.filter(delay.is_valid()), "flights_arrivals")
+
+
+def _departures(rows: CsvRows, requests: pa.Table) -> pa.Table:
+    _, has_left = rows.nullable_clock_times("dep_time")
+    delay, has_delay = rows.nullable_integers("dep_delay", -1440, 14_400)
+    left = pa.array((has_left & has_delay)[rows.ok])
+    minutes = pa.array(delay[rows.ok]).filter(left)
+    event = pa.array(
+        requests.column("sched_dep_ts").cast(pa.int64()).filter(left).to_numpy()
+        + minutes.to_numpy() * MINUTE_US
+    )
+    table = pa.table(
+        [requests.column("origin").filter(left), event, event, minutes],
+        names=SCHEMAS["flights_departures"].names,
+    )
+    return _events(table, "flights_departures")
+
+
+def _events(table: pa.Table, name: str) -> pa.Table:
+    keys = [column for column in table.schema.names if column not in ("event_ts", "created_ts")]
+    order = [(column, "ascending") for column in ("event_ts", *keys)]
+    return table.cast(SCHEMAS[name]).sort_by(order)
 
 
 def parse_weather(rows: CsvRows) -> pa.Table:

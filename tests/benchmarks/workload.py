@@ -30,7 +30,9 @@ from feature_pipelines.features.flights import FEATURES
 from feature_pipelines.fingerprint import fingerprint
 from feature_pipelines.lookup_arrow import view_columns
 from feature_pipelines.schema_arrow import column_from_arrow, column_to_arrow
+from jobs.runs.build_run import build_views
 from jobs.runs.conf import Conf, load
+from jobs.runs.session import spark_log, spark_session
 from jobs.runs.tracking import connect_from
 from jobs.runs.train_run import train
 from jobs.runs.views import index_view, pin_view
@@ -44,7 +46,6 @@ from udfs.registry import ModelVersion, fetch, resolve
 
 PEERS = Path(__file__).parent / "peers"
 REFERENCE_ROWS = 20_000
-_TABLES = {view.name: {"weather": "weather", "plane": "planes"}[view.name] for view in FEATURES.views}
 
 
 @dataclass(frozen=True)
@@ -71,15 +72,20 @@ class Workload:
 
     def job(self) -> dict[str, Any]:
         """Return what every contestant is told about the model and the views."""
-        ttl_seconds = next(view.ttl_seconds for view in FEATURES.views if view.name == "weather")
         facts = json.loads((self.home / "peer_model" / "model.json").read_text())
         return {
             "model": str(self.home / "peer_model"),
             "mlflow_model": str(self.home / "mlflow_model"),
             "threshold": facts["threshold"],
-            "weather": str(self.home / "views" / "weather.parquet"),
-            "weather_ttl_us": (ttl_seconds or 0) * 1_000_000,
-            "planes": str(self.home / "views" / "plane.parquet"),
+            "views": [
+                {
+                    "name": view.name,
+                    "path": str(self.home / "views" / f"{view.name}.parquet"),
+                    "keys": dict(view.keys),
+                    "ttl_us": None if view.ttl_seconds is None else view.ttl_seconds * 1_000_000,
+                }
+                for view in FEATURES.views
+            ],
         }
 
     def reference(self) -> Reference:
@@ -108,6 +114,8 @@ def make_workload(home: Path, rows: int, cores: int) -> Workload:
     """Make what is missing: tables, model, requests."""
     conf = conf_of(home)
     ingest(locate_files(), {name: conf.table_location(name) for name in SCHEMAS})
+    with spark_session(conf.spark, spark_log(conf)) as spark:
+        build_views(spark, conf, FEATURES)
     workload = Workload(home, rows, _model(conf))
     _write_views(conf, home / "views")
     _write_peer_model(conf, workload.version, home)
@@ -126,7 +134,7 @@ def _model(conf: Conf) -> ModelVersion:
 def _write_views(conf: Conf, directory: Path) -> None:
     directory.mkdir(exist_ok=True)
     for view in FEATURES.views:
-        table = read_all(pin_snapshot(conf.table_location(_TABLES[view.name]))).select(view_columns(view))
+        table = read_all(pin_snapshot(conf.table_location(conf.views[view.name]))).select(view_columns(view))
         for field in view.fields:
             values, _ = column_from_arrow(field, table.column(field.name).combine_chunks())
             i = table.schema.get_field_index(field.name)
@@ -215,7 +223,7 @@ def _sources(home: str) -> tuple[pa.Table, dict[str, Any]]:
     conf = conf_of(Path(home))
     indexes = {}
     for view in FEATURES.views:
-        indexes[view.name] = index_view(view, pin_view(view, conf.table_location(_TABLES[view.name])))
+        indexes[view.name] = index_view(view, pin_view(view, conf.table_location(conf.views[view.name])))
     return read_all(pin_snapshot(conf.table_location("flights_requests"))), indexes
 
 

@@ -90,4 +90,7 @@ def _column(field: Any, array: pa.Array | pa.ChunkedArray) -> Any:
         )
     if field.dtype.kind == "timestamp":
         return array.cast(pa.timestamp("us", tz=array.type.tz)).cast(pa.int64()).to_numpy()
+    if field.nullable:
+        valid = pc.is_valid(array).to_numpy(zero_copy_only=False)
+        return Nullable(pc.fill_null(array, 0).to_numpy().astype(field.dtype.numpy), valid)
     return array.to_numpy(zero_copy_only=False).astype(field.dtype.numpy, copy=False)

@@ -10,29 +10,30 @@ SCHEMA = {"score": pl.Float64, "label": pl.Boolean}
 
 
 def joined(requests: pl.LazyFrame, job: dict) -> pl.LazyFrame:
-    """Join the newest weather by hour of origin, and the plane, as of each departure. join_asof needs sorted sides."""
-    when = pl.max_horizontal("event_ts", "created_ts").alias("visible_ts")
-    weather, planes = (
-        pl.scan_parquet(job[view]).with_columns(when).sort("visible_ts") for view in ("weather", "planes")
-    )
-    times = {
-        "left_on": "sched_dep_ts",
-        "right_on": "visible_ts",
-        "check_sortedness": False,
-        "coalesce": False,
-    }
-    weather = weather.rename({"event_ts": "weather_ts"}).drop("created_ts")
-    planes = planes.drop("event_ts", "created_ts")
-    fresh = pl.col("weather_ts") >= pl.col("sched_dep_ts") - pl.duration(microseconds=job["weather_ttl_us"])
-    stored = [name for name in INPUTS if name.startswith("weather_")]
-    return (
-        requests.sort("sched_dep_ts")
-        .join_asof(weather, by="origin", **times)
-        .with_columns(pl.when(fresh).then(pl.col(stored)))
-        .drop("weather_ts", "visible_ts")
-        .join_asof(planes, by="tailnum", **times)
-        .drop("visible_ts")
-    )
+    """Join each view's newest row as of each departure. join_asof needs sorted sides."""
+    requests = requests.sort("sched_dep_ts")
+    for view in job["views"]:
+        keys, ttl_us = view["keys"], view["ttl_us"]
+        when = pl.max_horizontal("event_ts", "created_ts").alias("visible_ts")
+        # among rows that became visible at once the newest comes last, and join_asof takes the last
+        stored = pl.scan_parquet(view["path"]).with_columns(when).sort("visible_ts", "event_ts", "created_ts")
+        fields = [
+            n for n in stored.collect_schema() if n not in (*keys, "event_ts", "created_ts", "visible_ts")
+        ]
+        requests = requests.join_asof(
+            stored.drop("created_ts").rename({"event_ts": "stored_ts"}),
+            left_on="sched_dep_ts",
+            right_on="visible_ts",
+            by_left=list(keys.values()),
+            by_right=list(keys),
+            check_sortedness=False,
+            coalesce=False,
+        )
+        if ttl_us is not None:
+            fresh = pl.col("stored_ts") >= pl.col("sched_dep_ts") - pl.duration(microseconds=ttl_us)
+            requests = requests.with_columns(pl.when(fresh).then(pl.col(fields)))
+        requests = requests.drop("stored_ts", "visible_ts")
+    return requests
 
 
 def score(job: dict, output: str) -> None:

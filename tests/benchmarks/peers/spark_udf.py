@@ -2,7 +2,8 @@
 
 For workload B the stored views are joined before it, in one of two ways:
 - window: requests and a view in one table, sorted per key by time, each request takes the last view row before it;
-- interval: each view row is valid until the next one; the view is broadcast, cut by hour so that the join has an equality.
+- interval: each view row is valid until the next one; the view is broadcast, cut by hour so that the join has an equality; a view
+  whose rows are valid for days is joined as in `window`.
 """
 
 import functools
@@ -30,11 +31,11 @@ def visible(view: DataFrame) -> DataFrame:
     return view.withColumn("visible_ts", F.greatest("event_ts", "created_ts"))
 
 
-def window_join(requests: DataFrame, view: DataFrame, key: str, ttl_us: int | None) -> DataFrame:
-    fields = [name for name in view.columns if name not in (key, "event_ts", "created_ts")]
-    asked = [name for name in requests.columns if name != key]
+def window_join(requests: DataFrame, view: DataFrame, keys: list[str], ttl_us: int | None) -> DataFrame:
+    fields = [name for name in view.columns if name not in (*keys, "event_ts", "created_ts")]
+    asked = [name for name in requests.columns if name not in keys]
     left = requests.select(
-        key,
+        *keys,
         F.struct(*asked).alias("asked"),
         F.col("sched_dep_ts").alias("at"),
         F.lit(1).alias("side"),
@@ -42,7 +43,7 @@ def window_join(requests: DataFrame, view: DataFrame, key: str, ttl_us: int | No
         F.lit(None).alias("stored"),
     )
     right = visible(view).select(
-        key,
+        *keys,
         F.lit(None).alias("asked"),
         F.col("visible_ts").alias("at"),
         F.lit(0).alias("side"),
@@ -50,22 +51,23 @@ def window_join(requests: DataFrame, view: DataFrame, key: str, ttl_us: int | No
         F.struct("event_ts", *fields).alias("stored"),
     )
     before = (
-        Window.partitionBy(key).orderBy("at", "side", "event_ts").rowsBetween(Window.unboundedPreceding, 0)
+        Window.partitionBy(*keys).orderBy("at", "side", "event_ts").rowsBetween(Window.unboundedPreceding, 0)
     )
     newest = F.last("stored", ignorenulls=True).over(before)
     joined = left.unionByName(right).withColumn("newest", newest).where("side = 1")
     fresh = F.lit(True) if ttl_us is None else F.col("newest.event_ts") >= F.col("at") - seconds(ttl_us)
     stored = [F.when(fresh, F.col(f"newest.{name}")).alias(name) for name in fields]
-    return joined.select(key, "asked.*", *stored)
+    return joined.select(*keys, "asked.*", *stored)
 
 
-def interval_join(requests: DataFrame, view: DataFrame, key: str, ttl_us: int | None) -> DataFrame:
-    fields = [name for name in view.columns if name not in (key, "event_ts", "created_ts")]
-    per_key = Window.partitionBy(key).orderBy("visible_ts", "event_ts")
+def interval_join(requests: DataFrame, view: DataFrame, keys: list[str], ttl_us: int | None) -> DataFrame:
+    fields = [name for name in view.columns if name not in (*keys, "event_ts", "created_ts")]
+    per_key = Window.partitionBy(*keys).orderBy("visible_ts", "event_ts")
     until = F.lead("visible_ts").over(per_key)
+    same = [F.col(f"v.{key}") == F.col(f"r.{key}") for key in keys]
     if ttl_us is None:  # one row per key and no end: the time is a condition beside the key's equality
         valid = visible(view).withColumn("until_ts", until)
-        on = [F.col(f"v.{key}") == F.col(f"r.{key}")]
+        on = same
     else:
         end = F.least(
             F.coalesce(until, F.col("event_ts") + seconds(ttl_us + 1)),
@@ -78,7 +80,7 @@ def interval_join(requests: DataFrame, view: DataFrame, key: str, ttl_us: int | 
             .where("visible_ts < until_ts")
             .withColumn("hour", F.explode(hours))
         )
-        on = [F.col(f"v.{key}") == F.col(f"r.{key}"), F.col("v.hour") == hour("r.sched_dep_ts")]
+        on = [*same, F.col("v.hour") == hour("r.sched_dep_ts")]
     on += [
         F.col("r.sched_dep_ts") >= F.col("v.visible_ts"),
         F.col("v.until_ts").isNull() | (F.col("r.sched_dep_ts") < F.col("v.until_ts")),
@@ -102,11 +104,14 @@ def score(spark: SparkSession, job: dict, udf: Column, output: str) -> None:
     if job["workload"] == "A":
         requests = requests.select(*REQUEST, *STORED)
     else:
-        join = {"window": window_join, "interval": interval_join}[job["join"]]
-        requests = join(
-            requests.select(*REQUEST), spark.read.parquet(job["weather"]), "origin", job["weather_ttl_us"]
-        )
-        requests = join(requests, spark.read.parquet(job["planes"]), "tailnum", None)
+        requests = requests.select(*REQUEST)
+        for view in job["views"]:
+            is_short = (
+                view["ttl_us"] or 0
+            ) <= 24 * HOUR * 1_000_000  # days by the hour are too many rows to broadcast
+            join = interval_join if job["join"] == "interval" and is_short else window_join
+            stored = spark.read.parquet(view["path"]).withColumnsRenamed(view["keys"])
+            requests = join(requests, stored, list(view["keys"].values()), view["ttl_us"])
     keys = [F.col("flight_id").alias("row_id"), F.col("sched_dep_ts").alias("as_of_ts")]
     scored = requests.select(*keys, *COPIED, udf(F.struct(*INPUTS)).alias("score"))
     scored.withColumn("label", F.col("score") >= job["threshold"]).write.mode("overwrite").parquet(output)

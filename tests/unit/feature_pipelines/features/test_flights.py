@@ -281,6 +281,23 @@ ROW: dict[str, Any] = {
     "weather_precip_in": 0,
     "weather_pressure_hpa": 1011.9,
     "weather_visibility_miles": 10,
+    "plane_arr_delay_minutes_last_1d": 20,
+    "plane_arr_delay_minutes_count_1d": 2,
+    "plane_arr_delay_minutes_count_7d": 9,
+    "plane_arr_delay_minutes_mean_1d": 12.5,
+    "plane_arr_delay_minutes_mean_7d": 3.25,
+    "route_is_late_share_7d": 0.25,
+    "route_is_late_share_28d": 0.2,
+    "route_arr_delay_minutes_mean_7d": 9.5,
+    "route_arr_delay_minutes_mean_28d": 7,
+    "route_arr_delay_minutes_std_7d": 30,
+    "route_arr_delay_minutes_std_28d": 25,
+    "route_arr_delay_minutes_count_7d": 40,
+    "route_arr_delay_minutes_count_28d": 161,
+    "airport_dep_delay_minutes_count_1h": 12,
+    "airport_dep_delay_minutes_count_3h": 33,
+    "airport_dep_delay_minutes_mean_1h": 4,
+    "airport_dep_delay_minutes_mean_3h": 6,
 }
 
 
@@ -319,6 +336,22 @@ def test_the_first_flight_of_2013_by_hand() -> None:
         "origin_dew_point_spread_f": 10.98,
         "origin_wind_gust_excess_mph": 0,
         "is_precip_freezing": 0,
+        "plane_last_delay_minutes": 20,
+        "plane_mean_delay_minutes_day": 12.5,
+        "plane_mean_delay_minutes_week": 3.25,
+        "n_plane_arrivals_day": 2,
+        "n_plane_arrivals_week": 9,
+        "route_late_share_week": 0.25,
+        "route_late_share_month": 0.2,
+        "route_delay_minutes_week": 9.5,
+        "route_delay_minutes_trend": 2.5,
+        "route_delay_minutes_std_week": 30,
+        "route_delay_minutes_std_month": 25,
+        "route_arrivals_trend": -1,
+        "n_airport_departures_hour": 12,
+        "n_airport_departures_3_hours": 33,
+        "airport_delay_minutes_hour": 4,
+        "airport_delay_minutes_3_hours": 6,
     }
     assert {name: found[name] for name in expected} == {
         name: f"{value:.6g}" for name, value in expected.items()
@@ -335,10 +368,11 @@ def test_a_flight_of_which_little_is_known_is_scored() -> None:
     nulls = {
         name for name, value in zip(FEATURES.feature_names, matrix[:, 0], strict=True) if np.isnan(value)
     }
-    assert nulls == {name for name in FEATURES.feature_names if name.startswith(("origin_", "plane_"))} - {
+    stored = ("origin_", "plane_", "airport_", "n_plane_", "n_airport_", "route_delay_", "route_late_")
+    assert nulls == {name for name in FEATURES.feature_names if name.startswith(stored)} - {
         "origin_code",
         "origin_departures_per_hour",
-    }
+    } | {"route_arrivals_trend"}
 
 
 @pytest.mark.parametrize(
@@ -366,6 +400,11 @@ def test_the_set_is_as_documented() -> None:
     assert (FEATURES.as_of, FEATURES.row_id) == ("sched_dep_ts", ("flight_id",))
     assert {f.name for f in FEATURES.request} == set(REQUEST.names)
     assert (PLANE.ttl_seconds, WEATHER.ttl_seconds) == (None, 4 * 3600)
+    assert [view.name for view in FEATURES.views if view.history] == [
+        "plane_history",
+        "route_history",
+        "airport_congestion",
+    ]
     assert FEATURES.inputs >= {"tailnum", "origin", "sched_dep_ts"}
     assert "flight_id" not in FEATURES.inputs
     read = FEATURES.inputs

@@ -39,6 +39,8 @@ def test_ingest_fills_every_table_and_counts_what_it_could_not_read(files, locat
     assert summary.rows == {
         "flights_requests": 4,
         "flights_outcomes": 4,
+        "flights_arrivals": 4,
+        "flights_departures": 4,
         "weather": 26_115,
         "planes": 3_322,
         "flights_ingest_quarantine": 1,

@@ -1,8 +1,11 @@
+import csv
 import dataclasses
 import importlib.metadata
 import io
 import json
 import sys
+import zipfile
+from collections import Counter
 from datetime import UTC, datetime, timedelta
 
 import numpy as np
@@ -50,8 +53,18 @@ def flight(**changes):
 
 def parsed(*lines):
     rows = CsvRows("flights.csv", io.BytesIO("\n".join((HEADER, *lines, "")).encode()), HEADER.split(","))
-    requests, outcomes = parse_flights(rows, ZONES)
-    return requests.to_pylist(), outcomes.to_pylist(), rows.rejected().to_pylist()
+    tables = parse_flights(rows, ZONES)
+    return (
+        tables["flights_requests"].to_pylist(),
+        tables["flights_outcomes"].to_pylist(),
+        rows.rejected().to_pylist(),
+    )
+
+
+def events(*lines):
+    rows = CsvRows("flights.csv", io.BytesIO("\n".join((HEADER, *lines, "")).encode()), HEADER.split(","))
+    tables = parse_flights(rows, ZONES)
+    return tables["flights_arrivals"].to_pylist(), tables["flights_departures"].to_pylist()
 
 
 def utc(*parts):
@@ -87,6 +100,44 @@ def test_a_flight_becomes_a_request_and_an_outcome():
         }
     ]
     assert rejected == []
+
+
+def test_a_flight_becomes_a_departure_and_an_arrival_known_when_they_happened():
+    arrivals, departures = events(FIRST, flight(flight=2, tailnum="NA", arr_delay=16, arr_time=835))
+
+    left, came = utc(2013, 1, 1, 10, 17), utc(2013, 1, 1, 14, 30)
+    assert departures == [{"origin": "EWR", "event_ts": left, "created_ts": left, "dep_delay_minutes": 2}] * 2
+    assert arrivals[0] == {
+        "carrier": "UA",
+        "tailnum": "N14228",
+        "origin": "EWR",
+        "dest": "IAH",
+        "event_ts": came,
+        "created_ts": came,
+        "arr_delay_minutes": 11,
+        "is_late": False,
+    }
+    assert (arrivals[1]["tailnum"], arrivals[1]["is_late"]) == (None, True)
+
+
+def test_a_late_flight_departs_the_next_day_also_when_the_clock_changes():
+    late = {"sched_dep_time": 2359, "minute": 59, "dep_delay": 200, "arr_time": "NA", "arr_delay": "NA"}
+    spring = {"month": 3, "day": 9, "time_hour": "2013-03-10T04:00:00Z", "dep_time": 419}
+
+    arrivals, departures = events(flight(**late, **spring))
+
+    assert arrivals == []
+    assert [row["event_ts"] for row in departures] == [utc(2013, 3, 10, 8, 19)]  # 04:19 in summer time
+
+
+def test_a_refused_flight_shifts_no_event_to_another():
+    cancelled = dict.fromkeys(["dep_time", "dep_delay", "arr_time", "arr_delay"], "NA")
+    arrivals, departures = events(
+        flight(dest="XXX", dep_delay=99), flight(flight=2, **cancelled), flight(flight=3, dep_delay=7)
+    )
+
+    assert [row["dep_delay_minutes"] for row in departures] == [7]
+    assert [row["arr_delay_minutes"] for row in arrivals] == [11]
 
 
 def test_a_cancelled_flight_has_no_label_and_no_arrival():
@@ -230,6 +281,8 @@ def test_the_real_data_is_complete(real):
     assert {name: table.num_rows for name, table in real.items()} == {
         "flights_requests": 336_776,
         "flights_outcomes": 336_776,
+        "flights_arrivals": 327_346,  # lines of the file whose arr_delay is not NA
+        "flights_departures": 328_521,  # and whose dep_time is not NA
         "weather": 26_115,
         "planes": 3_322,
         "flights_ingest_quarantine": 0,
@@ -277,6 +330,39 @@ def test_the_real_departures_are_what_the_local_clock_shows(real):
     )
     shown = pc.strftime(local.cast(pa.timestamp("us")).cast(pa.timestamp("s"), safe=False), format="%H%M")
     assert pc.all(pc.equal(shown, pc.utf8_slice_codeunits(requests["flight_id"], -4))).as_py()
+
+
+def test_the_real_departure_events_are_what_the_file_says(real):
+    """Each departure is at the local time that the file has as dep_time: midnights and both clock changes included."""
+    with zipfile.ZipFile(locate_files().flights) as archive, archive.open("flights.csv") as stream:
+        lines = list(csv.DictReader(io.TextIOWrapper(stream)))
+    written = Counter(
+        (line["origin"], int(line["dep_time"]) % 2400, int(line["dep_delay"]))
+        for line in lines
+        if line["dep_time"] != "NA"
+    )
+    departures = real["flights_departures"]
+    local = pc.local_timestamp(
+        departures["event_ts"].cast(pa.timestamp("us", "America/New_York"))
+    ).combine_chunks()
+    shown = pc.add(pc.multiply(pc.hour(local), 100), pc.minute(local)).to_pylist()
+    found = Counter(
+        zip(departures["origin"].to_pylist(), shown, departures["dep_delay_minutes"].to_pylist(), strict=True)
+    )
+    assert found == written
+    assert departures["event_ts"] == departures["created_ts"]
+
+
+def test_the_real_arrival_events_are_the_outcomes_that_have_a_label(real):
+    outcomes, arrivals = real["flights_outcomes"], real["flights_arrivals"]
+    labelled = outcomes.filter(outcomes["arr_delay_minutes"].is_valid())
+
+    assert pc.sum(arrivals["arr_delay_minutes"]) == pc.sum(labelled["arr_delay_minutes"].cast(pa.int64()))
+    assert sorted(arrivals["event_ts"].to_pylist()) == sorted(labelled["event_ts"].to_pylist())
+    assert (
+        pc.sum(arrivals["is_late"]).as_py() == pc.sum(pc.greater(labelled["arr_delay_minutes"], 15)).as_py()
+    )
+    assert arrivals["tailnum"].null_count == 0  # who has no tail number never left
 
 
 def test_the_real_arrivals_fit_the_time_in_the_air(real):
