@@ -1,6 +1,6 @@
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-full test-unproven check bench dist clean java
+.PHONY: help demo test test-full test-unproven check bench dist clean java redis
 
 PY := .venv/bin/python
 ANY_ZONE := tests/unit/feature_pipelines tests/unit/jobs/tables $(addprefix tests/laws/test_,as_of.py row_local.py one_contract.py portable_bits.py)
@@ -13,10 +13,10 @@ help: ## show this list
 demo: java .venv/.demo ## ingest real flights, train, register, score a million requests, show the result
 	@$(PY) -m jobs.run_demo
 
-test: java .venv/.test check ## the checks and every test but the slow ones (up to 25 minutes)
+test: java redis .venv/.test check ## the checks and every test but the slow ones (up to 25 minutes)
 	@$(PY) -m pytest -m "not slow"
 
-test-full: java .venv/.test ## the slow tests: kill sweeps, clusters; and the law tests in another time zone
+test-full: java redis .venv/.test ## the slow tests: kill sweeps, clusters; and the law tests in another time zone
 	@$(PY) -m pytest -m "slow and not unproven"
 	@TZ=Asia/Kathmandu $(PY) -m pytest -m "not slow" $(ANY_ZONE)
 
@@ -43,6 +43,9 @@ clean: ## remove .venv, caches, and all that runs made (.onescore)
 
 java:
 	@.ci/check-java
+
+redis:
+	@.ci/check-redis
 
 .venv/.demo: $(PINS)
 	@.ci/make-venv all $@

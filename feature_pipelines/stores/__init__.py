@@ -1,0 +1,1 @@
+"""Online stores: the newest row of each entity of each view, for answers within milliseconds."""

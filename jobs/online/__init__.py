@@ -1,0 +1,1 @@
+"""What keeps online stores and servers going: materialising, purging."""

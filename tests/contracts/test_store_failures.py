@@ -1,0 +1,281 @@
+"""A store that is missing, damaged, locked, down or slow: UnavailableError within the deadline, and well again afterwards."""
+
+from __future__ import annotations
+
+import sqlite3
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+
+import pytest
+from redis import Redis
+
+from feature_pipelines.errors import ConfigurationError, ContractError, UnavailableError
+from feature_pipelines.stores.base import OnlineStore
+from feature_pipelines.stores.opening import open_store
+from tests.toy.processes import free_port
+from tests.toy.redis_servers import RedisServer, redis_server
+from tests.toy.stored import PLANE, plane_row
+
+DEADLINE_MS = 200
+SLACK = 0.3
+KEY = ("N1",)
+
+
+@contextmanager
+def unavailable(match: str = "online store") -> Iterator[None]:
+    """Expect the error, in time."""
+    begin = time.perf_counter()
+    with pytest.raises(UnavailableError, match=match) as caught:
+        yield
+    assert time.perf_counter() - begin < DEADLINE_MS / 1000 + SLACK
+    assert caught.value.retryable
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    """A SQLite store with one row."""
+    path = tmp_path / "online.db"
+    with closing(open_store(f"sqlite:///{path}")) as store:
+        store.write(PLANE, [KEY], [plane_row(1)])
+    return path
+
+
+@pytest.fixture
+def embedded(file: Path) -> Iterator[OnlineStore]:
+    """That store, opened."""
+    with closing(open_store(f"sqlite:///{file}", timeout_ms=DEADLINE_MS)) as store:
+        yield store
+
+
+def test_sqlite_file_that_is_missing(tmp_path: Path) -> None:
+    with closing(open_store(f"sqlite:///{tmp_path}/none/online.db", timeout_ms=DEADLINE_MS)) as store:
+        with unavailable("online.db"):
+            store.read([(PLANE, [KEY])])
+        assert not (tmp_path / "none").exists()
+        store.write(PLANE, [KEY], [plane_row(1)])
+        assert store.read([(PLANE, [KEY])]) == [[plane_row(1)]]
+
+
+def test_sqlite_file_that_is_no_database(tmp_path: Path) -> None:
+    (tmp_path / "online.db").write_bytes(b"not a database" * 1000)
+    with closing(open_store(f"sqlite:///{tmp_path}/online.db", timeout_ms=DEADLINE_MS)) as store:
+        with unavailable("not a database"):
+            store.read([(PLANE, [KEY])])
+        with unavailable("not a database"):
+            store.write(PLANE, [KEY], [plane_row(1)])
+
+
+def test_sqlite_file_that_was_overwritten_while_open(file: Path, embedded: OnlineStore) -> None:
+    assert embedded.read([(PLANE, [KEY])]) == [[plane_row(1)]]
+    size = file.stat().st_size
+    with file.open("r+b") as opened:
+        opened.write(b"\xff" * size)
+    with unavailable(), closing(open_store(f"sqlite:///{file}", timeout_ms=DEADLINE_MS)) as store:
+        store.read([(PLANE, [KEY])])
+
+
+def test_sqlite_writer_waits_for_another_only_as_long_as_the_deadline(
+    file: Path, embedded: OnlineStore
+) -> None:
+    with closing(sqlite3.connect(file, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        with unavailable("locked"):
+            embedded.write(PLANE, [KEY], [plane_row(2)])
+        assert embedded.read([(PLANE, [KEY])]) == [[plane_row(1)]]
+        other.execute("ROLLBACK")
+    assert embedded.write(PLANE, [KEY], [plane_row(2)]) == 1
+
+
+def test_sqlite_reader_is_refused_in_time_where_the_whole_file_is_locked(
+    file: Path, embedded: OnlineStore
+) -> None:
+    with closing(sqlite3.connect(file, isolation_level=None)) as other:
+        other.execute("PRAGMA locking_mode = EXCLUSIVE")
+        other.execute("BEGIN EXCLUSIVE")
+        other.execute("DELETE FROM views WHERE name = 'none'")
+        other.execute("COMMIT")
+        with unavailable("locked"):
+            embedded.read([(PLANE, [KEY])])
+    assert embedded.read([(PLANE, [KEY])]) == [[plane_row(1)]]
+
+
+def test_sqlite_file_that_was_replaced_is_read_anew(
+    file: Path, embedded: OnlineStore, tmp_path: Path
+) -> None:
+    assert embedded.read([(PLANE, [KEY])]) == [[plane_row(1)]]
+    other = tmp_path / "other.db"
+    with closing(open_store(f"sqlite:///{other}")) as store:
+        store.write(PLANE, [KEY], [plane_row(7)])
+    for suffix in ("-wal", "-shm"):
+        file.with_name(file.name + suffix).unlink(missing_ok=True)
+    other.rename(file)
+    assert embedded.read([(PLANE, [KEY])]) == [[plane_row(7)]]
+    file.unlink()
+    with unavailable():
+        embedded.read([(PLANE, [KEY])])
+
+
+def test_sqlite_file_that_was_deleted_is_made_anew_by_the_next_write(
+    file: Path, embedded: OnlineStore
+) -> None:
+    assert embedded.write(PLANE, [KEY], [plane_row(2)]) == 1
+    for suffix in ("", "-wal", "-shm"):
+        file.with_name(file.name + suffix).unlink(missing_ok=True)
+    assert embedded.write(PLANE, [("N2",)], [plane_row(3)]) == 1
+    assert embedded.read([(PLANE, [KEY, ("N2",)])]) == [[None, plane_row(3)]]
+
+
+_MAKER = """
+import sys
+from feature_pipelines.stores.opening import open_store
+from tests.toy.stored import PLANE, plane_row
+sys.stdin.readline()
+for i in range(20):
+    open_store(f"{sys.argv[1]}{i}.db", timeout_ms=10_000).write(PLANE, [("N1",)], [plane_row(1)])
+"""
+
+
+def test_sqlite_file_that_several_processes_make_at_once(tmp_path: Path, process_env: dict[str, str]) -> None:
+    command = [sys.executable, "-c", _MAKER, f"sqlite:///{tmp_path}/online"]
+    makers = [
+        subprocess.Popen(command, env=process_env, stdin=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        for _ in range(3)
+    ]
+    time.sleep(1)
+    for maker in makers:
+        assert maker.stdin is not None
+        maker.stdin.write("go\n")
+        maker.stdin.flush()
+    said = [(maker.communicate(timeout=30)[1], maker.returncode) for maker in makers]
+    assert said == [("", 0)] * 3
+
+
+@pytest.fixture
+def shared(redis_server: RedisServer) -> Iterator[OnlineStore]:
+    """A Redis store with one row, and the deadline."""
+    redis_server.flush()
+    with closing(open_store(redis_server.url, timeout_ms=DEADLINE_MS)) as store:
+        store.write(PLANE, [KEY], [plane_row(1)])
+        yield store
+
+
+def test_redis_that_hangs_is_given_up_in_time_and_used_again(
+    redis_server: RedisServer, shared: OnlineStore
+) -> None:
+    assert shared.read([(PLANE, [KEY])]) == [[plane_row(1)]]
+    with redis_server.stopped():
+        with unavailable("Timeout"):
+            shared.read([(PLANE, [KEY])])
+        with unavailable("Timeout"):  # on a new connection
+            shared.read([(PLANE, [KEY])])
+        with unavailable("Timeout"):
+            shared.write(PLANE, [KEY], [plane_row(2)])
+    assert shared.read([(PLANE, [KEY])])[0][0] in (plane_row(1), plane_row(2))
+
+
+def test_redis_that_is_down() -> None:
+    with (
+        closing(open_store(f"redis://127.0.0.1:{free_port()}/0", timeout_ms=DEADLINE_MS)) as store,
+        unavailable("refused"),
+    ):
+        store.read([(PLANE, [KEY])])
+    cluster = open_store(f"redis://127.0.0.1:{free_port()}/0?cluster=true", timeout_ms=DEADLINE_MS)
+    with closing(cluster), unavailable("cluster|Cluster"):
+        cluster.read([(PLANE, [KEY])])
+
+
+def test_redis_that_was_restarted_takes_scripts_again(redis_server: RedisServer, shared: OnlineStore) -> None:
+    with Redis(port=redis_server.port) as client:
+        client.script_flush()
+        assert shared.write(PLANE, [KEY], [plane_row(2)]) == 1
+        client.client_kill_filter(_type="normal", skipme=True)
+    assert shared.read([(PLANE, [KEY])]) == [[plane_row(2)]]
+
+
+def test_redis_password_comes_from_url_or_environment_and_is_never_shown(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with redis_server(tmp_path, "--requirepass", "s3cr/t") as running:
+        where = f"127.0.0.1:{running.port}/0"
+        for wrong in (f"redis://{where}", f"redis://:wr0ng@{where}"):
+            with closing(open_store(wrong, timeout_ms=DEADLINE_MS)) as store:
+                with pytest.raises(UnavailableError, match="AUTH|WRONGPASS|Authentication") as caught:
+                    store.read([(PLANE, [KEY])])
+                assert "wr0ng" not in f"{caught.value} {caught.value.evidence}"
+        monkeypatch.setenv("ONESCORE_STORE_PASSWORD", "s3cr/t")
+        for right in (f"redis://{where}", f"redis://:s3cr%2Ft@{where}"):
+            with closing(open_store(right, timeout_ms=DEADLINE_MS)) as store:
+                store.write(PLANE, [KEY], [plane_row(1)])
+                assert store.read([(PLANE, [KEY])]) == [[plane_row(1)]]
+
+
+def test_redis_over_tls_is_checked_against_the_authority(tmp_path: Path) -> None:
+    key, certificate, port = tmp_path / "key.pem", tmp_path / "cert.pem", free_port()
+    command = "openssl req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=localhost -addext subjectAltName=IP:127.0.0.1"
+    subprocess.run(
+        [*command.split(), "-keyout", str(key), "-out", str(certificate)], check=True, capture_output=True
+    )
+    tls = ["--port", "0", "--tls-port", str(port), "--tls-auth-clients", "no"]
+    files = [
+        "--tls-cert-file",
+        str(certificate),
+        "--tls-key-file",
+        str(key),
+        "--tls-ca-cert-file",
+        str(certificate),
+    ]
+    with redis_server(tmp_path, *tls, *files):
+        url = f"rediss://127.0.0.1:{port}/0"
+        with closing(open_store(f"{url}?ssl_ca_certs={certificate}", timeout_ms=5_000)) as store:
+            store.write(PLANE, [KEY], [plane_row(1)])
+            assert store.read([(PLANE, [KEY])]) == [[plane_row(1)]]
+        with (
+            closing(open_store(url, timeout_ms=5_000)) as store,
+            pytest.raises(UnavailableError, match="certificate|CERTIFICATE"),
+        ):
+            store.read([(PLANE, [KEY])])
+
+
+def test_redis_values_that_another_program_wrote_are_named(
+    redis_server: RedisServer, shared: OnlineStore
+) -> None:
+    with Redis(port=redis_server.port) as client:
+        (name,) = client.keys("onescore:row:*")
+        assert name == b'onescore:row:"plane":{["N1"]}'
+        for value in (b"\x02" + bytes(60), b"\x01short", b""):
+            client.set(name, value)
+            with pytest.raises(ContractError, match="'plane'.*layout version 1"):
+                shared.read([(PLANE, [KEY])])
+        client.set(name, b"\x02" + bytes(60))
+        with pytest.raises(ContractError, match="'plane'.*layout version 1"):
+            shared.write(PLANE, [KEY], [plane_row(5)])
+        client.delete(name)
+        client.hset(name, "a", "b")
+        with unavailable("WRONGTYPE"):
+            shared.write(PLANE, [KEY], [plane_row(5)])
+
+
+@pytest.mark.parametrize(
+    ("url", "message"),
+    [
+        ("postgres://u:pw@h/d", "expected sqlite:///path"),
+        ("sqlite://x.db", "expected sqlite:///path"),
+        ("sqlite:///", "expected sqlite:///path"),
+        ("redis://:pw@h/0?socket_timeout=9", "socket_timeout in the URL"),
+        ("redis://:pw@h:x/0", "store redis"),
+        ("nothing", "expected sqlite:///path"),
+    ],
+)
+def test_a_url_that_names_no_store_is_refused_without_its_password(url: str, message: str) -> None:
+    with pytest.raises(ConfigurationError, match=message) as caught:
+        open_store(url)
+    assert "pw" not in str(caught.value)
+
+
+def test_a_deadline_must_be_positive(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match="0 ms"):
+        open_store(f"sqlite:///{tmp_path}/x.db", timeout_ms=0)
