@@ -8,17 +8,19 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 
+import numpy as np
 import pyarrow as pa
 
+from feature_pipelines.columns import Int32
 from feature_pipelines.definitions import FeatureSet, FeatureView
 from feature_pipelines.errors import ContractError
-from feature_pipelines.lookup import AsOfIndex
-from feature_pipelines.schema import RowError, Schema
-from feature_pipelines.schema_arrow import columns_from_arrow, missing_columns
-from udfs.rows import ScoredRows, score_columns
+from feature_pipelines.lookup import AsOfIndex, Status
+from feature_pipelines.schema import Field, RowError, Schema
+from feature_pipelines.schema_arrow import column_from_arrow, columns_from_arrow, missing_columns
+from udfs.rows import Found, ScoredRows, score_columns
 from udfs.scorer import Scorer
 
-__all__ = ["Kernel", "views_to_look_up"]
+__all__ = ["Kernel", "status_fields", "views_to_look_up"]
 
 
 def views_to_look_up(
@@ -55,6 +57,30 @@ def views_to_look_up(
     return wanted
 
 
+def status_fields(feature_set: FeatureSet) -> list[Field]:
+    """Return the columns by which an input that brings a view says what became of its look-up: `{view}__status`."""
+    return [
+        Field(f"{view.name}__status", Int32, minimum=0, maximum=max(Status)) for view in feature_set.views
+    ]
+
+
+def _brought(feature_set: FeatureSet, batch: pa.RecordBatch) -> tuple[dict[str, Found], list[RowError]]:
+    """Return what the batch brings of views with a status beside their fields, and the errors of the rows that have a fault.
+
+    Where nothing was found, null fields are no fault: the view's policy says what becomes of the row.
+    """
+    found: dict[str, Found] = {}
+    errors: list[RowError] = []
+    for view, declared in zip(feature_set.views, status_fields(feature_set), strict=True):
+        if declared.name in batch.schema.names and set(view.fields.names) <= set(batch.schema.names):
+            status, broken = column_from_arrow(declared, batch.column(declared.name))
+            columns, faults = columns_from_arrow(view.fields, batch)
+            statuses = np.asarray(status).astype(np.int8)
+            found[view.name] = columns, statuses
+            errors += [*broken, *(error for error in faults if statuses[error.row] == Status.PRESENT)]
+    return found, errors
+
+
 class Kernel:
     """A scorer with the views it looks up. Holds no state between batches; one instance serves one thread.
 
@@ -67,17 +93,31 @@ class Kernel:
         self.scorer = scorer
         self.indexes = dict(indexes or {})
 
-    def score(self, batch: pa.RecordBatch, errors: Sequence[RowError] = ()) -> ScoredRows:
-        """Score a batch of request rows; `errors` are of rows already known to be bad.
+    def score(
+        self,
+        batch: pa.RecordBatch,
+        errors: Sequence[RowError] = (),
+        found: Mapping[str, Found] | None = None,
+    ) -> ScoredRows:
+        """Score a batch of request rows.
+
+        Args:
+            batch: n rows.
+            errors: of rows already known to be bad.
+            found: by view name, what has been looked up already: n rows each.
 
         Raises:
             ContractError: the batch as a whole cannot be scored (see views_to_look_up).
         """
         feature_set = self.scorer.feature_set
-        views = views_to_look_up(feature_set, batch.schema.names, self.indexes)
+        wanted = views_to_look_up(feature_set, batch.schema.names, {*self.indexes, *(found or ())})
+        brought, broken_views = _brought(feature_set, batch)
+        found = {**(found or {}), **brought}
+        views = [view for view in feature_set.views if view in wanted or view.name in brought]
         looked_up = {name for view in views for name in view.fields.names}
         declared = Schema(tuple(f for f in feature_set.sources if f.name not in looked_up))
         columns, broken = columns_from_arrow(
             declared, batch, skip_values=set(declared.names) - feature_set.inputs
         )
-        return score_columns(self.scorer, columns, [*errors, *broken], batch.num_rows, views, self.indexes)
+        broken = [*errors, *broken, *broken_views]
+        return score_columns(self.scorer, columns, broken, batch.num_rows, views, self.indexes, found)

@@ -16,11 +16,15 @@ from feature_pipelines.columns import Columns, take
 from feature_pipelines.definitions import FeatureView
 from feature_pipelines.errors import DefinitionError
 from feature_pipelines.evaluate import FeatureRaised
-from feature_pipelines.lookup import AsOfIndex, Status
+from feature_pipelines.lookup import AsOfIndex
+from feature_pipelines.missing import apply_missing
 from feature_pipelines.schema import Reason, RowError
-from udfs.scorer import Scorer
+from udfs.scorer import Scorer, Scores
 
-__all__ = ["ScoredRows", "score_columns", "score_rows"]
+__all__ = ["Found", "ScoredRows", "score_columns"]
+
+Found = tuple[Columns, NDArray[np.int8]]
+"""What `AsOfIndex.lookup` returns: a view's fields and the Status of each row."""
 
 
 @dataclass(frozen=True)
@@ -32,12 +36,14 @@ class ScoredRows:
         outputs: the output columns, len(index) rows each.
         errors: the first error of each other row, ascending.
         statuses: for each looked-up view the Status of the scored rows, int8.
+        features: the model's matrix of the scored rows, (n_features, len(index)); None unless it was asked for.
     """
 
     index: NDArray[np.int64]
     outputs: Mapping[str, NDArray[Any]]
     errors: list[RowError]
     statuses: Mapping[str, NDArray[np.int8]]
+    features: NDArray[np.float64] | None = None
 
 
 def score_columns(
@@ -47,6 +53,9 @@ def score_columns(
     n_rows: int,
     views: Sequence[FeatureView] = (),
     indexes: Mapping[str, AsOfIndex] | None = None,
+    found: Mapping[str, Found] | None = None,
+    *,
+    with_features: bool = False,
 ) -> ScoredRows:
     """Score rows that are columns already.
 
@@ -56,7 +65,9 @@ def score_columns(
         errors: what the contract found; these rows are not scored.
         n_rows: 0 or more.
         views: the views to look up, as of each row's as-of field.
-        indexes: by view name, at least those of `views`.
+        indexes: by view name, those of `views` that are looked up here.
+        found: by view name, those of `views` that were looked up before: n_rows rows each.
+        with_features: whether to return the model's matrix besides.
 
     Raises:
         DefinitionError, MemoryError: no row's fault, so no row is blamed.
@@ -69,23 +80,29 @@ def score_columns(
     statuses: dict[str, NDArray[np.int8]] = {}
     local = np.arange(len(index), dtype=np.int64)
     for view in views:
-        as_of: Any = known[scorer.feature_set.as_of or ""]
-        keys = [known[name] for name in view.keys.values()]
-        found, statuses[view.name] = (indexes or {})[view.name].lookup(keys, as_of)
-        known.update(found)
-        if view.missing == "reject":
-            for i in np.flatnonzero(statuses[view.name] != Status.PRESENT).tolist():
-                message = f"view {view.name!r} has no row for the key: {Status(statuses[view.name][i]).name}"
-                first.setdefault(
-                    int(index[i]), RowError(int(index[i]), Reason.STORED_FEATURES_MISSING, view.name, message)
-                )
+        if found is not None and view.name in found:
+            fields, status = found[view.name]
+            if first:
+                fields, status = {name: take(column, index) for name, column in fields.items()}, status[index]
+        else:
+            as_of: Any = known[scorer.feature_set.as_of or ""]
+            keys = [known[name] for name in view.keys.values()]
+            fields, status = (indexes or {})[view.name].lookup(keys, as_of)
+        statuses[view.name] = status
+        filled, refused = apply_missing(view, dict(fields), status)
+        known.update(filled)
+        for error in refused:
+            row = int(index[error.row])
+            first.setdefault(row, error._replace(row=row))
+        if refused:
             local = local[[int(row) not in first for row in index[local]]]
-    good, outputs = _bisect(scorer, known, local, index, first)
+    good, scores = _bisect(scorer, known, local, index, first)
     return ScoredRows(
         index=index[good],
-        outputs=outputs,
+        outputs=scores.outputs,
         errors=[first[row] for row in sorted(first)],
         statuses={name: status[good] for name, status in statuses.items()},
+        features=scores.matrix if with_features else None,
     )
 
 
@@ -95,12 +112,12 @@ def _bisect(
     local: NDArray[np.int64],
     index: NDArray[np.int64],
     first: dict[int, RowError],
-) -> tuple[NDArray[np.int64], dict[str, NDArray[Any]]]:
+) -> tuple[NDArray[np.int64], Scores]:
     """Score the rows `local` of the columns; where that raises, halve until the guilty rows stand alone."""
     whole = len(local) == len(index)
     part = columns if whole else {name: take(column, local) for name, column in columns.items()}
     try:
-        outputs = dict(scorer.score(part, len(local)).outputs)
+        scores = scorer.score(part, len(local))
     except (DefinitionError, MemoryError):
         raise
     except Exception as exc:
@@ -109,18 +126,28 @@ def _bisect(
         if len(local) == 1:
             row = int(index[local[0]])
             first[row] = _raised(row, exc)
-            return local[:0], {name: np.empty(0, dtype.numpy) for name, dtype in scorer.output.fields.items()}
+            return local[:0], _none_scored(scorer)
         middle = len(local) // 2
         halves = [_bisect(scorer, columns, half, index, first) for half in (local[:middle], local[middle:])]
-        good = np.concatenate([rows for rows, _ in halves])
-        return good, {name: np.concatenate([out[name] for _, out in halves]) for name in scorer.output.fields}
-    finite = np.isfinite(outputs["score"])
+        return np.concatenate([rows for rows, _ in halves]), _joined([part for _, part in halves])
+    finite = np.isfinite(scores.outputs["score"])
     if finite.all():
-        return local, outputs
+        return local, scores
     for i in np.flatnonzero(~finite):
         row = int(index[local[i]])
         first[row] = RowError(row, Reason.NON_FINITE_SCORE, "score", "the model returned NaN or an infinity")
-    return local[finite], {name: values[finite] for name, values in outputs.items()}
+    outputs = {name: values[finite] for name, values in scores.outputs.items()}
+    return local[finite], Scores(scores.matrix[:, finite], outputs)
+
+
+def _none_scored(scorer: Scorer) -> Scores:
+    matrix = np.empty((len(scorer.feature_set.features), 0), dtype=np.float64)
+    return Scores(matrix, {name: np.empty(0, dtype.numpy) for name, dtype in scorer.output.fields.items()})
+
+
+def _joined(parts: Sequence[Scores]) -> Scores:
+    outputs = {name: np.concatenate([part.outputs[name] for part in parts]) for name in parts[0].outputs}
+    return Scores(np.concatenate([part.matrix for part in parts], axis=1), outputs)
 
 
 def _without(n_rows: int, refused: Mapping[int, RowError]) -> NDArray[np.int64]:
@@ -135,35 +162,3 @@ def _raised(row: int, exc: Exception) -> RowError:
             row, Reason.FEATURE_ERROR, exc.feature, f"the feature raised {type(exc.__cause__).__name__}"
         )
     return RowError(row, Reason.MODEL_ERROR, "", f"the model raised {type(exc).__name__}")
-
-
-def score_rows(scorer: Scorer, rows: Sequence[Any]) -> list[dict[str, Any]]:
-    """Return one answer per JSON row, in order; a bad row gets an error object and the others their scores.
-
-    Args:
-        scorer: the loaded model.
-        rows: objects in the wire form, each with the request fields and the stored fields of every view.
-    """
-    columns, errors = scorer.feature_set.sources.from_rows(rows)
-    scored = score_columns(scorer, columns, [*errors, *_unasked_views(scorer, rows)], len(rows))
-    facts = {"model": scorer.info["name"], "digest": scorer.info["digest"], "verified": scorer.verified}
-    lists = {name: values.tolist() for name, values in scored.outputs.items()}
-    answers: list[dict[str, Any]] = [{} for _ in rows]
-    for position, row in enumerate(scored.index.tolist()):
-        answers[row] = {**{name: values[position] for name, values in lists.items()}, **facts}
-    for error in scored.errors:
-        answers[error.row] = {
-            "error": {"code": str(error.code), "field": error.field, "message": error.message}
-        }
-    return answers
-
-
-def _unasked_views(scorer: Scorer, rows: Sequence[Any]) -> list[RowError]:
-    """A row that brings not one field of a view asks for a look-up, which this path cannot do: say so, default nothing."""
-    errors = []
-    for i, row in enumerate(rows):
-        for view in scorer.feature_set.views:
-            if isinstance(row, Mapping) and not any(name in row for name in view.fields.names):
-                message = f"send the stored fields of view {view.name!r} (null where there is no value); no store is configured"
-                errors.append(RowError(i, Reason.STORED_FEATURES_MISSING, view.name, message))
-    return errors

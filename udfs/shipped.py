@@ -27,7 +27,7 @@ from udfs.bundle import load_bundle
 from udfs.kernel import Kernel
 from udfs.sources import package_files
 
-__all__ = ["is_remote", "load_kernel", "ship"]
+__all__ = ["is_remote", "load_kernel", "ship", "ship_code"]
 
 _KERNELS: dict[tuple[str, bool], Kernel] = {}
 _SENT: set[tuple[str, str]] = set()
@@ -47,7 +47,7 @@ def ship(
         indexes: by view name.
         packages: what the tasks import of this project besides feature_pipelines and udfs.
     """
-    _ship_code(spark, (feature_pipelines, udfs, *packages))
+    ship_code(spark, packages)
     scratch = Path(_scratch().name)
     views = scratch / f"views-{uuid.uuid4().hex}"
     for name, index in indexes.items():
@@ -72,8 +72,14 @@ def _scratch() -> TemporaryDirectory[str]:
     return TemporaryDirectory(prefix="onescore-")
 
 
-def _ship_code(spark: Any, packages: Sequence[ModuleType]) -> None:
-    """Send packages as a zip that goes onto the workers' path, once per session."""
+def ship_code(spark: Any, packages: Sequence[ModuleType] = ()) -> None:
+    """Send this code to every worker, as a zip that goes onto its path; once per session, and not where workers have it.
+
+    Args:
+        spark: a classic or Connect session.
+        packages: what tasks import of this project besides feature_pipelines and udfs.
+    """
+    packages = (feature_pipelines, udfs, *packages)
     if not is_remote(spark) and _shares_files(spark, packages):
         return
     files = {name: content for package in packages for name, content in package_files(package).items()}

@@ -32,7 +32,7 @@ from feature_pipelines.lookup_arrow import index_from_arrow
 from feature_pipelines.schema import Field, Reason, RowError, Schema
 from feature_pipelines.schema_arrow import arrow_type
 from udfs.bundle import load_bundle
-from udfs.kernel import Kernel
+from udfs.kernel import Kernel, status_fields
 from udfs.rows import ScoredRows
 from udfs.scorer import OutputSpec
 from udfs.shipped import load_kernel, ship
@@ -133,7 +133,9 @@ def _pandas_function(spark: Any, name: str, allow_tolerance: bool, returned: str
     def score(rows: pd.DataFrame) -> pd.DataFrame:
         _require_zone(zone)
         kernel = load_kernel(name, allow_tolerance)
-        batch, errors = _from_pandas(kernel.scorer.feature_set.sources, rows, zone)
+        feature_set = kernel.scorer.feature_set
+        read = Schema((*feature_set.sources, *status_fields(feature_set)))
+        batch, errors = _from_pandas(read, rows, zone)
         arrays, names = _answers(kernel, batch, errors)
         return pd.DataFrame({column: array.to_pandas() for column, array in zip(names, arrays, strict=True)})
 

@@ -12,12 +12,13 @@ import pytest
 from feature_pipelines.errors import ContractError
 from feature_pipelines.lookup import Status
 from feature_pipelines.schema import Reason, RowError
+from feature_pipelines.schema_arrow import column_from_arrow
+from tests.toy.answers import score_rows
 from tests.toy.house_bundle import house_batch, house_columns
 from tests.toy.houses import FEATURES as HOUSES
 from tests.toy.parcel_scorer import parcel_scorer, wire_parcel, zone_index
 from tests.toy.parcel_tables import SCHEMA, parcel
 from udfs.kernel import Kernel, views_to_look_up
-from udfs.rows import score_rows
 from udfs.scorer import Scorer
 
 REQUEST = set(HOUSES.request.names)
@@ -182,3 +183,66 @@ def test_errors_become_json() -> None:
         "handling_fee",
         "the feature raised IndexError",
     ]
+
+
+# --- views that were looked up before
+
+
+def brought(*changes: dict[str, Any]) -> tuple[pa.RecordBatch, pa.RecordBatch]:
+    """Return parcels without their zone's rate, and the same with it and the status of the look-up beside it."""
+    batch = parcels(*changes)
+    keys, _ = column_from_arrow(PARCELS.feature_set.request["zone"], batch.column("zone"))
+    columns, statuses = zone_index().lookup([keys], np.full(batch.num_rows, 2**60))
+    rates = pa.array(columns["zone_rate_eur"], from_pandas=True)
+    return batch, batch.append_column("zone_rate_eur", rates).append_column(
+        "zones__status", pa.array(statuses)
+    )
+
+
+def outcome(batch: pa.RecordBatch, kernel: Kernel) -> tuple[Any, ...]:
+    rows = kernel.score(batch)
+    return rows.index.tolist(), rows.outputs["score"].tobytes(), rows.errors, rows.statuses["zones"].tolist()
+
+
+def test_view_that_is_brought_with_its_status_is_treated_as_if_looked_up_here() -> None:
+    plain, joined = brought({}, {"zone": None}, {"zone": "zone-9"}, {"weight_kg": -1.0}, {})
+    looked_up = outcome(plain, Kernel(PARCELS, {"zones": zone_index()}))
+    assert looked_up[0] == [0, 4]
+    assert [error.code for error in looked_up[2]] == [
+        Reason.STORED_FEATURES_MISSING,
+        Reason.STORED_FEATURES_MISSING,
+        Reason.OUT_OF_RANGE,
+    ]
+    assert outcome(joined, Kernel(PARCELS)) == looked_up
+
+
+def test_found_fields_and_statuses_are_used_instead_of_an_index() -> None:
+    plain, _ = brought({}, {"weight_kg": -1.0}, {"zone": None}, {})
+    index = zone_index()
+    keys, _ = column_from_arrow(PARCELS.feature_set.request["zone"], plain.column("zone"))
+    found = {"zones": index.lookup([keys], np.full(4, 2**60))}
+    by_index = Kernel(PARCELS, {"zones": index}).score(plain)
+    by_found = Kernel(PARCELS).score(plain, found=found)
+    assert by_found.errors == by_index.errors
+    assert by_found.outputs["score"].tobytes() == by_index.outputs["score"].tobytes()
+    assert by_found.statuses["zones"].tolist() == by_index.statuses["zones"].tolist() == [0, 0]
+
+
+@pytest.mark.parametrize(
+    ("status", "code"),
+    [(None, Reason.NULL_NOT_ALLOWED), (99, Reason.OUT_OF_RANGE), (-1, Reason.OUT_OF_RANGE)],
+)
+def test_status_that_is_none_is_the_rows_fault(status: int | None, code: Reason) -> None:
+    _, joined = brought({}, {})
+    position = joined.schema.names.index("zones__status")
+    wrong = joined.set_column(position, "zones__status", pa.array([status, 0], pa.int32()))
+    rows = Kernel(PARCELS).score(wrong)
+    assert [(error.row, error.code, error.field) for error in rows.errors] == [(0, code, "zones__status")]
+    assert rows.index.tolist() == [1]
+
+
+def test_null_where_a_row_is_said_to_be_present_is_the_rows_fault() -> None:
+    _, joined = brought({}, {})
+    position = joined.schema.names.index("zone_rate_eur")
+    rows = Kernel(PARCELS).score(joined.set_column(position, "zone_rate_eur", pa.array([None, 1.0])))
+    assert [(e.row, e.code, e.field) for e in rows.errors] == [(0, Reason.NULL_NOT_ALLOWED, "zone_rate_eur")]

@@ -8,11 +8,14 @@ from typing import Any
 import numpy as np
 import pytest
 
+from feature_pipelines.columns import DType
 from feature_pipelines.errors import DefinitionError
+from feature_pipelines.wire import encode
+from tests.toy.answers import NOW, score_rows
 from tests.toy.bits import bits_of
 from tests.toy.house_bundle import house_columns, house_wire
 from tests.toy.parcel_scorer import parcel_scorer, wire_parcel
-from udfs.rows import ScoredRows, score_columns, score_rows
+from udfs.rows import ScoredRows, score_columns
 from udfs.scorer import OutputSpec, Scorer
 
 PARCELS = parcel_scorer()
@@ -40,8 +43,13 @@ def test_answer_of_a_row_says_which_model_gave_it() -> None:
     assert answer == {
         "score": 1000.0 + 0 + 0 + 25 + 1 + 1.0 + 1.0,  # parcel 0: 1 kg, 0.25 EUR, fragile, zone rate, fee
         "model": "parcels",
+        "model_version": None,
         "digest": "0" * 64,
+        "fingerprint": None,
         "verified": "verified",
+        "as_of_ts": encode(DType("timestamp"), [NOW])[0],
+        "views": {"zones": {"status": "OVERRIDDEN", "event_ts": None}},
+        "overrides": ["zone_rate_eur"],
     }
 
 

@@ -1,0 +1,92 @@
+"""What is known of a request once it was answered: what a prediction log writes down. No Arrow, no files: data alone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from udfs.platform import platform_id
+from udfs.scorer import Scorer
+
+__all__ = ["Answered", "LoggedModel"]
+
+
+@dataclass(frozen=True, eq=False)
+class LoggedModel:
+    """What a prediction log says of the model on every row.
+
+    Args:
+        name, version, digest, fingerprint: of the model; "" where unknown.
+        platform_id: of this process.
+        configuration_digest: of the settings that this process serves with.
+        feature_names: the rows of the matrix.
+        fields: what a request may carry, in order.
+        row_id: the fields that identify a row, for sampling; empty = all that it carries.
+        pii_fields, pii_features: the fields tagged "pii", and the features that are computed from one.
+    """
+
+    name: str
+    version: str
+    digest: str
+    fingerprint: str
+    platform_id: str
+    configuration_digest: str
+    feature_names: tuple[str, ...]
+    fields: tuple[str, ...]
+    row_id: tuple[str, ...]
+    pii_fields: frozenset[str]
+    pii_features: frozenset[str]
+
+    @classmethod
+    def of(cls, scorer: Scorer, version: str | None, configuration_digest: str) -> LoggedModel:
+        """Return the facts of a loaded model."""
+        feature_set = scorer.feature_set
+        tainted = {f.name for f in feature_set.sources if "pii" in f.tags}
+        fields = frozenset(tainted)
+        for step in feature_set.steps:
+            if tainted & set(step.inputs):
+                tainted.add(step.name)
+        return cls(
+            name=scorer.info["name"],
+            version=version or "",
+            digest=scorer.info.get("digest", ""),
+            fingerprint=scorer.info.get("feature_fingerprint", ""),
+            platform_id=platform_id(),
+            configuration_digest=configuration_digest,
+            feature_names=feature_set.feature_names,
+            fields=feature_set.sources.names,
+            row_id=feature_set.row_id,
+            pii_fields=fields,
+            pii_features=frozenset(tainted) & frozenset(feature_set.feature_names),
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class Answered:
+    """One request and its answers, as the prediction log takes them.
+
+    Args:
+        model: the facts of the model.
+        served_ts: the clock when the request came, microseconds.
+        as_of: of each row, microseconds.
+        rows: as they came.
+        answers: one a row.
+        features: the matrix of the scored rows, and `index` which rows those are.
+        statuses, event_ts: by view, a row each; None = the rows were never looked up.
+        latency_us: of the whole request: reading the store, features, model.
+    """
+
+    model: LoggedModel
+    served_ts: int
+    as_of: Sequence[int]
+    rows: Sequence[Any]
+    answers: Sequence[Mapping[str, Any]]
+    features: NDArray[np.float64]
+    index: Sequence[int]
+    statuses: Mapping[str, Sequence[int]]
+    event_ts: Mapping[str, Sequence[int | None]]
+    latency_us: tuple[int, int, int]
