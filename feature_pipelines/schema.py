@@ -170,31 +170,38 @@ class Schema:
 def build_column(declared: Field, values: Sequence[Any]) -> tuple[Column, list[RowError]]:
     """Return the column of JSON values (one a row, None = null), and the errors of the rows that break the contract."""
     null = null_value(declared.dtype)
+    is_float, accepts_null = declared.dtype.is_float, declared.accepts_null
     parsed: list[Any] = []
-    valid = np.ones(len(values), dtype=np.bool_)
+    valid: list[bool] = []
     errors: list[RowError] = []
     for i, value in enumerate(values):
         try:
             result = None if value is None else parse_value(declared, value)
-            is_null = result is None or (declared.dtype.is_float and math.isnan(result))
-            if is_null and not declared.accepts_null:
+            if not accepts_null and (result is None or (is_float and math.isnan(result))):
                 raise Refused(Reason.NULL_NOT_ALLOWED, "null where a value is required")
         except Refused as refused:
             errors.append(RowError(i, refused.code, declared.name, str(refused)))
             result = None
-        valid[i] = result is not None
+        valid.append(result is not None)
         parsed.append(null if result is None else result)
     return _column(declared, parsed, valid), errors
 
 
 def null_value(dtype: DType) -> Any:
     """Return what stands in a null's place: NaN for floats, "", b"", False or 0."""
-    return {"float64": math.nan, "float32": math.nan, "string": "", "binary": b"", "bool": False}.get(
-        dtype.kind, 0
-    )
+    return _NULLS.get(dtype.kind, 0)
 
 
-def _column(declared: Field, parsed: list[Any], valid: NDArray[np.bool_]) -> Column:
+_NULLS: dict[str, Any] = {
+    "float64": math.nan,
+    "float32": math.nan,
+    "string": "",
+    "binary": b"",
+    "bool": False,
+}
+
+
+def _column(declared: Field, parsed: list[Any], valid: list[bool]) -> Column:
     kind = declared.dtype.kind
     values: Any
     if kind == "string":
@@ -204,7 +211,9 @@ def _column(declared: Field, parsed: list[Any], valid: NDArray[np.bool_]) -> Col
         values[:] = parsed
     else:
         values = np.array(parsed, dtype=declared.dtype.numpy)
-    return freeze(Nullable(values, valid) if declared.nullable else values)
+    if not declared.nullable:
+        return freeze(values)
+    return freeze(Nullable(values, np.array(valid, dtype=np.bool_)))
 
 
 def parse_value(declared: Field, value: Any) -> Any:

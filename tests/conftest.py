@@ -45,6 +45,8 @@ def _no_settings_of_the_user(monkeypatch: pytest.MonkeyPatch) -> None:
         "MLFLOW_TRACKING_URI",
         "MLFLOW_REGISTRY_URI",
         "MLFLOW_TRACKING_TOKEN",
+        "ONESCORE_STORE_URL",
+        "ONESCORE_STORE_PASSWORD",
     ):
         monkeypatch.delenv(name, raising=False)
 
@@ -92,6 +94,15 @@ def spark(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SparkSession]:
     ).getOrCreate()
     yield session
     session.stop()
+
+
+@pytest.fixture(scope="session")
+def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """A real Redis server on a free port of the loopback interface, for all tests that need one; see `tests.toy.redis_servers`."""
+    from tests.toy.redis_servers import redis_server
+
+    with redis_server(tmp_path_factory.mktemp("redis")) as running:
+        yield running
 
 
 @pytest.fixture(scope="session")

@@ -122,7 +122,13 @@ def test_online_paths_need_no_spark(process_env: dict[str, str]) -> None:
 
 def test_tasks_of_a_run_need_no_delta_and_no_mlflow_on_workers(process_env: dict[str, str]) -> None:
     forbidden = "deltalake,mlflow,pydantic,yaml,sklearn,skops,pandas,matplotlib"
-    import_blocked(["jobs.runs.score_task"], process_env, forbidden=forbidden)
+    tasks = ["jobs.runs.score_task", "jobs.runs.build_task", "jobs.online.materialise_task"]
+    import_blocked(tasks, process_env, forbidden=forbidden)
+
+
+def test_worker_of_the_server_needs_no_spark_and_no_mlflow(process_env: dict[str, str]) -> None:
+    forbidden = "pyspark,py4j,mlflow,deltalake,pydantic,yaml,matplotlib"
+    import_blocked(["jobs.online.worker"], process_env, forbidden=forbidden)
 
 
 def test_block_is_effective(process_env: dict[str, str]) -> None:

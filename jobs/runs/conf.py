@@ -27,6 +27,7 @@ from pydantic.fields import FieldInfo
 from feature_pipelines.errors import ConfigurationError, did_you_mean
 from jobs.runs import layers
 from jobs.runs.settings import (
+    BuildSettings,
     InputSettings,
     MlflowSettings,
     ModelSettings,
@@ -34,8 +35,10 @@ from jobs.runs.settings import (
     QuarantineSettings,
     ScoreSettings,
     Section,
+    ServeSettings,
     SparkSettings,
     StorageSettings,
+    StoreSettings,
     TrainSettings,
     setting,
 )
@@ -44,8 +47,14 @@ __all__ = ["ENVIRONMENTS", "Conf", "key_table", "known_models", "load"]
 
 ENVIRONMENTS = ("local", "staging", "prod")
 _MODEL_MUST_SET = ("model.name", "model.feature_set", "input.source", "output.scored", "output.quarantine")
-_LOCATIONS = ("storage.tables", "storage.runs", "storage.cache", "mlflow.artifact_root")
-_URIS = ("mlflow.tracking_uri", "mlflow.registry_uri")
+_LOCATIONS = (
+    "storage.tables",
+    "storage.runs",
+    "storage.cache",
+    "mlflow.artifact_root",
+    "serve.log_directory",
+)
+_URIS = ("mlflow.tracking_uri", "mlflow.registry_uri", "store.url")
 _HAS_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.\-]*:/")
 
 
@@ -53,6 +62,7 @@ class Conf(Section):
     """All settings of one job, checked and immutable. Make one with `load`."""
 
     storage: StorageSettings
+    store: StoreSettings
     mlflow: MlflowSettings
     spark: SparkSettings
     model: ModelSettings
@@ -62,9 +72,14 @@ class Conf(Section):
     view_versions: dict[str, int] = setting(
         "version of a view's Delta table, `view_versions.<view>: <version>`; {}: the latest when the run starts"
     )
+    view_sources: dict[str, str] = setting(
+        "table of events that a view with history is computed from: `view_sources.<view>: <table>`"
+    )
+    build: BuildSettings
     output: OutputSettings
     score: ScoreSettings
     quarantine: QuarantineSettings
+    serve: ServeSettings
 
     _env: str = PrivateAttr(default="")
     _files: tuple[str, ...] = PrivateAttr(default=())

@@ -11,7 +11,7 @@ import json
 import os
 import time
 
-__all__ = ["KILL_POINTS", "reached"]
+__all__ = ["BUILD_KILL_POINTS", "KILL_POINTS", "STAGING_POINTS", "reached"]
 
 KILL_POINTS = (
     "plan.before_manifest",
@@ -26,6 +26,15 @@ KILL_POINTS = (
     "run.before_complete",
     "run.after_complete",
 )
+BUILD_KILL_POINTS = (
+    "build.before_quarantine",
+    "build_task.before_write",
+    "build_task.after_write",
+    "build.before_commit",
+    "build.after_commit",
+)
+STAGING_POINTS = ("stage.before_join", "stage.mid_write", "stage.before_record", "stage.after_record")
+"""Passed only where a view is joined by shuffle."""
 _PATIENCE_SECONDS = 300
 
 

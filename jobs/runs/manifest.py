@@ -5,6 +5,7 @@
     <runs>/<group>/<run>/manifest    identity, input snapshot and chunks; written once, before any work
     <runs>/<group>/<run>/chunk-N     files and counts of a chunk, written before either commit: a crash between the two commits
                                      is finished from the record, not from a second scoring
+    <runs>/<group>/<run>/staged-V    files of view V, where it is too large for an index and was joined beforehand
     <runs>/<group>/<run>/complete    the summary
     <runs>/<group>/<run>/abandoned   it was superseded unfinished; its rows are taken out of the tables
 
@@ -142,6 +143,15 @@ class RunDirectory:
     def write_record(self, record: ChunkRecord) -> None:
         """Keep a chunk's record."""
         write_json(self.record_path(record.chunk), record.to_json())
+
+    def staged(self, view: str) -> dict[str, Any] | None:
+        """Return where a view that was joined beforehand is, None if it is not joined yet."""
+        path = self.path / f"staged-{view}"
+        return _read(path) if path.exists() else None
+
+    def write_staged(self, view: str, value: Mapping[str, Any]) -> None:
+        """Keep where a view that was joined beforehand is."""
+        write_json(self.path / f"staged-{view}", value)
 
     def completed(self) -> dict[str, Any] | None:
         """Return the summary of a complete run, None if it is not complete."""

@@ -9,6 +9,7 @@ import logging
 import os
 import socket
 import sys
+import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -27,6 +28,7 @@ __all__ = ["open_session", "session_for", "spark_log", "spark_session"]
 
 _LOG = logging.getLogger(__name__)
 _CONNECT_PORT = 15002
+_STOP_SECONDS = 60
 _DEFAULTS = {
     "spark.ui.enabled": "false",
     "spark.ui.showConsoleProgress": "false",
@@ -103,11 +105,22 @@ def session_for(conf: Conf, sources: Iterable[str], log: Path | None) -> Iterato
 
 
 def _stop(session: SparkSession) -> None:
-    """Stop Spark; that it died before it was told to does not change what the job did."""
-    try:
-        session.stop()
-    except Exception as exc:  # noqa: BLE001 - py4j and gRPC raise many kinds
-        _LOG.warning("Spark did not stop in order (%s: %s)", type(exc).__name__, exc)
+    """Stop Spark; that it died before it was told to, or does not answer, does not change what the job did.
+
+    A Connect client asks a server that is gone again and again, for many minutes, before it gives up.
+    """
+
+    def stop() -> None:
+        try:
+            session.stop()
+        except Exception as exc:  # noqa: BLE001 - py4j and gRPC raise many kinds
+            _LOG.warning("Spark did not stop in order (%s: %s)", type(exc).__name__, exc)
+
+    stopping = threading.Thread(target=stop, name="onescore-stop-spark", daemon=True)
+    stopping.start()
+    stopping.join(_STOP_SECONDS)
+    if stopping.is_alive():
+        _LOG.warning("Spark did not stop within %d s and is left behind", _STOP_SECONDS)
 
 
 def spark_log(conf: Conf) -> Path | None:

@@ -24,6 +24,7 @@ from pydantic import (
 from jobs.runs.secret_refs import SecretRef
 
 __all__ = [
+    "BuildSettings",
     "InputSettings",
     "MlflowSettings",
     "ModelSettings",
@@ -31,8 +32,10 @@ __all__ = [
     "QuarantineSettings",
     "ScoreSettings",
     "Section",
+    "ServeSettings",
     "SparkSettings",
     "StorageSettings",
+    "StoreSettings",
     "TrainSettings",
     "is_secret_key",
     "setting",
@@ -58,6 +61,14 @@ def _no_credentials(uri: str | None) -> str | None:
             "a URI with credentials is refused (not shown); use mlflow.token: env:NAME or file:PATH"
         )
     return uri
+
+
+def _no_password(url: str) -> str:
+    if re.search(r"://[^/\s]*@", url) or "password=" in url:
+        raise ValueError(
+            "a URL with a password is refused (not shown); set ONESCORE_STORE_PASSWORD, or refer to the whole URL by env:NAME"
+        )
+    return url
 
 
 def _spark_conf(values: Any) -> Any:
@@ -88,6 +99,7 @@ def _bound(value: Any) -> Any:
 
 
 Uri = Annotated[str, AfterValidator(_no_credentials)]
+StoreUrl = Annotated[str, AfterValidator(_no_password)]
 SparkConf = Annotated[dict[str, str | SecretRef], BeforeValidator(_spark_conf)]
 Reference = Annotated[str, Field(pattern=r"^([A-Za-z_][\w.]*:[A-Za-z_]\w*)?$")]
 Bound = Annotated[str | int, BeforeValidator(_bound)]
@@ -122,6 +134,18 @@ class MlflowSettings(Section):
     experiment: str = setting("experiment that receives the runs", min_length=1)
     token: SecretRef | None = setting("access token, as a reference `env:NAME` or `file:PATH`; null: none")
     timeout_seconds: int = setting("how long to wait for one answer of the server", "s", gt=0)
+
+
+class StoreSettings(Section):
+    """The online store."""
+
+    url: StoreUrl = setting(
+        "online store: `sqlite:///PATH`, `redis://HOST:PORT/DB`, `rediss://...` (TLS), or a reference such as "
+        "`env:ONESCORE_STORE_URL`; the password is that of ONESCORE_STORE_PASSWORD",
+        min_length=1,
+    )
+    timeout_ms: int = setting("deadline of one read", "ms", gt=0)
+    write_timeout_ms: int = setting("how long a job waits for one step of a write", "ms", gt=0)
 
 
 class SparkSettings(Section):
@@ -235,9 +259,64 @@ class ScoreSettings(Section):
     )
     unit_rows: int = setting("rows of one Spark task, at most", "rows", gt=0)
     batch_rows: int = setting("rows in memory at once, per task", "rows", gt=0)
+    max_index_rows: int = setting(
+        "a view with more rows is not looked up in memory but joined by shuffle, before scoring; the bits are the same",
+        "rows",
+        ge=0,
+    )
+    max_index_bytes: int = setting("a view whose files are larger likewise", "bytes", ge=0)
+    hot_key_rows: int = setting(
+        "join by shuffle: a key with more rows is split by time into slices of about so many", "rows", gt=0
+    )
+
+
+class BuildSettings(Section):
+    """How stored views with history are computed."""
+
+    quarantine: str = setting(
+        "table of source rows that break a view's contract, with the reason", min_length=1
+    )
+    partition_rows: int = setting(
+        "source rows of one Spark task, about; all rows of a key are in one task", "rows", gt=0
+    )
 
 
 class QuarantineSettings(Section):
     """When bad rows stop a run."""
 
     max_share: float = setting("share of quarantined rows above which a run fails", "0 to 1", ge=0, le=1)
+
+
+class ServeSettings(Section):
+    """The real-time server."""
+
+    host: str = setting("where `jobs.serve_realtime` listens", min_length=1)
+    port: int = setting("where it listens; 0: any free port", ge=0, le=65_535)
+    workers: int = setting("processes that answer", "processes", gt=0, le=256)
+    max_body_bytes: int = setting("a larger request is refused (413)", "bytes", gt=0)
+    max_rows: int = setting("a request of more rows is refused (413)", "rows", gt=0)
+    max_waiting: int = setting(
+        "requests that may wait, per worker; further ones are refused (503)", "requests", gt=0
+    )
+    body_timeout_seconds: float = setting("how long a client may take to send a request's body", "s", gt=0)
+    shutdown_seconds: float = setting("how long requests under way may take after SIGTERM", "s", gt=0)
+    max_staleness_seconds: float | None = setting(
+        "not ready while a view's W is older than this; null: not checked", "s", gt=0
+    )
+    log_directory: str | None = setting("where the prediction log is written; null: no log")
+    log_flush_seconds: float = setting(
+        "how long an answer waits at most to be written; what kill -9 may lose", "s", gt=0
+    )
+    log_sample_share: float = setting(
+        "share of the rows that is logged, chosen by a hash of the row's id", "0 to 1", ge=0, le=1
+    )
+    log_pii: Literal["drop", "hash", "keep"] = setting(
+        'what becomes of fields tagged "pii" in the prediction log'
+    )
+    log_pii_key: SecretRef | None = setting("key for hash, as a reference `env:NAME` or `file:PATH`")
+    log_retention_days: int | None = setting(
+        "`jobs.purge_predictions` removes whole days of the prediction log that are older; null: all are kept",
+        "days",
+        gt=0,
+    )
+    log_max_queue: int = setting("rows that may wait to be written; further ones are dropped", "rows", gt=0)

@@ -21,8 +21,8 @@ from feature_pipelines.schema import Schema
 from feature_pipelines.schema_arrow import columns_from_arrow
 from jobs.runs.batch import plan_from
 from jobs.runs.ids import id_sum, row_ids
-from jobs.runs.score_task import ids_in_files
 from jobs.runs.views import index_view
+from jobs.runs.written_ids import ids_in_files
 from jobs.tables.sink import ParquetSink
 from jobs.tables.snapshot import read_unit
 

@@ -56,8 +56,8 @@ def run_udf(job: dict[str, Any]) -> None:
     with spark_session(conf.spark, Path(job["scratch"]) / "spark.log") as spark:
         for key, value in _SPARK.items():
             spark.conf.set(key, value)
-        tables = {"weather": job["weather"], "plane": job["planes"]} if job["workload"] == "B" else {}
-        views = {name: spark.read.parquet(path) for name, path in tables.items()}
+        looked_up = job["views"] if job["workload"] == "B" else []
+        views = {view["name"]: spark.read.parquet(view["path"]) for view in looked_up}
         udf = score_udf(
             spark, f"models:/{conf.model.name}@{conf.model.alias}", views=views, cache=conf.storage.cache
         )

@@ -38,8 +38,11 @@ def imports(batches):
         yield pyarrow.RecordBatch.from_pydict({"found": [importlib.util.find_spec("udfs") is not None]})
 
 found = {"before": spark.range(1).mapInArrow(imports, "found boolean").first()[0]}
+from feature_pipelines.offline.as_of_join import as_of_join
 from tests.toy.bits import outcomes
+from tests.toy.houses import RATES
 from tests.toy.workspace import Workspace
+from udfs.shipped import ship_code
 from udfs.spark_udf import score_udf
 workspace = Workspace(Path(sys.argv[2]))
 workspace.connect()
@@ -49,6 +52,10 @@ for kind in ("arrow", "pandas"):
     score = score_udf(spark, "models:/houses@champion", views={"rates": rates}, kind=kind)
     answer = requests.select("house_id", score(F.struct("*")).alias("s")).select("house_id", "s.*")
     found[kind] = outcomes(answer.toArrow().to_pylist(), "house_id")
+ship_code(spark)
+joined = as_of_join(requests, rates, RATES, as_of="asked_ts", hot_key_rows=300)
+answer = joined.select("house_id", score(F.struct("*")).alias("s")).select("house_id", "s.*")
+found["joined"] = outcomes(answer.toArrow().to_pylist(), "house_id")
 spark.udf.register("score", score)
 requests.createOrReplaceTempView("requests")
 answer = spark.sql("SELECT house_id, s.* FROM (SELECT house_id, score(struct(*)) AS s FROM requests)")
@@ -86,12 +93,16 @@ def remote(
 def test_job_through_connect_equals_the_local_run(
     spark: SparkSession, remote: str, many: Workspace, process_env: dict[str, str], tmp_path: Path
 ) -> None:
+    """Also where the view is joined by shuffle, with its hottest keys split."""
     score_table(spark, many.conf(*[flag for flag in many_flags("local")[2:] if flag != "--set"]))
-    command = [sys.executable, "-m", "jobs.score_batch", *many_flags("connect", f"spark.remote={remote}")]
-    env = {**process_env, **many.env()}
-    answer = finished(command, env=env, cwd=tmp_path, seconds=240)
-    assert answer.returncode == 0, answer.stderr[-3000:]
-    assert multiset(many, "connect") == multiset(many, "local")
+    ways = {"connect": (), "shuffled": ("score.max_index_rows=0", "score.hot_key_rows=1000")}
+    for output, more in ways.items():
+        flags = many_flags(output, f"spark.remote={remote}", *more)
+        command = [sys.executable, "-m", "jobs.score_batch", *flags]
+        answer = finished(command, env={**process_env, **many.env()}, cwd=tmp_path, seconds=480)
+        assert answer.returncode == 0, answer.stderr[-3000:]
+        assert ("joined to 20,000 rows by shuffle" in answer.stderr) == (output == "shuffled")
+        assert multiset(many, output) == multiset(many, "local")
 
 
 def test_udf_through_connect_gives_the_bits_of_the_batch_job(
@@ -114,7 +125,7 @@ def test_udf_through_connect_gives_the_bits_of_the_batch_job(
         "the server had our code before we sent it: this test would prove nothing"
     )
     batch = {str(row): bits for row, bits in bits_by_row(workspace.rows("houses_scored")).items()}
-    assert found == {"arrow": batch, "pandas": batch, "sql": batch}
+    assert found == {"arrow": batch, "pandas": batch, "joined": batch, "sql": batch}
 
 
 def test_absent_connect_server_is_one_clear_line(

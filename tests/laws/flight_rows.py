@@ -9,6 +9,8 @@ from feature_pipelines.columns import Columns
 from feature_pipelines.evaluate import constants_from_json, fit_constants
 from feature_pipelines.features.flights import FEATURES
 
+HISTORY = [f for view in FEATURES.views if view.history for f in view.fields]
+
 __all__ = ["flight_columns", "flight_constants", "flight_rows"]
 
 CARRIERS = ["UA", "B6", "EV", "DL", "", "ua", "\u00e9", "e\u0301"]
@@ -28,7 +30,7 @@ DAY = 86_400_000_000
 
 
 def flight_rows(n_rows: int, seed: int) -> list[dict[str, Any]]:
-    """Return request rows with the fields of both views, in the wire form; the same for a seed on every machine."""
+    """Return request rows with the fields of all views, in the wire form; the same for a seed on every machine."""
     rng = random.Random(seed)
     return [_flight(rng, number) for number in range(n_rows)]
 
@@ -74,7 +76,17 @@ def _flight(rng: random.Random, number: int) -> dict[str, Any]:
             "weather_pressure_hpa": _maybe(rng, 960, 1050),
             "weather_visibility_miles": _maybe(rng, 0, 10),
         }
+    if rng.random() < 0.8:
+        row |= {f.name: _of_history(rng, f.name) for f in HISTORY}
     return row
+
+
+def _of_history(rng: random.Random, name: str) -> Any:
+    if "_share_" in name:
+        return rng.choice([None, 0, 1, rng.random()])
+    if "_count_" in name or "_last_" in name:
+        return rng.choice([None, 0, 1, 37, rng.randrange(0, 3000)])
+    return _maybe(rng, 0, 300)
 
 
 def _maybe(rng: random.Random, low: int, high: int) -> float | str | None:

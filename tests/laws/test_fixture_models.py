@@ -17,11 +17,11 @@ import pytest
 
 from feature_pipelines.errors import ModelIntegrityError
 from feature_pipelines.parity import ulp_distance
+from tests.toy.answers import score_rows
 from tests.toy.bits import bits_of
 from tests.toy.forgery import forge
 from udfs.bundle import FORMAT_VERSION, bundle_digest, load_bundle
 from udfs.platform import platform_id
-from udfs.rows import score_rows
 from udfs.scorer import Scorer
 
 FIXTURES = Path(__file__).resolve().parents[1] / "fixtures"

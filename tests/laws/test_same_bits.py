@@ -21,11 +21,11 @@ from jobs.runs.batch import score_table
 from jobs.runs.views import index_view
 from tests.toy import every_type as every_type_set
 from tests.toy import houses as houses_set
+from tests.toy.answers import score_rows
 from tests.toy.bits import bits_by_row, bits_of, outcomes
 from tests.toy.every_type_rows import hard_rows
 from tests.toy.workspace import Workspace, house_rows
 from udfs.kernel import Kernel
-from udfs.rows import score_rows
 from udfs.scorer import Scorer
 from udfs.spark_udf import score_udf
 

@@ -15,6 +15,7 @@ from typing import IO
 __all__ = [
     "children",
     "command_of",
+    "descendants",
     "finished",
     "free_port",
     "is_listening",

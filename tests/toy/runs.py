@@ -100,7 +100,7 @@ def dies_at(monkeypatch: Any, point: str, arrival: int = 1) -> Iterator[None]:
             raise Killed(point)
 
     with monkeypatch.context() as patch:
-        for module in ("score_run", "score_task"):
+        for module in ("score_run", "score_task", "staging"):
             patch.setattr(f"jobs.runs.{module}.reached", reached)
         try:
             yield

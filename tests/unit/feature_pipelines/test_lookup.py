@@ -27,7 +27,7 @@ from feature_pipelines.schema import Field, Schema
 
 S = 1_000_000
 VIEW = FeatureView("plane", {"tailnum": "tailnum"}, Schema((Field("year", Float64),)), ttl_seconds=10)
-PRESENT, NOT_FOUND, EXPIRED = (int(status) for status in Status)
+PRESENT, NOT_FOUND, EXPIRED, NULL = (int(status) for status in list(Status)[:4])
 
 
 def build(
@@ -95,7 +95,7 @@ def test_a_null_key_is_never_found_nor_stored() -> None:
     assert len(index) == 1
     keys = Nullable(Strings.of(["", ""]), np.array([True, False]))
     columns, statuses = index.lookup([keys], np.array([2 * S, 2 * S]))
-    assert statuses.tolist() == [PRESENT, NOT_FOUND]
+    assert statuses.tolist() == [PRESENT, NULL]
     assert str(np.asarray(columns["year"]).tolist()) == "[2002.0, nan]"
 
 

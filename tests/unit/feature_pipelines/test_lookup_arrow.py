@@ -98,3 +98,22 @@ def test_rows_that_break_the_declaration_are_counted_with_their_reasons() -> Non
         "NULL_NOT_ALLOWED in event_ts (null where a value is required)",
         "OUT_OF_RANGE in year (below the minimum 1903)",
     ]
+
+
+def test_a_tombstone_hides_its_key_and_its_values_break_nothing() -> None:
+    deleted = pa.array([True, None, False])
+    given = table(is_deleted=deleted, year=pa.array([1.0, None, 2003.0]))
+    assert found(VIEW, given)[0] == [Status.NOT_FOUND, Status.PRESENT, Status.NOT_FOUND]
+    with pytest.raises(ContractError, match=r"1 row\(s\) .*: OUT_OF_RANGE in year"):
+        index_from_arrow(VIEW, given.drop_columns(["is_deleted"]))
+
+
+def test_a_tombstone_needs_its_times_like_any_row() -> None:
+    given = table(is_deleted=pa.array([True, None, False]), created_ts=pa.array([None, 6, 7], US))
+    with pytest.raises(ContractError, match=r"1 row\(s\) .*: NULL_NOT_ALLOWED in created_ts"):
+        index_from_arrow(VIEW, given)
+
+
+def test_is_deleted_must_be_a_bool() -> None:
+    with pytest.raises(ContractError, match=r"WRONG_TYPE in is_deleted"):
+        index_from_arrow(VIEW, table(is_deleted=pa.array([1, 0, 0])))

@@ -62,7 +62,7 @@ def test_load_reference_names_what_is_not_there(reference: str, message: str) ->
 
 def test_package_sources_are_the_files_that_the_module_needs() -> None:
     files = package_sources(FLIGHTS_REFERENCE)
-    assert set(files) == {"flights.py", "calendar.py"}
+    assert set(files) == {"flights.py", "flight_history.py", "calendar.py"}
     assert b"def plane_age_years" in files["flights.py"]
 
 

@@ -11,7 +11,7 @@ import time
 import pytest
 
 from jobs.runs import kill_points
-from jobs.runs.kill_points import KILL_POINTS, reached
+from jobs.runs.kill_points import KILL_POINTS, STAGING_POINTS, reached
 
 WAIT = 20
 
@@ -83,3 +83,5 @@ def test_every_place_is_in_the_code_once(root):
     sources = [path.read_text() for path in sorted((root / "jobs" / "runs").glob("score_*.py"))]
     named = re.findall(r'"((?:plan|task|chunk|run)\.\w+)"', "\n".join(sources))
     assert sorted(named) == sorted(KILL_POINTS)
+    staging = (root / "jobs" / "runs" / "staging.py").read_text()
+    assert sorted(re.findall(r'"(stage\.\w+)"', staging)) == sorted(STAGING_POINTS)

@@ -25,6 +25,7 @@ from jobs.runs import score_run
 from jobs.runs.batch import plan_from
 from jobs.runs.manifest import RunGroup
 from jobs.runs.score_run import score
+from jobs.runs.worker_errors import errors_of_workers
 from jobs.tables.delta import ensure_table, orphans
 from tests.toy.runs import (
     QUARANTINE,
@@ -387,7 +388,9 @@ def test_error_of_ours_in_a_worker_arrives_as_such(workspace, spark, monkeypatch
     ],
 )
 def test_only_an_error_of_ours_is_turned_back_into_one(text, expected):
-    assert type(score_run._raised_in_worker(PySparkException(text))) is expected
+    with pytest.raises(expected) as caught, errors_of_workers():
+        raise PySparkException(text)
+    assert type(caught.value) is expected
 
 
 def test_other_error_of_a_worker_stays_what_it_is(workspace, session, monkeypatch):

@@ -17,8 +17,10 @@ from feature_pipelines.schema import Reason
 from jobs.runs.batch import plan_from
 from jobs.runs.ids import IdSum, id_sum
 from jobs.runs.row_json import rows_from_json
-from jobs.runs.score_task import QUARANTINE_SCHEMA, ScoreTask, TaskResult, ids_in_files, scored_schema
+from jobs.runs.score_tables import QUARANTINE_SCHEMA, scored_schema
+from jobs.runs.score_task import ScoreTask, TaskResult
 from jobs.runs.views import index_view
+from jobs.runs.written_ids import ids_in_files
 from jobs.tables.sink import WrittenFile
 from tests.toy.parcel_tables import SCHEMA, parcel_rows
 from tests.toy.workspace import house_rows

@@ -54,6 +54,7 @@ def test_run_has_metrics_plots_and_the_configuration(trained_workspace: Workspac
 
     quality = training_metrics(client, version)
     assert quality["r2"] > 0.9
+    assert 0 < quality["r2_without_views"] != quality["r2"]
     artifacts = {a.path for a in client.list_artifacts(run_id)} | {
         a.path for a in client.list_artifacts(run_id, "plots")
     }

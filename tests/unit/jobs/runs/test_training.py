@@ -9,7 +9,8 @@ import pytest
 from deltalake import write_deltalake
 
 from feature_pipelines.errors import ConfigurationError, ContractError
-from jobs.runs.training import build_training_set, fit_model
+from feature_pipelines.features.flights import FEATURES as FLIGHTS
+from jobs.runs.training import build_training_set, fit_model, without_views
 from tests.toy.houses import FEATURES
 from tests.toy.workspace import Workspace, house_rows, price_rows
 
@@ -183,3 +184,23 @@ def test_an_estimator_that_does_not_exist_is_named(workspace: Workspace) -> None
     conf = workspace.conf("train.estimator=sklearn.ensemble:NoSuchThing")
     with pytest.raises(ConfigurationError, match="'sklearn.ensemble:NoSuchThing' cannot be imported"):
         fit_model(conf, FEATURES, build_training_set(conf, FEATURES))
+
+
+def test_features_that_read_no_view_are_those_that_do_not_reach_one_by_any_way() -> None:
+    alone = without_views(FEATURES)
+    assert alone is not None
+    assert alone.feature_names == ("area_squared", "town_code", "rooms_or_minus_one", "asked_hour")
+    assert (alone.views, [one.name for one in alone.fitted]) == ((), ["towns"])
+    assert without_views(alone) is None
+
+    flights = without_views(FLIGHTS)
+    assert flights is not None
+    reads_a_view = {
+        "plane_age_years",
+        "plane_maker_code",
+        "origin_crosswind_mph",
+        "route_delay_minutes_trend",
+    }
+    assert not reads_a_view & set(flights.feature_names)
+    assert {"carrier_code", "route_flights_per_day", "dep_month"} <= set(flights.feature_names)
+    assert "plane_makers" not in [one.name for one in flights.fitted]

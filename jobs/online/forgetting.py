@@ -1,0 +1,152 @@
+"""Forgetting an entity in every place that a model's configuration names, and saying what is still owed after that.
+
+Each place is a step that is whole in itself and finds nothing the second time, so a run that was killed is completed by running it
+again. This module prints nothing and reads no clock.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from urllib.parse import quote
+
+from feature_pipelines.definitions import FeatureSet
+from feature_pipelines.stores.opening import open_store
+from jobs.online.entity import Entity
+from jobs.online.forget_store import ForgottenView, forget_in_store
+from jobs.online.forget_tables import quarantine_test, scored_test
+from jobs.online.log_rewriting import Rewritten, forget_in_log
+from jobs.online.store_conf import store_url
+from jobs.runs.conf import Conf
+from jobs.tables.delta_read import is_delta, open_table, table_schema
+from jobs.tables.removal import Owed, RowTest, count_rows, owed, remove_rows
+
+__all__ = ["Forgotten", "forget", "kept_elsewhere", "log_directory", "store_owes"]
+
+
+@dataclass
+class Forgotten:
+    """What was (or would be) removed, place by place.
+
+    Args:
+        store: by view; the text says why there is no store to ask.
+        log: of the model's prediction log; None = there is none.
+        tables: rows by location; the text says why a table was not touched.
+        owed: by location.
+    """
+
+    store: dict[str, ForgottenView] | str = ""
+    log: Rewritten | None = None
+    tables: dict[str, int | str] = field(default_factory=dict)
+    owed: dict[str, Owed] = field(default_factory=dict)
+
+
+def forget(
+    conf: Conf, feature_set: FeatureSet, entity: Entity, log: Path | None, now: datetime, *, dry_run: bool
+) -> Forgotten:
+    """Remove an entity from the online store, the prediction log, the scored and the quarantine table.
+
+    Args:
+        conf: names the places.
+        feature_set: the model's.
+        entity: what to forget.
+        log: <log>/<model>; None = no log.
+        now: an aware time, from which vacuum counts.
+        dry_run: count, and change nothing.
+
+    Raises:
+        UnavailableError, TableError, RunConflictError: a place cannot be worked on; those before it are done.
+    """
+    done = Forgotten(store=_store(conf, feature_set, entity, dry_run))
+    if log is not None:
+        key = conf.serve.log_pii_key.reveal().encode() if conf.serve.log_pii_key is not None else None
+        done.log = forget_in_log(log, entity, key, dry_run=dry_run)
+    row_id = tuple(feature_set.row_id if conf.input.row_id is None else conf.input.row_id)
+    for table, is_scored in ((conf.output.scored, True), (conf.output.quarantine, False)):
+        location = conf.table_location(table)
+        if not is_delta(location):
+            done.tables[location] = "no Delta table there"
+            continue
+        test = scored_test(entity, _columns(location), row_id) if is_scored else quarantine_test(entity)
+        if isinstance(test, list):
+            done.tables[location] = (
+                f"NOT TOUCHED: it does not repeat {', '.join(test)}, so its rows cannot be told; "
+                "output.pass_through repeats a column in later runs"
+            )
+            continue
+        done.tables[location] = _rows(location, test, now, dry_run)
+        done.owed[location] = owed(location, test)
+    return done
+
+
+def log_directory(conf: Conf, option: str | None) -> Path | None:
+    """Return where a model's part of the prediction log is: below an option's directory, else the configured one."""
+    root = option or conf.serve.log_directory
+    return Path(root).expanduser() / quote(conf.model.name, safe="") if root else None
+
+
+def kept_elsewhere(conf: Conf, feature_set: FeatureSet) -> list[tuple[str, str]]:
+    """Return (place, what it is) of what `forget` does not rewrite and that may hold an entity."""
+    places = [
+        (conf.views[view.name], f"view {view.name}: its history")
+        for view in feature_set.views
+        if view.name in conf.views
+    ]
+    places += [(table, "events that views are built from") for table in conf.view_sources.values()]
+    places += [
+        (conf.build.quarantine, "events that broke a view's contract"),
+        (conf.input.source, "requests to score"),
+        (conf.train.requests, "requests to learn from"),
+        (conf.train.outcomes, "outcomes"),
+    ]
+    named: dict[str, str] = {}
+    for table, meaning in places:
+        if table:
+            named.setdefault(conf.table_location(table), meaning)
+    found: Sequence[tuple[str, str]] = [
+        (conf.storage.runs, "runs: what an unfinished one has staged"),
+        (conf.storage.cache, "copies of models and views; may be deleted at any time"),
+        ("registered versions of the model", "golden rows and fitted vocabularies"),
+    ]
+    return [*named.items(), *found]
+
+
+def store_owes(conf: Conf) -> str:
+    """Return where an online store keeps the bytes of deleted rows, and what removes them."""
+    url = store_url(conf)
+    if not url.startswith("sqlite:///"):
+        return "snapshots and append-only files that Redis wrote before hold it until they are written again: BGSAVE, BGREWRITEAOF"
+    steps = "c.execute('VACUUM'); c.execute('PRAGMA wal_checkpoint(TRUNCATE)')"
+    path = url.removeprefix("sqlite:///")
+    return f'python -c "import sqlite3; c = sqlite3.connect({path!r}); {steps}"'
+
+
+def _store(
+    conf: Conf, feature_set: FeatureSet, entity: Entity, dry_run: bool
+) -> dict[str, ForgottenView] | str:
+    if not feature_set.views:
+        return "the feature set has no stored views"
+    url = store_url(conf)
+    if url.startswith("sqlite:///") and not Path(url.removeprefix("sqlite:///")).is_file():
+        return "there is no store file"
+    store = open_store(url, timeout_ms=conf.store.write_timeout_ms)
+    try:
+        return forget_in_store(
+            store,
+            feature_set.views,
+            entity,
+            lambda name: conf.table_location(conf.views[name]) if name in conf.views else None,
+            dry_run=dry_run,
+        )
+    finally:
+        store.close()
+
+
+def _columns(location: str) -> list[str]:
+    return list(table_schema(open_table(location)).names)
+
+
+def _rows(location: str, test: RowTest, now: datetime, dry_run: bool) -> int:
+    return count_rows(location, test) if dry_run else remove_rows(location, test, now)

@@ -1,0 +1,69 @@
+"""What a configuration tells a worker of the server: the model's version, resolved once, and every limit."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from feature_pipelines.errors import ConfigurationError
+from jobs.online.store_conf import store_url
+from jobs.online.worker import WorkerSpec
+from jobs.runs.conf import Conf
+from udfs.serving import ServingSettings
+
+__all__ = ["serving_settings", "worker_spec"]
+
+
+def serving_settings(conf: Conf) -> ServingSettings:
+    """Return the store and the log that a configuration names; it may hold the store's password."""
+    settings = conf.serve
+    return ServingSettings(
+        store_url=store_url(conf),
+        store_timeout_ms=conf.store.timeout_ms,
+        log_directory=settings.log_directory,
+        log_flush_seconds=settings.log_flush_seconds,
+        log_sample_share=settings.log_sample_share,
+        log_pii=settings.log_pii,
+        log_pii_key=settings.log_pii_key.reveal() if settings.log_pii_key is not None else None,
+        log_max_queue=settings.log_max_queue,
+    )
+
+
+def worker_spec(conf: Conf, bundle: Path | None) -> WorkerSpec:
+    """Return what workers are told.
+
+    Args:
+        conf: the configuration.
+        bundle: the model's directory; None = resolve the alias (or the version) and fetch the model, which needs MLflow.
+
+    Raises:
+        ModelError, UnavailableError: see `udfs.registry.resolve` and `fetch`.
+        ConfigurationError: the directory is no model's.
+    """
+    digest = version = alias = None
+    if bundle is None:
+        from jobs.runs.tracking import connect_from  # MLflow, only where the registry is asked
+        from udfs.registry import fetch, resolve
+
+        wanted = f"@{conf.model.alias}" if conf.model.version is None else f"/{conf.model.version}"
+        found = resolve(f"models:/{conf.model.name}{wanted}", connect_from(conf))
+        bundle = fetch(found, Path(conf.storage.cache))
+        digest, version, alias = found.digest, found.version, found.alias
+    elif not (bundle / "model.json").is_file():
+        raise ConfigurationError(f"--bundle {bundle}: there is no model.json in it", bundle=str(bundle))
+    settings = conf.serve
+    return WorkerSpec(
+        socket_fd=-1,
+        ready_fd=-1,
+        bundle=str(bundle.resolve()),
+        digest=digest,
+        version=version,
+        alias=alias,
+        allow_tolerance=conf.model.allow_tolerance,
+        settings=serving_settings(conf),
+        max_body_bytes=settings.max_body_bytes,
+        max_rows=settings.max_rows,
+        max_waiting=settings.max_waiting,
+        body_timeout_seconds=settings.body_timeout_seconds,
+        max_staleness_seconds=settings.max_staleness_seconds,
+        shutdown_seconds=settings.shutdown_seconds,
+    )
