@@ -46,7 +46,7 @@ def scored_schema(
     Args:
         feature_set, output: the model's.
         source: the input's schema.
-        repeated: input columns that the scored table repeats, each of a type that a table holds (see `unstorable`).
+        repeated: input columns that the scored table repeats, each of a type that a table holds (see `delta_types.stored_type`).
     """
     fields = [pa.field("row_id", pa.string(), nullable=False)]
     if feature_set.as_of is not None:
