@@ -7,7 +7,7 @@ made canonical there, because 0/0 has another sign than NaN on some machines. Th
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,6 +27,8 @@ from feature_pipelines.errors import DefinitionError
 __all__ = ["FeatureRaised", "check_row_local", "constants_from_json", "evaluate", "fit_constants"]
 
 _EXACT = 2**53
+_FEW = 8  # so many values are compared faster in Python
+_PLAN = "_evaluate_plan"
 
 
 class FeatureRaised(Exception):
@@ -56,31 +58,58 @@ def evaluate(
     by_feature = (
         n_rows > 1024
     )  # many rows: make NaNs canonical while a feature is in the cache; few: in one pass
-    row_of = {name: i for i, name in enumerate(feature_set.feature_names)}
+    shape = (n_rows,)
     known: dict[str, Column] = dict(columns)
     with np.errstate(all="ignore"):
-        for step in feature_set.steps:
+        for step, row, dtype in _planned(feature_set):
             arguments = [known[name] for name in step.inputs]
-            kwargs = {name: constants[name] for name in step.constants}
             try:
-                value = step.function(*arguments, **kwargs)
+                if step.constants:
+                    value = step.function(*arguments, **{name: constants[name] for name in step.constants})
+                else:
+                    value = step.function(*arguments)
             except MemoryError:
                 raise
             except Exception as exc:
                 raise FeatureRaised(step.name) from exc
-            _check_value(step, value, n_rows)
-            known[step.name] = freeze(value)
-            if step.name in row_of:
-                row = matrix[row_of[step.name]]
-                row[:] = _as_float64(step, value)
+            if type(value) is np.ndarray and value.dtype is dtype and value.shape == shape:
+                value.flags.writeable = False
+            else:
+                _check_value(step, value, n_rows)
+                freeze(value)
+            known[step.name] = value
+            if row >= 0:
+                _check_exact(step, value)
+                matrix[row] = value
                 if by_feature and step.dtype.is_float:
-                    _make_nans_canonical(row)
+                    _make_nans_canonical(matrix[row])
             for name in step.releases:  # the next steps reuse memory that is still in the cache
                 del known[name]
             del value, arguments
     if not by_feature:
         _make_nans_canonical(matrix)
     return matrix
+
+
+class _Planned(NamedTuple):
+    """A step, its row in the matrix (-1: it has none), and the dtype of its value if that is a plain array."""
+
+    step: Step
+    row: int
+    dtype: np.dtype[Any] | None
+
+
+def _planned(feature_set: FeatureSet) -> list[_Planned]:
+    """Return the steps with what is known of them before any row, found once per feature set."""
+    held: list[_Planned] | None = feature_set.__dict__.get(_PLAN)
+    if held is None:
+        row_of = {name: i for i, name in enumerate(feature_set.feature_names)}
+        held = []
+        for step in feature_set.steps:
+            is_plain = not step.nullable and step.dtype.kind != "string"
+            held.append(_Planned(step, row_of.get(step.name, -1), step.dtype.numpy if is_plain else None))
+        feature_set.__dict__[_PLAN] = held
+    return held
 
 
 def _make_nans_canonical(values: NDArray[np.float64]) -> None:
@@ -113,13 +142,15 @@ def _description(values: Any) -> str:
     return f"{len(values)} string(s)" if isinstance(values, Strings) else type(values).__name__
 
 
-def _as_float64(step: Step, value: Any) -> NDArray[Any]:
-    if step.dtype.kind == "int64" and len(value) and (value.max() > _EXACT or value.min() < -_EXACT):
+def _check_exact(step: Step, value: Any) -> None:
+    """Refuse integers that float64 cannot hold."""
+    if step.dtype.kind != "int64" or not len(value):
+        return
+    few = value.tolist() if len(value) <= _FEW else (value.min(), value.max())
+    if max(few) > _EXACT or min(few) < -_EXACT:
         raise FeatureRaised(step.name) from OverflowError(
             "an integer beyond 2^53, which the model's float64 cannot hold"
         )
-    values: NDArray[Any] = value
-    return values
 
 
 def fit_constants(feature_set: FeatureSet, columns: Columns) -> dict[str, Any]:

@@ -20,7 +20,8 @@ from numpy.typing import NDArray
 from feature_pipelines.columns import Column, Columns, Strings, concat, freeze, take, values_and_valid
 from feature_pipelines.errors import ContractError, DefinitionError
 from feature_pipelines.history_ops import Aggregates, range_extreme
-from feature_pipelines.views import FeatureView, row_digests, window_seconds
+from feature_pipelines.packed import row_digests
+from feature_pipelines.views import FeatureView, window_seconds
 
 __all__ = ["HistoryRows", "windowed_history"]
 
@@ -280,7 +281,7 @@ def _ties_by_digest(view: FeatureView, row: Ints, times: tuple[Ints, Ints, Ints]
     if not len(where) or view.source is None:
         return row
     digests = row_digests(view.source, {f.name: take(fields[f.name], row[where]) for f in view.source})
-    rank = np.unique(np.array(digests), return_inverse=True)[1]
+    rank = np.unique(np.array(digests, dtype="S32"), return_inverse=True)[1]
     order = np.lexsort((rank, *(column[where] for column in reversed(columns))))
     row = row.copy()
     row[where] = row[where][order]

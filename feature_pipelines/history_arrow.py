@@ -15,9 +15,10 @@ from feature_pipelines.columns import Bool, Column, Columns, Int64, Nullable, St
 from feature_pipelines.errors import ContractError, DefinitionError
 from feature_pipelines.history import HistoryRows, windowed_history
 from feature_pipelines.lookup_arrow import CREATED_TS, EVENT_TS, IS_DELETED
+from feature_pipelines.packed import TOMBSTONE, row_digests
 from feature_pipelines.schema import Field, RowError, Schema
 from feature_pipelines.schema_arrow import arrow_type, column_to_arrow, columns_from_arrow
-from feature_pipelines.views import FeatureView, row_digests
+from feature_pipelines.views import FeatureView
 
 __all__ = [
     "IS_DELETED",
@@ -90,12 +91,12 @@ def correction(
     wrong = [
         row
         for key, (_, digest, row) in newest_now.items()
-        if not is_new[row] and newest_stored.get(key, (0, "", 0))[1] != digest
+        if not is_new[row] and newest_stored.get(key, (0, b"", 0))[1] != digest
     ]
     gone = [
         row
         for key, (_, digest, row) in newest_stored.items()
-        if key not in newest_now and digest != _TOMBSTONE
+        if key not in newest_now and digest != TOMBSTONE
     ]
     tombstones = pa.table(
         {
@@ -111,28 +112,26 @@ def correction(
     return pa.concat_tables([now.filter(pa.array(is_new)), corrected, tombstones.cast(schema)])
 
 
-_TOMBSTONE = "tombstone"
-
-
-def _newest(view: FeatureView, table: pa.Table) -> dict[tuple[Any, ...], tuple[int, str, int]]:
+def _newest(view: FeatureView, table: pa.Table) -> dict[tuple[Any, ...], tuple[int, bytes, int]]:
     """Return by (keys, event_ts) the newest version: its created_ts, digest and position."""
     columns, errors = columns_from_arrow(view.fields, _one_batch(view, table.select(view.fields.names)))
+    deleted = table.column(IS_DELETED).to_pylist()
+    errors = [error for error in errors if not deleted[error.row]]
     if errors:
         raise ContractError(
             f"view {view.name!r}: {len(errors)} stored value(s) break its declaration, such as {errors[0].field}: "
             f"{errors[0].message}; it must be rebuilt"
         )
-    deleted = table.column(IS_DELETED).to_pylist()
-    digests = row_digests(view.fields, columns)
+    digests = row_digests(view.fields, columns, deleted)
     created = table.column(CREATED_TS).cast(pa.int64()).to_pylist()
     keys = zip(
         *(table.column(name).to_pylist() for name in view.keys),
         table.column(EVENT_TS).cast(pa.int64()).to_pylist(),
         strict=True,
     )
-    newest: dict[tuple[Any, ...], tuple[int, str, int]] = {}
+    newest: dict[tuple[Any, ...], tuple[int, bytes, int]] = {}
     for row, key in enumerate(keys):
-        version = (created[row], _TOMBSTONE if deleted[row] else digests[row], row)
+        version = (created[row], digests[row], row)
         if key not in newest or version > newest[key]:
             newest[key] = version
     return newest

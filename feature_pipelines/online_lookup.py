@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,14 +20,14 @@ from feature_pipelines.lookup import Status
 from feature_pipelines.missing import apply_missing
 from feature_pipelines.request_rows import Requests
 from feature_pipelines.schema import Field, Reason, RowError, build_column
-from feature_pipelines.stores.base import Key, StoredRow, resolve
+from feature_pipelines.stores.base import Answer, Key, StoredRow, resolve
 from feature_pipelines.stores.encoding import decode_rows
 from feature_pipelines.views import FeatureView
 
 __all__ = ["Assembled", "Found", "Plan", "ViewPlan", "assemble", "plan"]
 
 _NO_KEY = -1
-Found = Sequence[Sequence[StoredRow | None]] | UnavailableError | ContractError
+Found = Sequence[Sequence[Answer]] | UnavailableError | ContractError
 
 
 @dataclass(frozen=True)
@@ -72,6 +72,8 @@ class Assembled:
         event_ts: by view, of each row the event_ts of the row that the store returned, None without one; microseconds.
         overrides: of each row the stored fields that it sent itself.
         errors: of the rows that are refused, in the views' order.
+        failures: what the store said where it could not answer for a view or a key: for the log, each once.
+        retryable: the rows that are refused because a view cannot be served now.
     """
 
     columns: dict[str, Column]
@@ -79,6 +81,8 @@ class Assembled:
     event_ts: dict[str, list[int | None]]
     overrides: list[list[str]]
     errors: list[RowError]
+    failures: list[UnavailableError | ContractError] = field(default_factory=list)
+    retryable: set[int] = field(default_factory=set)
 
 
 def plan(feature_set: FeatureSet, requests: Requests, *, has_store: bool) -> Plan:
@@ -90,8 +94,8 @@ def plan(feature_set: FeatureSet, requests: Requests, *, has_store: bool) -> Pla
     Args:
         feature_set: the model's features.
         requests: the rows as `RequestReader` read them.
-        has_store: whether there is a store. If not, a row that sends a field of a view is taken to send them all (null where it
-            does not name one), and a row that sends none is refused.
+        has_store: whether there is a store. If not, a row that does not send every field of a view is refused, as a batch is that
+            brings a view in part.
     """
     broken = {error.row for error in requests.errors}
     made = Plan(requests, [])
@@ -101,17 +105,21 @@ def plan(feature_set: FeatureSet, requests: Requests, *, has_store: bool) -> Pla
         if has_store:
             made.views.append(_view_plan(view, requests, sent, broken))
             continue
-        for i in [i for i, of_row in enumerate(sent) if not of_row and i not in broken]:
-            made.errors.append(RowError(i, Reason.STORED_FEATURES_MISSING, view.name, _no_store(view)))
-        statuses: list[int] = [Status.OVERRIDDEN if of_row else Status.PRESENT for of_row in sent]
-        made.views.append(ViewPlan(view, [], [_NO_KEY] * len(sent), statuses, [o and names for o in sent]))
+        is_whole = [len(of_row) == len(names) for of_row in sent]
+        for i in [i for i, whole in enumerate(is_whole) if not whole and i not in broken]:
+            made.errors.append(
+                RowError(i, Reason.STORED_FEATURES_MISSING, view.name, _no_store(view, sent[i]))
+            )
+        statuses: list[int] = [Status.OVERRIDDEN if whole else Status.PRESENT for whole in is_whole]
+        made.views.append(ViewPlan(view, [], [_NO_KEY] * len(sent), statuses, sent))
     return made
 
 
-def _no_store(view: FeatureView) -> str:
+def _no_store(view: FeatureView, sent: Sequence[str]) -> str:
+    lacking = [name for name in view.fields.names if name not in sent]
     return (
-        f"send the stored fields of view {view.name!r} (null where there is no value); no store is configured to look them "
-        "up in (ONESCORE_STORE_URL)"
+        f"send all stored fields of view {view.name!r} (null where there is no value), it lacks {', '.join(lacking[:5])}"
+        f"{', ...' if len(lacking) > 5 else ''}; no store is configured to look them up in (ONESCORE_STORE_URL)"
     )
 
 
@@ -144,73 +152,125 @@ def _key_values(column: Column) -> list[Any]:
 def assemble(planned: Plan, found: Found, as_of: Sequence[int]) -> Assembled:
     """Return the stored columns of a request's rows.
 
+    A stored value that cannot be read refuses the rows that wanted it, and a view that cannot be served is what its `unavailable`
+    says; rows and views beside them are as ever.
+
     Args:
         planned: what `plan` returned.
-        found: what the store returned for `planned.wanted()`, or the error that it raised.
+        found: what the store returned for `planned.wanted()`, or the error that it raised: then every key's answer is that error.
         as_of: of each row, microseconds.
     """
-    if not isinstance(found, Exception):
-        try:
-            return _assembled(planned, found, as_of)
-        except ContractError as unreadable:
-            found = unreadable
-    return _assembled(planned, found, as_of)
-
-
-def _assembled(planned: Plan, found: Found, as_of: Sequence[int]) -> Assembled:
-    rows = planned.requests.rows
-    made = Assembled({}, {}, {}, [[] for _ in rows], list(planned.errors))
+    made = Assembled({}, {}, {}, [[] for _ in planned.requests.rows], list(planned.errors))
     answers = None if isinstance(found, Exception) else iter(found)
     for one in planned.views:
-        stored = next(answers) if answers is not None and one.keys else ()
-        statuses, event_ts, taken = _resolved(one, stored if answers is not None else None, as_of)
-        made.event_ts[one.view.name] = event_ts
-        refused: list[int] = []
-        if isinstance(found, ContractError):
-            refused = [i for i, position in enumerate(one.positions) if position != _NO_KEY]
-            statuses[refused] = Status.UNAVAILABLE
-            made.errors += [RowError(i, Reason.STORE_UNAVAILABLE, one.view.name, str(found)) for i in refused]
-        made.statuses[one.view.name] = statuses
-        columns: dict[str, Column] = {}
-        if not all(len(sent) == len(one.view.fields.fields) for sent in one.sent):
-            columns, errors = apply_missing(one.view, _decoded(one.view, stored, taken), statuses)
-            made.errors += [error for error in errors if error.row not in refused]
-        for declared in one.view.fields:
-            _override(declared, one, planned.requests, columns, made)
-        made.columns.update(columns)
+        stored: Sequence[Answer] = ()
+        if one.keys:
+            stored = next(answers) if answers is not None else [found] * len(one.keys)  # type: ignore[list-item]
+        _assemble_view(one, stored, planned.requests, as_of, made)
     return made
 
 
-def _resolved(
-    one: ViewPlan, stored: Sequence[StoredRow | None] | None, as_of: Sequence[int]
-) -> tuple[NDArray[np.int8], list[int | None], list[int]]:
-    """Return each row's status, the event_ts of its stored row, and which of `stored` gives its values (-1: none does)."""
-    statuses, event_ts = list(one.statuses), [None] * len(one.positions)
-    times: list[int | None] = list(event_ts)
+def _assemble_view(
+    one: ViewPlan, stored: Sequence[Answer], requests: Requests, as_of: Sequence[int], made: Assembled
+) -> None:
+    """Add a view's columns, statuses and errors to what was made of those before it."""
+    found = _resolved(one, stored, as_of)
+    columns: dict[str, Column] = {}
+    if not all(len(sent) == len(one.view.fields.fields) for sent in one.sent):
+        try:
+            columns = _decoded(one.view, stored, found.taken)
+        except ContractError:
+            _refuse_unreadable(one.view, stored, found)
+            columns = _decoded(one.view, stored, found.taken)
+        columns, errors = apply_missing(one.view, columns, found.statuses)
+        made.errors += _explained(one.view, found, errors, made) if found.failed else errors
+    made.event_ts[one.view.name] = found.event_ts
+    made.statuses[one.view.name] = found.statuses
+    for declared in one.view.fields:
+        _override(declared, one, requests, columns, made)
+    made.columns.update(columns)
+
+
+class _Resolved(NamedTuple):
+    """What was found for each row of a request.
+
+    Args:
+        statuses: int8.
+        event_ts: of its stored row.
+        taken: which of the answers gives its values; -1 = none does.
+        failed: why there is no answer, of the rows for which there is none.
+    """
+
+    statuses: NDArray[np.int8]
+    event_ts: list[int | None]
+    taken: list[int]
+    failed: dict[int, UnavailableError | ContractError]
+
+
+def _resolved(one: ViewPlan, stored: Sequence[Answer], as_of: Sequence[int]) -> _Resolved:
+    statuses = list(one.statuses)
+    times: list[int | None] = [None] * len(one.positions)
     taken = [_NO_KEY] * len(one.positions)
+    failed: dict[int, UnavailableError | ContractError] = {}
     for i, position in enumerate(one.positions):
         if position == _NO_KEY:
             continue
-        if stored is None:
-            statuses[i] = Status.UNAVAILABLE
-            continue
         row = stored[position]
+        if isinstance(row, Exception):
+            statuses[i] = Status.UNAVAILABLE
+            failed[i] = row
+            continue
         statuses[i] = resolve(one.view, row, as_of[i])
         if row is not None:
             times[i] = row.event_ts
         if statuses[i] == Status.PRESENT:
             taken[i] = position
-    return np.array(statuses, dtype=np.int8), times, taken
+    return _Resolved(np.array(statuses, dtype=np.int8), times, taken, failed)
 
 
-def _decoded(
-    view: FeatureView, stored: Sequence[StoredRow | None], taken: Sequence[int]
-) -> dict[str, Column]:
-    """Return the view's fields for each row of `taken`; each stored value is decoded once."""
+def _refuse_unreadable(view: FeatureView, stored: Sequence[Answer], found: _Resolved) -> None:
+    """Take out the rows whose values cannot be decoded; the same rows whoever stands beside them."""
+    for position in {position for position in found.taken if position != _NO_KEY}:
+        row = stored[position]
+        try:
+            decode_rows(view, [row.payload if isinstance(row, StoredRow) else None])
+        except ContractError as unreadable:
+            for i in [i for i, taken in enumerate(found.taken) if taken == position]:
+                found.statuses[i], found.taken[i], found.failed[i] = Status.UNAVAILABLE, _NO_KEY, unreadable
+
+
+def _explained(
+    view: FeatureView, found: _Resolved, errors: list[RowError], made: Assembled
+) -> list[RowError]:
+    """Return a view's errors, those of its unavailable rows as the store explains them; note what it said.
+
+    What breaks the contract refuses a row whatever the view's policy: defaults are for a store that is away.
+    """
+    of_row = {error.row: error for error in errors}
+    for i, failure in found.failed.items():
+        if all(failure is not known for known in made.failures):
+            made.failures.append(failure)
+        if isinstance(failure, ContractError):
+            of_value = bool(failure.evidence.get("concerns_row"))
+            code = Reason.STORED_VALUE_UNREADABLE if of_value else Reason.STORE_UNAVAILABLE
+            of_row[i] = RowError(i, code, view.name, str(failure))
+        elif i in of_row and of_row[i].code is Reason.STORE_UNAVAILABLE:
+            made.retryable.add(i)
+            if "view" in failure.evidence:  # said of the view; what is said of the store is for the log
+                of_row[i] = of_row[i]._replace(message=str(failure))
+    return [of_row[row] for row in sorted(of_row)]
+
+
+def _decoded(view: FeatureView, stored: Sequence[Answer], taken: Sequence[int]) -> dict[str, Column]:
+    """Return the view's fields for each row of `taken`; each stored value is decoded once, and none that no row takes."""
     if len(taken) == 1:
         row = stored[taken[0]] if taken[0] != _NO_KEY else None
-        return decode_rows(view, [None if row is None else row.payload])
-    payloads: list[bytes | None] = [None if row is None else row.payload for row in stored]
+        return decode_rows(view, [row.payload if isinstance(row, StoredRow) else None])
+    used = set(taken)
+    payloads = [
+        row.payload if isinstance(row, StoredRow) and position in used else None
+        for position, row in enumerate(stored)
+    ]
     columns = decode_rows(view, [*payloads, None])
     index = np.array(taken, dtype=np.int64)  # -1 is the last: the null row
     return {name: take(column, index) for name, column in columns.items()}

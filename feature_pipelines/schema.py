@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -91,7 +92,7 @@ class Field:
                 f"field {self.name!r}: minimum={self.minimum} and maximum={self.maximum} must be finite and in order"
             )
 
-    @property
+    @cached_property
     def accepts_null(self) -> bool:
         """Whether null is a legal value."""
         return self.nullable or (self.dtype.is_float and not self.required)
@@ -122,7 +123,7 @@ class Schema:
         if twice:
             raise DefinitionError(f"schema declares more than once: {', '.join(twice)}")
 
-    @property
+    @cached_property
     def names(self) -> tuple[str, ...]:
         """Field names, in order."""
         return tuple(f.name for f in self.fields)

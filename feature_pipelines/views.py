@@ -10,16 +10,16 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from feature_pipelines.columns import Bool, Columns, Float64, Int64, Nullable
+from feature_pipelines.columns import Bool, Float64, Int64, Nullable
 from feature_pipelines.errors import DefinitionError, did_you_mean
 from feature_pipelines.reasons import Refused
-from feature_pipelines.schema import Field, Schema, parse_value, to_wire
+from feature_pipelines.schema import Field, Schema, parse_value
 
-__all__ = ["FeatureView", "History", "row_digests", "window_seconds"]
+__all__ = ["FeatureView", "History", "window_seconds"]
 
 _NO_FIELDS = Schema(())
 _MAX_TTL = 2**63 // 1_000_000
@@ -266,18 +266,3 @@ class FeatureView:
         """
         held = [list(self.keys), [[f.name, str(f.dtype), f.nullable] for f in self.fields]]
         return hashlib.sha256(json.dumps(held).encode()).hexdigest()[:16]
-
-
-def row_digests(fields: Schema, columns: Columns, is_deleted: Sequence[bool] | None = None) -> list[str]:
-    """Return the last word on the order of rows whose times are equal: 64 hex digits each.
-
-    Args:
-        fields: the view's fields, in order.
-        columns: each field's values, n rows.
-        is_deleted: which rows are tombstones (their values do not count); None = none.
-    """
-    wire = [to_wire(f, columns[f.name]) for f in fields]
-    rows = [json.dumps(row) for row in zip(*wire, strict=True)]
-    if is_deleted is not None:
-        rows = ["null" if deleted else row for deleted, row in zip(is_deleted, rows, strict=True)]
-    return [hashlib.sha256(row.encode()).hexdigest() for row in rows]

@@ -55,8 +55,8 @@ def _parse_integer(dtype: DType, value: Any) -> int:
         value = int(value)
     if isinstance(value, bool) or not isinstance(value, int):
         raise Refused(Reason.WRONG_TYPE, f"expected {dtype}: an integer or a string of decimal digits")
-    limits = np.iinfo(dtype.numpy)
-    if not limits.min <= value <= limits.max:
+    lowest, highest = _LIMITS[dtype.kind]
+    if not lowest <= value <= highest:
         raise Refused(Reason.INTEGER_OVERFLOW, f"beyond {dtype}")
     return value
 
@@ -157,6 +157,8 @@ def parse_timestamp(text: str) -> int:
     return seconds * 1_000_000 + int(digits[:6].ljust(6, "0"))
 
 
+_INT64, _INT32 = (-(2**63), 2**63 - 1), (-(2**31), 2**31 - 1)
+_LIMITS = {"int64": _INT64, "timestamp": _INT64, "int32": _INT32}
 _EPOCH_DAY = datetime.date(1970, 1, 1).toordinal()
 _INTEGER = re.compile(r"-?[0-9]+")
 _DECIMAL = re.compile(r"-?[0-9]{1,40}(\.[0-9]{1,40})?")

@@ -18,9 +18,10 @@ from numpy.typing import NDArray
 
 from feature_pipelines.columns import Column, Strings, take, values_and_valid
 from feature_pipelines.lookup_arrow import ViewRows, view_rows
+from feature_pipelines.packed import row_digests
 from feature_pipelines.schema import Field
 from feature_pipelines.schema_arrow import column_to_arrow
-from feature_pipelines.views import FeatureView, row_digests
+from feature_pipelines.views import FeatureView
 
 __all__ = [
     "CREATED",
@@ -100,7 +101,7 @@ class ViewBatches:
             fields = {name: take(column, index) for name, column in rows.fields.items()}
             deleted = None if rows.is_deleted is None else rows.is_deleted[index].tolist()
             for row, digest in zip(tied, row_digests(self.view.fields, fields, deleted), strict=True):
-                digests[row] = bytes.fromhex(digest)
+                digests[row] = digest
         return pa.array(digests, pa.binary())
 
 

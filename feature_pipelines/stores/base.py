@@ -16,15 +16,19 @@ from feature_pipelines.lookup import Status
 from feature_pipelines.views import FeatureView
 
 __all__ = [
+    "Answer",
     "Key",
     "OnlineStore",
     "StoredRow",
     "ViewState",
     "being_rebuilt",
     "check_schema",
+    "foreign_value",
+    "not_served",
     "other_schema",
     "resolve",
     "superseded",
+    "unreadable",
 ]
 
 Key = tuple[str | int, ...]
@@ -35,7 +39,7 @@ class StoredRow(NamedTuple):
 
     Args:
         event_ts, created_ts: int64 microseconds, UTC.
-        digest: 32 bytes, the row's `views.row_digests`: the last word where both times are equal.
+        digest: 32 bytes, the row's `packed.row_digests`: the last word where both times are equal.
         is_deleted: whether it is a tombstone.
         payload: the values (`encoding`); b"" for a tombstone.
     """
@@ -52,13 +56,22 @@ class StoredRow(NamedTuple):
         return self[:3]
 
 
+Answer = StoredRow | UnavailableError | ContractError | None
+"""What a store says of one key: its row, that it has none, or why it cannot say.
+
+UnavailableError (of all keys of the view): it was never materialised, or is being rebuilt. ContractError: the view is held under
+another schema (all of its keys), or this one value cannot be read. None of these messages names the store: they reach clients.
+"""
+
+
 class ViewState(NamedTuple):
     """What a store says about a view as a whole.
 
     Args:
         schema: `FeatureView.schema_digest` of its rows.
         through_ts: W: every row visible at W was written; None = never materialised.
-        source: what W was read from, in the writer's words (a table version); "" = not said.
+        source: what W was read from, in the writer's words (a table version), or without W what its first writer began to read;
+            "" = not said.
         epoch: changes whenever the view is reset, so that a writer that began before can tell.
         rebuilding: whether it was reset and no W has been set since; it cannot be read meanwhile.
     """
@@ -73,12 +86,16 @@ class ViewState(NamedTuple):
 class OnlineStore(Protocol):
     """One store; safe to use from many threads, and again in a child after fork.
 
-    Every method raises UnavailableError (retryable) if the store does not answer within its deadline, and ContractError if it
-    holds the view under another schema.
+    Every method raises UnavailableError (retryable) if the store does not answer within its deadline, and all but `read`
+    ContractError if it holds the view under another schema.
     """
 
-    def read(self, wanted: Sequence[tuple[FeatureView, Sequence[Key]]]) -> list[list[StoredRow | None]]:
-        """Return the newest row of each key, None where there is none: one round trip, in the shape and order asked."""
+    def read(self, wanted: Sequence[tuple[FeatureView, Sequence[Key]]]) -> list[list[Answer]]:
+        """Return the newest row of each key, None where there is none: one round trip, in the shape and order asked.
+
+        A view that cannot be served, or a value that cannot be read, is said in the places of its keys and disturbs no other. A
+        view without W is not served: a store that was emptied is not one that has no rows.
+        """
         ...
 
     def write(self, view: FeatureView, keys: Sequence[Key], rows: Sequence[StoredRow]) -> int:
@@ -108,8 +125,13 @@ class OnlineStore(Protocol):
         """
         ...
 
-    def register(self, view: FeatureView) -> ViewState:
-        """Return the view's state, having made store and view known where they are not yet."""
+    def register(self, view: FeatureView, *, source: str = "") -> ViewState:
+        """Return the view's state, having made store and view known where they are not yet.
+
+        Args:
+            view: the view.
+            source: remembered where neither W nor a source is: what the first rows are about to be read from.
+        """
         ...
 
     def states(self, views: Sequence[FeatureView]) -> dict[str, ViewState | None]:
@@ -176,12 +198,59 @@ def other_schema(view: FeatureView, held: str, declared: str, url: str) -> Contr
     )
 
 
+def not_served(
+    view: FeatureView,
+    schema: str | None,
+    declared: str,
+    through_ts: int | None,
+    *,
+    rebuilding: bool,
+    url: str,
+) -> UnavailableError | ContractError | None:
+    """Return why a view cannot be read in the state that a store has of it; None = it can.
+
+    Args:
+        view: the view.
+        schema: that of its rows; None = the store does not know the view.
+        declared: that of the declaration.
+        through_ts: W.
+        rebuilding: as in ViewState.
+        url: the store's, for the log.
+    """
+    if schema is not None and schema != declared:
+        return other_schema(view, schema, declared, url)
+    if schema is not None and rebuilding:
+        return being_rebuilt(view, url)
+    if schema is None or through_ts is None:
+        return UnavailableError(
+            f"view {view.name!r}: it was never materialised into the online store, or the store has lost it; run "
+            "jobs.materialize_features",
+            view=view.name,
+            url=url,
+        )
+    return None
+
+
 def being_rebuilt(view: FeatureView, url: str) -> UnavailableError:
     """Return the error for reading a view that was reset and is not complete again."""
     return UnavailableError(
         f"view {view.name!r}: its rows in the online store are being rebuilt; it can be read when that is done",
         view=view.name,
         url=url,
+    )
+
+
+def foreign_value(view: FeatureView, version: int, url: str, *, of_row: bool = True) -> ContractError:
+    """Return the error for a value that is not of a store's layout; what the store says of the view itself, if not `of_row`."""
+    return unreadable(
+        view, f"is not of layout version {version}; another program or version wrote it", url, of_row=of_row
+    )
+
+
+def unreadable(view: FeatureView, problem: str, url: str = "", *, of_row: bool = True) -> ContractError:
+    """Return the error for one stored value that cannot be read; `concerns_row` in its evidence says that others can."""
+    return ContractError(
+        f"view {view.name!r}: a stored value {problem}", view=view.name, url=url, concerns_row=of_row
     )
 
 

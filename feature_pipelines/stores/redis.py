@@ -6,7 +6,8 @@
 The first 49 bytes of a row are in the order of the rows: times are big-endian with the sign bit flipped, and the scripts
 compare bytes, because Redis numbers are doubles and Lua compares strings by locale. What stands in braces is the hash tag of a cluster:
 rows of several views about one entity share a slot, each script call touches one key, and no command needs two of one slot.
-Half of the deadline is for connecting, half for the answer; nothing is tried again. This module needs the redis package.
+One deadline holds for a whole read, whatever it takes (`redis_deadline`), and for each round trip of a write; nothing is tried
+again. This module needs the redis package.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import re
 import secrets
 import struct
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from json.encoder import encode_basestring_ascii
 from typing import Any
@@ -30,15 +32,19 @@ from redis.retry import Retry
 from feature_pipelines.errors import ConfigurationError, ContractError, UnavailableError
 from feature_pipelines.stores import redis_scripts as scripts
 from feature_pipelines.stores.base import (
+    Answer,
     Key,
     StoredRow,
     ViewState,
     being_rebuilt,
     check_schema,
+    foreign_value,
+    not_served,
     superseded,
 )
-from feature_pipelines.stores.encoding import declared_schema, key_values, payload_head, payload_schema
+from feature_pipelines.stores.encoding import declared_schema, key_values, payload_head, unreadable_payload
 from feature_pipelines.stores.opening import safe_url
+from feature_pipelines.stores.redis_deadline import DEADLINE, BoundedConnection, BoundedTlsConnection
 from feature_pipelines.views import FeatureView
 
 __all__ = ["PASSWORD_VARIABLE", "RedisStore"]
@@ -51,6 +57,7 @@ _ROW = struct.Struct(">QQ32s?")
 _HEAD = 1 + _ROW.size
 _VERSION_BYTE = bytes([_VERSION])
 _STATE = struct.Struct(">BBQ8sQ")
+_EPOCH = slice(18, 26)
 _HAS_W, _REBUILDING = 1, 2
 _AT_ONCE = 1_000
 _SCANNED = 1_000
@@ -62,7 +69,7 @@ class RedisStore:
 
     Args:
         url: redis:// or rediss://; user and password may stand in it, else the password is that of ONESCORE_STORE_PASSWORD.
-        timeout_ms: deadline of one round trip, milliseconds.
+        timeout_ms: deadline of one read, and of each round trip of a write, milliseconds.
     """
 
     def __init__(self, url: str, *, timeout_ms: int = 250) -> None:
@@ -74,11 +81,13 @@ class RedisStore:
             raise ConfigurationError(
                 f"store {self.url}: {', '.join(refused)} in the URL; set the timeout of the store instead"
             )
-        self._address = urlunsplit(parts._replace(query=urlencode(query)))
-        half = timeout_ms / 2000
+        # a cluster's client would choose the class of connection by the scheme, whatever it is told
+        self._address = urlunsplit(parts._replace(scheme="redis", query=urlencode(query)))
+        self._timeout = timeout_ms / 1000
         self._options: dict[str, Any] = {
-            "socket_timeout": half,
-            "socket_connect_timeout": half,
+            "connection_class": BoundedTlsConnection if parts.scheme == "rediss" else BoundedConnection,
+            "socket_timeout": self._timeout,
+            "socket_connect_timeout": self._timeout,
             "protocol": 2,
         }
         password = os.environ.get(PASSWORD_VARIABLE)
@@ -92,24 +101,26 @@ class RedisStore:
         except ValueError as exc:
             raise ConfigurationError(f"store {self.url}: {exc}", url=self.url) from None
 
-    def read(self, wanted: Sequence[tuple[FeatureView, Sequence[Key]]]) -> list[list[StoredRow | None]]:
-        """See OnlineStore; one MGET (a cluster: one per node that holds some of the keys, at once)."""
+    def read(self, wanted: Sequence[tuple[FeatureView, Sequence[Key]]]) -> list[list[Answer]]:
+        """See OnlineStore; one MGET (a cluster: one per node that holds some of the keys, at once; where a row is missing, the
+        views' states once more, so that a view that was emptied in between is not one without rows).
+        """
         names = [_view_key(view) for view, _ in wanted]
         for view, keys in wanted:
             names += _row_keys(view, keys)
         if not names:
             return []
-        with self._errors():
-            client = self._client()
-            values = (
-                client.mget_nonatomic(names) if self._is_cluster else client.execute_command("MGET", *names)
-            )
-        for (view, _), value in zip(wanted, values, strict=False):
-            if value is not None:
-                self._require_readable(view, self._state(view, value))
-        answer, at = [], len(wanted)
-        for view, keys in wanted:
-            answer.append(self._rows(view, values[at : at + len(keys)]))
+        n = len(wanted)
+        with self._step():
+            values = self._values(names)
+            states = values[:n]
+            again = self._values(names[:n]) if self._is_cluster and None in values[n:] else states
+        answer: list[list[Answer]] = []
+        at = n
+        for i, (view, keys) in enumerate(wanted):
+            failed = self._refusal(view, states[i], again[i])
+            part = values[at : at + len(keys)]
+            answer.append(self._rows(view, part) if failed is None else [failed] * len(keys))
             at += len(keys)
         return answer
 
@@ -119,7 +130,7 @@ class RedisStore:
         calls = [(name, (_packed(row),)) for name, row in zip(_row_keys(view, keys), rows, strict=True)]
         results = self._run(scripts.WRITE, calls)
         if any(result < 0 for result in results):
-            raise self._other_version(view)
+            raise foreign_value(view, _VERSION, self.url)
         return int(sum(results))
 
     def through(self, views: Sequence[FeatureView]) -> dict[str, int | None]:
@@ -134,18 +145,16 @@ class RedisStore:
         """See OnlineStore."""
         if not views:
             return {}
-        with self._errors():
-            names = [_view_key(view) for view in views]
-            client = self._client()
-            values = client.mget_nonatomic(names) if self._is_cluster else client.mget(names)
+        with self._step():
+            values = self._values([_view_key(view) for view in views])
         return {
             view.name: None if value is None else self._state(view, value)
             for view, value in zip(views, values, strict=True)
         }
 
-    def register(self, view: FeatureView) -> ViewState:
+    def register(self, view: FeatureView, *, source: str = "") -> ViewState:
         """See OnlineStore."""
-        new = _packed_state(ViewState(declared_schema(view), None, "", _new_epoch(), False))
+        new = _packed_state(ViewState(declared_schema(view), None, source, _new_epoch(), False))
         state = self._state(view, self._run(scripts.REGISTER, [(_view_key(view), (new,))])[0])
         check_schema(view, state.schema, declared_schema(view), self.url)
         return state
@@ -168,7 +177,7 @@ class RedisStore:
         """See OnlineStore; a writer that begins meanwhile is told at its end, because the epoch changes again."""
         for _ in range(2):
             state = ViewState(declared_schema(view), None, "", _new_epoch(), True)
-            with self._errors():
+            with self._step():
                 self._client().set(_view_key(view), _packed_state(state))
             if _ == 0:
                 self._sweep(view, scripts.DELETE, ())
@@ -204,9 +213,9 @@ class RedisStore:
     def _run(self, script: scripts.Script, calls: Sequence[tuple[str, tuple[bytes, ...]]]) -> list[Any]:
         """Run a script once per key, many in one round trip; a server that lost the script is given it again."""
         results: list[Any] = []
-        with self._errors():
-            client = self._client()
-            for at in range(0, len(calls), _AT_ONCE):
+        for at in range(0, len(calls), _AT_ONCE):
+            with self._step():
+                client = self._client()
                 pipe = client.pipeline() if self._is_cluster else client.pipeline(transaction=False)
                 if not self._is_cluster:
                     pipe.execute_command("SCRIPT", "LOAD", script.text)
@@ -217,17 +226,39 @@ class RedisStore:
                 results += answers if self._is_cluster else answers[1:]
         return results
 
+    def _values(self, names: list[str]) -> list[bytes | None]:
+        client = self._client()
+        values: list[bytes | None] = (
+            client.mget_nonatomic(names) if self._is_cluster else client.execute_command("MGET", *names)
+        )
+        return values
+
     def _client(self) -> Any:
         if self._opened is None:
-            with self._lock:
+            # a cluster's client asks the cluster for its nodes here: who waits for another to do so has a deadline too
+            if not self._lock.acquire(timeout=DEADLINE.left(self._timeout) or -1):
+                raise TimeoutError("another thread waits for the cluster")
+            try:
                 if self._opened is None:
                     self._opened = self._open()
+            finally:
+                self._lock.release()
         return self._opened
 
     def _open(self) -> Any:
         if self._is_cluster:
             return RedisCluster.from_url(self._address, retry=Retry(NoBackoff(), 1), **self._options)
         return Redis.from_url(self._address, retry=Retry(NoBackoff(), 0), **self._options)
+
+    @contextlib.contextmanager
+    def _step(self) -> Iterator[None]:
+        """Give all that is done within one deadline."""
+        before, DEADLINE.at = DEADLINE.at, time.monotonic() + self._timeout
+        try:
+            with self._errors():
+                yield
+        finally:
+            DEADLINE.at = before
 
     @contextlib.contextmanager
     def _errors(self) -> Iterator[None]:
@@ -239,25 +270,51 @@ class RedisStore:
                 f"online store {self.url}: {type(exc).__name__}: {reason}", url=self.url
             ) from exc
 
-    def _rows(self, view: FeatureView, values: Sequence[bytes | None]) -> list[StoredRow | None]:
+    def _rows(self, view: FeatureView, values: Sequence[bytes | None]) -> list[Answer]:
         head = payload_head(view)
-        rows: list[StoredRow | None] = []
+        rows: list[Answer] = []
         for value in values:
             if value is None:
                 rows.append(None)
                 continue
             if len(value) < _HEAD or value[0] != _VERSION:
-                raise self._other_version(view)
+                rows.append(foreign_value(view, _VERSION, self.url))
+                continue
             event_ts, created_ts, digest, is_deleted = _ROW.unpack_from(value, 1)
             payload = value[_HEAD:]
-            if payload and not payload.startswith(head):
-                check_schema(view, payload_schema(payload), declared_schema(view), self.url)
+            if not (is_deleted or payload.startswith(head)):
+                rows.append(unreadable_payload(view, payload, self.url))
+                continue
             rows.append(StoredRow(event_ts - _BIAS, created_ts - _BIAS, digest, is_deleted, payload))
         return rows
 
+    def _refusal(
+        self, view: FeatureView, before: bytes | None, after: bytes | None
+    ) -> UnavailableError | ContractError | None:
+        """Return why a view cannot be served, by its states before and after its rows were read; None = it can."""
+        failed = self._not_served(view, before)
+        if failed is not None or before is after:
+            return failed
+        failed = self._not_served(view, after)
+        if failed is None and _epoch(before) != _epoch(after):
+            return being_rebuilt(view, self.url)
+        return failed
+
+    def _not_served(self, view: FeatureView, value: bytes | None) -> UnavailableError | ContractError | None:
+        declared = declared_schema(view)
+        if value is None:
+            return not_served(view, None, declared, None, rebuilding=False, url=self.url)
+        try:
+            state = self._state(view, value)
+        except ContractError as foreign:
+            return foreign
+        return not_served(
+            view, state.schema, declared, state.through_ts, rebuilding=state.rebuilding, url=self.url
+        )
+
     def _state(self, view: FeatureView, value: bytes) -> ViewState:
         if len(value) < _STATE.size or value[0] != _VERSION:
-            raise self._other_version(view)
+            raise foreign_value(view, _VERSION, self.url, of_row=False)
         _, flags, through_ts, schema, epoch = _STATE.unpack_from(value)
         return ViewState(
             schema.hex(),
@@ -267,18 +324,9 @@ class RedisStore:
             bool(flags & _REBUILDING),
         )
 
-    def _require_readable(self, view: FeatureView, state: ViewState) -> None:
-        check_schema(view, state.schema, declared_schema(view), self.url)
-        if state.rebuilding:
-            raise being_rebuilt(view, self.url)
 
-    def _other_version(self, view: FeatureView) -> ContractError:
-        return ContractError(
-            f"view {view.name!r}: a value in {self.url} is not of layout version {_VERSION}; another program or "
-            "version wrote it",
-            view=view.name,
-            url=self.url,
-        )
+def _epoch(state: bytes | None) -> bytes:
+    return b"" if state is None else state[_EPOCH]
 
 
 def _packed(row: StoredRow) -> bytes:

@@ -62,14 +62,21 @@ return 0
 
 DELETE = _script("return redis.call('DEL', KEYS[1])")
 
+# version 1, flags 2, W 3-10, schema 11-18, epoch 19-26, source from 27
 REGISTER = _script(
     """
 redis.call('SET', KEYS[1], ARGV[1], 'NX')
-return redis.call('GET', KEYS[1])
+local held = redis.call('GET', KEYS[1])
+local same = string.sub(held, 1, 1) == string.sub(ARGV[1], 1, 1) and string.sub(held, 11, 18) == string.sub(ARGV[1], 11, 18)
+if same and #held == 26 and #ARGV[1] > 26 and string.byte(held, 2) % 2 == 0 then
+  held = held .. string.sub(ARGV[1], 27)
+  redis.call('SET', KEYS[1], held)
+end
+return held
 """
 )
 
-# version 1, flags 2, W 3-10, schema 11-18, epoch 19-26, source from 27; the state after, whatever became of it
+# answers with the state after, whatever became of it
 ADVANCE = _script(
     _NEWER
     + """

@@ -21,11 +21,12 @@ from urllib.parse import quote
 
 from feature_pipelines.errors import UnavailableError
 from feature_pipelines.stores.base import (
+    Answer,
     Key,
     StoredRow,
     ViewState,
-    being_rebuilt,
     check_schema,
+    not_served,
     superseded,
 )
 from feature_pipelines.stores.encoding import (
@@ -33,7 +34,7 @@ from feature_pipelines.stores.encoding import (
     key_prefix,
     key_texts,
     payload_head,
-    payload_schema,
+    unreadable_payload,
 )
 from feature_pipelines.views import FeatureView
 
@@ -60,6 +61,7 @@ _PURGE_ROWS = 5_000
 _ASKED = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 _SIZE = {n: next(size for size in _ASKED if size >= n) for n in range(1, _ASKED[-1] + 1)}
 _STATE_MARK = -1
+_UNKNOWN = ("", None, 0, None, _STATE_MARK, None)
 _CACHE_KIB = 32_000
 _ABANDONED: list[object] = []
 """Connections that a fork left in a child: closing them there would release locks that the parent holds."""
@@ -86,24 +88,38 @@ class SqliteStore:
         self._readers: deque[sqlite3.Connection] = deque()
         self._writers: deque[sqlite3.Connection] = deque()
 
-    def read(self, wanted: Sequence[tuple[FeatureView, Sequence[Key]]]) -> list[list[StoredRow | None]]:
+    def read(self, wanted: Sequence[tuple[FeatureView, Sequence[Key]]]) -> list[list[Answer]]:
         """See OnlineStore."""
         texts = [key_texts(view, keys) for view, keys in wanted]
         every = texts[0] if len(texts) == 1 else [text for part in texts for text in part]
-        views = {view.name: view for view, _ in wanted}
+        states: dict[str, tuple[Any, ...]] = {}
         found: dict[str, StoredRow] = {}
-        for line in self._lines(every, list(views)):
+        for line in self._lines(every, list(dict.fromkeys([view.name for view, _ in wanted]))):
             if line[4] == _STATE_MARK:
-                self._require_readable(views[line[0]], line[3], line[2])
+                states[line[0]] = line
             else:
                 found[line[0]] = StoredRow(line[1], line[2], line[3], line[4] == 1, line[5])
-        for (view, _), part in zip(wanted, texts, strict=True):
-            head = payload_head(view)
-            for text in part:
-                row = found.get(text)
-                if row is not None and row.payload and not row.payload.startswith(head):
-                    check_schema(view, payload_schema(row.payload), declared_schema(view), self.url)
-        return [[found.get(text) for text in part] for part in texts]
+        return [
+            self._answers(view, states.get(view.name, _UNKNOWN), [found.get(text) for text in part])
+            for (view, _), part in zip(wanted, texts, strict=True)
+        ]
+
+    def _answers(
+        self, view: FeatureView, state: tuple[Any, ...], rows: list[StoredRow | None]
+    ) -> list[Answer]:
+        """Put what is wrong with a view, or with a row, in the place of rows."""
+        declared = declared_schema(view)
+        _, through_ts, rebuilding, schema, *_ = state
+        failed = not_served(view, schema, declared, through_ts, rebuilding=bool(rebuilding), url=self.url)
+        if failed is not None:
+            return [failed] * len(rows)
+        head = payload_head(view)
+        return [
+            row
+            if row is None or row.is_deleted or row.payload.startswith(head)
+            else unreadable_payload(view, row.payload, self.url)
+            for row in rows
+        ]
 
     def write(self, view: FeatureView, keys: Sequence[Key], rows: Sequence[StoredRow]) -> int:
         """See OnlineStore; each part of some thousand rows is one transaction."""
@@ -133,15 +149,20 @@ class SqliteStore:
         with self._connection(write=False) as reader:
             return {view.name: self._state(reader, view) for view in views}
 
-    def register(self, view: FeatureView) -> ViewState:
+    def register(self, view: FeatureView, *, source: str = "") -> ViewState:
         """See OnlineStore."""
         with self._connection(write=True) as writer:
             state = self._state(writer, view)
-        if state is None:
+        if state is None or (source and state.through_ts is None and not state.source):
             with self._transaction() as writer:
                 writer.execute(
                     "INSERT OR IGNORE INTO views VALUES (?, ?, NULL, '', ?, 0)",
                     (view.name, declared_schema(view), _new_epoch()),
+                )
+                self._checked(writer, view)
+                writer.execute(
+                    "UPDATE views SET source = ? WHERE name = ? AND through_ts IS NULL AND source = ''",
+                    (source, view.name),
                 )
                 return self._checked(writer, view)
         check_schema(view, state.schema, declared_schema(view), self.url)
@@ -214,11 +235,15 @@ class SqliteStore:
         pool, reader = None, None
         try:
             pool, reader = self._borrow(write=False)
+            if len(texts) > _ASKED[-1]:
+                reader.execute("BEGIN")  # else a view could be dropped and filled again between two queries
             for at in range(0, len(texts), _ASKED[-1]):
                 part = texts[at : at + _ASKED[-1]]
                 size = _SIZE[len(part)]
                 part += part[-1:] * (size - len(part))
                 lines += reader.execute(_query(size, len(names)), part + names).fetchall()
+            if reader.in_transaction:
+                reader.execute("COMMIT")
         except (sqlite3.Error, OSError) as exc:
             if reader is not None:
                 reader.close()
@@ -232,11 +257,6 @@ class SqliteStore:
     def _state(self, connection: sqlite3.Connection, view: FeatureView) -> ViewState | None:
         row = connection.execute(_STATE, (view.name,)).fetchone()
         return None if row is None else ViewState(row[0], row[1], row[2], row[3], row[4] == 1)
-
-    def _require_readable(self, view: FeatureView, schema: str, rebuilding: int) -> None:
-        check_schema(view, schema, declared_schema(view), self.url)
-        if rebuilding:
-            raise being_rebuilt(view, self.url)
 
     def _checked(self, writer: sqlite3.Connection, view: FeatureView) -> ViewState:
         state = self._state(writer, view)
@@ -344,7 +364,7 @@ def _query(keys: int, views: int) -> str:
     return (
         "SELECT key, event_ts, created_ts, digest, is_deleted, payload FROM rows "  # noqa: S608 - marks alone are put in
         f"WHERE key IN ({','.join('?' * keys)}) UNION ALL "
-        f"SELECT name, 0, rebuilding, schema, {_STATE_MARK}, NULL FROM views WHERE name IN ({','.join('?' * views)})"
+        f"SELECT name, through_ts, rebuilding, schema, {_STATE_MARK}, NULL FROM views WHERE name IN ({','.join('?' * views)})"
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import json
+import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from feature_pipelines.columns import Column, Float64, Int64, Nullable, String, Strings
 from feature_pipelines.definitions import FeatureView
 from feature_pipelines.lookup import AsOfIndex, Status
-from feature_pipelines.schema import Field, Schema, to_wire
+from feature_pipelines.schema import Field, Schema
 
 S = 1_000_000
 LOW, HIGH = -(2**63), 2**63 - 1
@@ -111,16 +111,15 @@ def as_bits(values: tuple[Any, ...]) -> Any:
 
 @functools.cache
 def digest(bits: Any) -> str:
-    """The last word on order: SHA-256 of the row in the wire form."""
+    """The last word on order: SHA-256 of the row as bytes: the float, the integer, the text's length, the null flags, the text."""
     number, integer, is_integer, text, is_text = bits
-    f = np.array([number], dtype=np.uint64).view(np.float64)
-    exact = str(integer) if abs(integer) > 2**53 else integer
-    wire = [to_wire(FIELDS["f"], f)[0], exact if is_integer else None, text if is_text else None]
-    return hashlib.sha256(json.dumps(wire).encode()).hexdigest()
+    encoded = text.encode()
+    fixed = struct.pack("<QqI??", number, integer, len(encoded), is_integer, is_text)
+    return hashlib.sha256(fixed + encoded).hexdigest()
 
 
 def digest_of(row: Row) -> str:
-    return hashlib.sha256(b"null").hexdigest() if row.is_deleted else digest(as_bits(row.values))
+    return hashlib.sha256(b"tombstone").hexdigest() if row.is_deleted else digest(as_bits(row.values))
 
 
 def by_loop(view: FeatureView, rows: Sequence[Row], key: tuple[Any, ...], as_of: int) -> tuple[Status, Any]:

@@ -222,6 +222,18 @@ def test_rows_that_come_after_a_correction_are_built_on_it(depots, spark):
     assert newest(depots.rows(HISTORY)) == newest(history_from_arrow(VIEW, mended))
 
 
+def test_a_correction_of_a_correction_reads_the_tombstones_of_the_first(depots, spark):
+    build(depots, spark)
+    rows = [row for i, row in enumerate(event_rows().to_pylist()) if i % 20]
+    for corrected_at, mended in ((LATER, rows), (LATER + HOUR, rows[5:]), (LATER + 2 * HOUR, rows)):
+        events = pa.Table.from_pylist(mended, event_rows().schema)
+        depots.write(EVENTS, events)
+        built = build(depots, spark, corrected_at=corrected_at)
+        assert built.committed
+        assert newest(depots.rows(HISTORY)) == newest(history_from_arrow(VIEW, events))
+    assert depots.rows(HISTORY)["is_deleted"].to_pylist().count(True) > built.tombstones
+
+
 def test_a_correction_that_is_not_the_newest_is_refused(depots, spark):
     with pytest.raises(ConfigurationError, match="nothing to correct, it was never built"):
         build(depots, spark, corrected_at=LATER)

@@ -31,8 +31,9 @@ from feature_pipelines.columns import (
 )
 from feature_pipelines.errors import ContractError, DefinitionError
 from feature_pipelines.history import HistoryRows, windowed_history
+from feature_pipelines.packed import row_digests
 from feature_pipelines.schema import Field, Schema, to_wire
-from feature_pipelines.views import FeatureView, History, row_digests, window_seconds
+from feature_pipelines.views import FeatureView, History, window_seconds
 
 Money = Annotated[NDArray[np.int64], decimal(18, 2)]
 HOUR = 3_600_000_000

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from feature_pipelines.errors import UnavailableError
-from feature_pipelines.stores.base import Key, StoredRow
+from feature_pipelines.stores.base import Answer, Key, StoredRow, not_served
 from feature_pipelines.stores.encoding import key_text
 from feature_pipelines.views import FeatureView
 
@@ -13,19 +13,31 @@ __all__ = ["MemoryStore"]
 
 
 class MemoryStore:
-    """Keeps the newest row of each entity; `is_down` makes every read fail, `reads` counts them."""
+    """Keeps the newest row of each entity; `reads` counts the reads.
+
+    `is_down` makes every read fail, `is_empty` is a store that was never materialised, and `failures` stand for keys of views.
+    """
 
     def __init__(self) -> None:
         self.rows: dict[str, StoredRow] = {}
-        self.is_down = False
+        self.is_down = self.is_empty = False
+        self.failures: dict[tuple[str, Key], Answer] = {}
         self.reads: list[list[tuple[str, list[Key]]]] = []
 
-    def read(self, wanted: Sequence[tuple[FeatureView, Sequence[Key]]]) -> list[list[StoredRow | None]]:
+    def read(self, wanted: Sequence[tuple[FeatureView, Sequence[Key]]]) -> list[list[Answer]]:
         """See OnlineStore."""
         self.reads.append([(view.name, list(keys)) for view, keys in wanted])
         if self.is_down:
             raise UnavailableError("the store is down")
-        return [[self.rows.get(key_text(view, key)) for key in keys] for view, keys in wanted]
+        if self.is_empty:
+            return [
+                [not_served(view, None, "", None, rebuilding=False, url="memory")] * len(keys)
+                for view, keys in wanted
+            ]
+        return [
+            [self.failures.get((view.name, key), self.rows.get(key_text(view, key))) for key in keys]
+            for view, keys in wanted
+        ]
 
     def write(self, view: FeatureView, keys: Sequence[Key], rows: Sequence[StoredRow]) -> int:
         """See OnlineStore."""

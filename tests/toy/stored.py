@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Sequence
+from contextlib import closing
 from typing import Annotated, Any
 
 import numpy as np
 from numpy.typing import NDArray
+from redis import Redis
 
 from feature_pipelines.columns import (
     Bool,
@@ -20,10 +23,11 @@ from feature_pipelines.columns import (
     Timestamp,
     decimal,
 )
+from feature_pipelines.packed import row_digests
 from feature_pipelines.schema import Field, Schema, build_column
-from feature_pipelines.stores.base import StoredRow
+from feature_pipelines.stores.base import Key, OnlineStore, StoredRow
 from feature_pipelines.stores.encoding import encode_rows
-from feature_pipelines.views import FeatureView, row_digests
+from feature_pipelines.views import FeatureView
 
 __all__ = [
     "DAY",
@@ -32,6 +36,8 @@ __all__ = [
     "PLANE_V2",
     "ROUTE",
     "columns_of",
+    "fill",
+    "n_stored",
     "plane_row",
     "stored_rows",
     "tombstone",
@@ -97,11 +103,28 @@ def stored_rows(
     columns = columns_of(view, rows)
     payloads = encode_rows(view, columns, len(rows))
     return [
-        StoredRow(event_ts, created_ts, bytes.fromhex(digest), False, payload)
+        StoredRow(event_ts, created_ts, digest, False, payload)
         for (event_ts, created_ts), digest, payload in zip(
             times, row_digests(view.fields, columns), payloads, strict=True
         )
     ]
+
+
+def fill(store: OnlineStore, view: FeatureView, keys: Sequence[Key], rows: Sequence[StoredRow]) -> int:
+    """Write rows and say that the view is materialised, through no time in particular; return how many changed the store."""
+    changed = store.write(view, keys, rows)
+    store.advance(view, -(2**63))
+    return changed
+
+
+def n_stored(url: str) -> int:
+    """Return how many rows a store holds, of all views, whether they can be read or not."""
+    if url.startswith("redis://"):
+        with Redis.from_url(url) as client:
+            return sum(1 for _ in client.scan_iter(match="onescore:row:*"))
+    with closing(sqlite3.connect(url.removeprefix("sqlite:///"))) as opened:
+        count: int = opened.execute("SELECT count(*) FROM rows").fetchone()[0]
+        return count
 
 
 def plane_row(event_ts: int, created_ts: int | None = None, age: float | None = 1.0) -> StoredRow:

@@ -8,9 +8,10 @@ import numpy as np
 import pyarrow as pa
 
 from feature_pipelines.columns import Columns
+from feature_pipelines.packed import row_digests
 from feature_pipelines.stores.base import StoredRow
 from feature_pipelines.stores.encoding import encode_rows
-from feature_pipelines.views import FeatureView, row_digests
+from feature_pipelines.views import FeatureView
 from tests.toy.houses import RATES
 
 __all__ = ["stored_rows", "write_rates"]
@@ -29,7 +30,7 @@ def stored_rows(
     payloads = [b""] * n if is_deleted else encode_rows(view, columns, n)
     created = created_ts or event_ts
     return [
-        StoredRow(event, known, bytes.fromhex(digest), is_deleted, payload)
+        StoredRow(event, known, digest, is_deleted, payload)
         for event, known, digest, payload in zip(event_ts, created, digests, payloads, strict=True)
     ]
 

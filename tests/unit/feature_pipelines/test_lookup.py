@@ -243,9 +243,13 @@ def test_an_index_is_not_loaded_for_another_view(tmp_path: Path, other: FeatureV
         AsOfIndex.load(other, tmp_path / "saved")
 
 
-@pytest.mark.parametrize("cells", [0, 1 << 22])
-def test_tables_and_binary_search_answer_alike(cells: int, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("cells", "many"), [(0, 1 << 62), (0, 0), (1 << 22, 0)])
+def test_tables_and_binary_search_in_any_order_answer_alike(
+    cells: int, many: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(lookup_module, "_TABLE_CELLS", cells)
+    for name in ("_MANY", "_LARGE"):
+        monkeypatch.setattr(lookup_module, name, many)
     index = build([("N1", 5, 7, 2001.0), ("N2", 1, 1, 2002.0), ("N1", 6, 8, 2003.0)])
     assert (index._table is None, index._grid is None) == (cells == 0, cells == 0)
     requests = [(key, float(t)) for key in ("N1", "N2", "N3") for t in range(20)]

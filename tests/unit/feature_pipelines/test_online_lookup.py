@@ -14,7 +14,8 @@ from feature_pipelines.lookup import Status
 from feature_pipelines.online_lookup import Assembled, Found, Plan, assemble, plan
 from feature_pipelines.request_rows import RequestReader
 from feature_pipelines.schema import Field, Schema
-from feature_pipelines.stores.base import StoredRow
+from feature_pipelines.stores.base import StoredRow, not_served, unreadable
+from tests.toy.stored import columns_of
 from tests.toy.stored_rates import stored_rows
 
 
@@ -97,19 +98,24 @@ def test_bad_rows_are_not_looked_up() -> None:
     assert planned(ROW | {"street": "one"}, 7, ROW | {"other_field": 1}).wanted() == []
 
 
-def test_without_a_store_a_row_must_send_the_fields() -> None:
-    made = planned(ROW, ROW | {"rate": 1} | SENT, has_store=False)
+def test_without_a_store_a_row_must_send_all_fields() -> None:
+    made = planned(ROW, ROW | {"rate": 1, "level": None} | SENT, ROW | {"rate": 1} | SENT, has_store=False)
     assert made.wanted() == []
     assert [(e.row, e.code, e.field) for e in made.errors] == [
         (0, "STORED_FEATURES_MISSING", "rates"),
+        (2, "STORED_FEATURES_MISSING", "rates"),
         (0, "STORED_FEATURES_MISSING", "other"),
     ]
+    assert "it lacks rate, level; no store" in made.errors[0].message
+    assert "it lacks level; no store" in made.errors[1].message
     assert "ONESCORE_STORE_URL" in made.errors[0].message
-    done = assemble(made, [], [NOW, NOW])
-    assert done.overrides == [[], ["rate", "name"]]
+    done = assemble(made, [], [NOW] * 3)
+    assert done.overrides == [[], ["rate", "level", "name"], ["rate", "name"]]
+    assert done.statuses["rates"].tolist() == [Status.PRESENT, Status.OVERRIDDEN, Status.PRESENT]
     level = done.columns["level"]
     assert isinstance(level, Nullable)
-    assert level.valid.tolist() == [False, False]
+    assert level.valid.tolist() == [False] * 3
+    assert {e.row for e in done.errors} == {0, 2}
 
 
 # --- assemble
@@ -162,8 +168,10 @@ def test_a_sent_value_that_breaks_the_contract_refuses_its_row_alone() -> None:
 
 
 def test_store_that_does_not_answer_is_what_each_view_says() -> None:
-    down = UnavailableError("down")
+    down = UnavailableError("online store redis://host:1/0: refused", url="redis://host:1/0")
     done = assembled(down, ROW, ROW | {"rate": 1.0, "level": 2} | SENT)
+    assert (done.failures, done.retryable) == ([down], {0})
+    assert not any("host" in error.message for error in done.errors), "where the store is, is for the log"
     assert [(e.row, e.code, e.field) for e in done.errors] == [
         (0, "STORE_UNAVAILABLE", "rates"),
         (0, "STORED_FEATURES_MISSING", "other"),  # unavailable="missing", missing="reject"
@@ -179,10 +187,62 @@ def test_store_of_another_schema_refuses_the_rows_it_was_to_answer_whatever_the_
     assert {e.row for e in done.errors} == {0}
 
 
-def test_value_of_another_schema_never_becomes_a_column() -> None:
+def test_value_that_cannot_be_read_refuses_the_rows_that_wanted_it_and_no_other() -> None:
     torn = rate(NOW)._replace(payload=rate(NOW).payload[:-1])
-    done = assembled([[torn]], ROW | SENT)
-    assert [(e.code, e.field) for e in done.errors] == [("STORE_UNAVAILABLE", "rates")]
+    (error,) = assembled([[torn]], ROW | SENT).errors
+    assert (error.code, error.field) == ("STORED_VALUE_UNREADABLE", "rates")
+    rows = [ROW | SENT | {"street": s} for s in (1, 2, 1, 3)]
+    done = assembled([[rate(NOW, 1.0), torn, None]], *rows)
+    assert [(e.row, e.code, e.field) for e in done.errors] == [(1, "STORED_VALUE_UNREADABLE", "rates")]
+    assert "'rates': a stored value is not as its schema says" in done.errors[0].message
+    assert np.array_equal(np.asarray(done.columns["rate"]), [1.0, np.nan, 1.0, np.nan], equal_nan=True)
+    assert done.statuses["rates"].tolist() == [0, Status.UNAVAILABLE, 0, Status.NOT_FOUND]
+    assert not done.retryable, "asking again will not mend it"
+    assert [str(failure) for failure in done.failures] == [done.errors[0].message]
+
+
+def test_value_that_is_not_needed_is_not_read_alone_or_beside_others() -> None:
+    """One row's answer does not depend on how many are asked with it."""
+    torn = rate(NOW - 1_000_001)._replace(payload=rate(NOW).payload[:-1])
+    expired, present = ROW | SENT, ROW | SENT | {"street": 2}
+    assert assembled([[torn]], expired).errors == []
+    done = assembled([[torn, rate(NOW)]], expired, present)
+    assert (done.errors, done.statuses["rates"].tolist()) == ([], [Status.EXPIRED, Status.PRESENT])
+    earlier = assemble(planned(ROW | SENT, ROW | SENT), [[torn]], [NOW, NOW - 1])
+    assert [(e.row, e.code) for e in earlier.errors] == [(1, "STORED_VALUE_UNREADABLE")]
+    assert earlier.statuses["rates"].tolist() == [Status.EXPIRED, Status.UNAVAILABLE]
+
+
+def test_value_that_the_store_itself_cannot_read_is_no_default_whatever_the_policy() -> None:
+    broken = unreadable(OTHER, "is not of layout version 1", "redis://host:1/0")
+    row = ROW | {"rate": 1.0, "level": 2}
+    done = assembled([[broken]], row, row | SENT)
+    assert [(e.row, e.code, e.field) for e in done.errors] == [(0, "STORED_VALUE_UNREADABLE", "other")]
+    assert "host" not in done.errors[0].message
+    assert done.failures == [broken]
+
+
+def test_view_that_cannot_be_served_is_what_it_says_and_the_views_beside_it_are_looked_up() -> None:
+    never = not_served(RATES, None, "aa", None, rebuilding=False, url="redis://host:1/0")
+    assert isinstance(never, UnavailableError)
+    (name,) = stored_rows(OTHER, columns_of(OTHER, [("x",)]), [NOW])
+    done = assembled([[never, never], [name]], ROW, ROW | {"street": 2})
+    assert [(e.row, e.code, e.field) for e in done.errors] == [
+        (0, "STORE_UNAVAILABLE", "rates"),
+        (1, "STORE_UNAVAILABLE", "rates"),
+    ]
+    assert "'rates': it was never materialised" in done.errors[0].message
+    assert "host" not in done.errors[0].message
+    assert done.statuses["other"].tolist() == [0, 0]
+    assert (done.failures, done.retryable) == ([never], {0, 1})
+
+
+def test_view_of_another_schema_refuses_its_rows_and_not_those_that_send_its_fields() -> None:
+    other = not_served(RATES, "aa", "bb", 5, rebuilding=False, url="redis://host:1/0")
+    done = assembled([[other]], ROW | SENT, ROW | SENT | {"rate": 1, "level": 1})
+    assert [(e.row, e.code, e.field) for e in done.errors] == [(0, "STORE_UNAVAILABLE", "rates")]
+    assert "schema aa, declared is bb" in done.errors[0].message
+    assert not done.retryable
 
 
 # --- reading rows

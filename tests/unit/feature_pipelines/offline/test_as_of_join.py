@@ -126,9 +126,9 @@ def test_every_type_comes_through_with_its_bits(spark: Any) -> None:
 def test_rows_of_one_time_are_ordered_by_their_digest(spark: Any, monkeypatch: Any, most: int) -> None:
     """Also where there are too many ties to name, so that every row gets a digest."""
     monkeypatch.setattr(as_of_join_module, "_MAX_TIES", most)
-    n = 5 * 12
+    n = 3 * 12
     deleted = pa.array([i % 6 == 0 for i in range(n)])
-    rows = stored([i // 5 for i in range(n)], [5] * n, [5] * n, is_deleted=deleted)
+    rows = stored([i // 3 for i in range(n)], [5] * n, [5] * n, is_deleted=deleted)
     joined = check(spark, asking(list(range(12)), [5] * 12), rows)
     assert len(set(joined["text"].to_pylist())) > 2
 

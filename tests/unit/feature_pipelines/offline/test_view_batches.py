@@ -11,8 +11,9 @@ import pytest
 from feature_pipelines.columns import Float64, Nullable, String, Strings
 from feature_pipelines.errors import ContractError
 from feature_pipelines.offline.view_batches import ViewBatches
+from feature_pipelines.packed import row_digests
 from feature_pipelines.schema import Field, Schema
-from feature_pipelines.views import FeatureView, row_digests
+from feature_pipelines.views import FeatureView
 
 US = pa.timestamp("us", "UTC")
 VIEW = FeatureView(
@@ -37,7 +38,7 @@ def digests(*rows: tuple[float, str | None], deleted: list[bool] | None = None) 
     texts = Nullable(
         Strings.of(text or "" for _, text in rows), np.array([text is not None for _, text in rows])
     )
-    return [bytes.fromhex(one) for one in row_digests(VIEW.fields, {"f": floats, "s": texts}, deleted)]
+    return row_digests(VIEW.fields, {"f": floats, "s": texts}, deleted)
 
 
 def test_rows_are_canonical_and_those_without_a_whole_key_left_out() -> None:
