@@ -5,7 +5,6 @@ python -m jobs.forget_entity --model flights --key tailnum=N3ELAA --dry-run
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -16,7 +15,7 @@ from feature_pipelines.packaged import load_reference
 from jobs.online.entity import Entity, parse_entity
 from jobs.online.forget_store import ForgottenView
 from jobs.online.forgetting import Forgotten, forget, kept_elsewhere, log_directory, store_owes
-from jobs.runs.command import add_common_arguments, load_from, run
+from jobs.runs.command import job_parser, load_from, run
 from jobs.runs.conf import Conf
 from jobs.runs.progress import say, table
 from jobs.tables.removal import vacuum_command
@@ -33,12 +32,7 @@ values of removed files for delta.logRetentionDuration (30 days). exit 1: a file
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the job; see --help."""
-    parser = argparse.ArgumentParser(
-        prog="jobs.forget_entity",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        epilog=_EPILOG,
-    )
+    parser = job_parser("forget_entity", __doc__, _EPILOG)
     parser.add_argument(
         "--key",
         dest="keys",
@@ -49,7 +43,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         help="a request field of string or integer type, and its value; may be repeated",
     )
     parser.add_argument("--log", metavar="DIR", help="the prediction log (default: serve.log_directory)")
-    add_common_arguments(parser)
     arguments = parser.parse_args(argv)
     conf = load_from(arguments)
     feature_set: FeatureSet = load_reference(conf.model.feature_set)

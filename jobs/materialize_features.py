@@ -6,21 +6,22 @@ python -m jobs.materialize_features --model flights --through 2013-06-01T00:00:0
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Sequence
+from contextlib import nullcontext
 from datetime import UTC, datetime
 from typing import Any
 
 from feature_pipelines.errors import UnavailableError
 from feature_pipelines.packaged import load_reference
+from feature_pipelines.schema import Schema
 from feature_pipelines.stores.base import OnlineStore, ViewState
 from feature_pipelines.stores.opening import open_store, safe_url
 from feature_pipelines.views import FeatureView
 from jobs.online.instants import instant, shown
 from jobs.online.materialise import Materialised, ViewPlan, materialise, plan_view
 from jobs.online.store_conf import chosen_views, require_one_machine, store_url
-from jobs.runs.command import add_common_arguments, load_from, run
+from jobs.runs.command import job_parser, load_from, run
 from jobs.runs.conf import Conf
 from jobs.runs.progress import say, table
 from jobs.runs.session import spark_log, spark_session
@@ -31,9 +32,7 @@ __all__ = ["main"]
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the job; see --help."""
-    parser = argparse.ArgumentParser(
-        prog="jobs.materialize_features", description=__doc__, formatter_class=_Help, epilog=_EPILOG
-    )
+    parser = job_parser("materialize_features", __doc__, _EPILOG)
     parser.add_argument("--through", metavar="TIME", help="RFC 3339 with an offset (default: now)")
     parser.add_argument(
         "--view",
@@ -46,53 +45,73 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--rebuild",
         action="store_true",
-        help="drop the view's rows first, as a changed schema requires; it cannot be read until the job is done",
+        help="drop the view's rows first, as a changed schema or a rebuilt table requires; it cannot be read until the job is done",
     )
-    add_common_arguments(parser)
     arguments = parser.parse_args(argv)
     conf = load_from(arguments)
     through_ts = instant("--through", arguments.through, datetime.now(UTC))
-    views = chosen_views(load_reference(conf.model.feature_set), arguments.views)
+    feature_set = load_reference(conf.model.feature_set)
+    views = chosen_views(feature_set, arguments.views)
     url = store_url(conf)
     store = open_store(url, timeout_ms=conf.store.write_timeout_ms)
     try:
         if arguments.dry_run:
-            return _dry_run(conf, store, views, through_ts)
+            return _dry_run(conf, store, views, through_ts, feature_set.request, arguments.rebuild)
         with spark_session(conf.spark, spark_log(conf)) as spark:
             require_one_machine(url, str(spark.conf.get("spark.master", "")))
             say(f"online store {safe_url(url)}, through {shown(through_ts)}")
             for view in views:
-                _materialise_view(spark, conf, url, store, view, through_ts, arguments.rebuild)
+                _materialise_view(
+                    spark, conf, url, store, view, through_ts, feature_set.request, arguments.rebuild
+                )
     finally:
         store.close()
     return 0
 
 
 def _materialise_view(
-    spark: Any, conf: Conf, url: str, store: OnlineStore, view: FeatureView, through_ts: int, rebuild: bool
+    spark: Any,
+    conf: Conf,
+    url: str,
+    store: OnlineStore,
+    view: FeatureView,
+    through_ts: int,
+    request: Schema,
+    rebuild: bool,
 ) -> None:
+    if rebuild:
+        plan_view(
+            conf, view, through_ts, None, spark, request=request
+        )  # nothing is dropped for a table that is refused
     before = store.reset(view) if rebuild else store.register(view)
-    plan = plan_view(conf, view, through_ts, before, spark)
+    plan = plan_view(conf, view, through_ts, before, spark, request=request)
     if plan.is_past or (before.through_ts == through_ts and not plan.portions):
         say(f"{view.name}: nothing to do, the store is at {shown(before.through_ts)} already")
         return
     print(f"{view.name}\n{table(_report(materialise(spark, conf, url, store, plan, _progress)))}", flush=True)
 
 
-def _dry_run(conf: Conf, store: OnlineStore, views: Sequence[FeatureView], through_ts: int) -> int:
+def _dry_run(
+    conf: Conf,
+    store: OnlineStore,
+    views: Sequence[FeatureView],
+    through_ts: int,
+    request: Schema,
+    rebuild: bool,
+) -> int:
     """Print the plan; a store that does not answer (a file that is not there yet) counts as one that knows no view."""
     states: dict[str, ViewState | None]
     try:
-        states = store.states(views)
+        states = {} if rebuild else store.states(views)
     except UnavailableError as exc:
         say(f"planned as for an empty store: {exc}")
         states = {}
     print("plan (nothing was written)")
-    if any(is_table_name(conf.views.get(view.name, "")) for view in views):
-        with spark_session(conf.spark, spark_log(conf)) as spark:
-            plans = [plan_view(conf, view, through_ts, states.get(view.name), spark) for view in views]
-    else:
-        plans = [plan_view(conf, view, through_ts, states.get(view.name)) for view in views]
+    needs_spark = any(is_table_name(conf.views.get(view.name, "")) for view in views)
+    with spark_session(conf.spark, spark_log(conf)) if needs_spark else nullcontext() as spark:
+        plans = [
+            plan_view(conf, view, through_ts, states.get(view.name), spark, request=request) for view in views
+        ]
     for plan in plans:
         print(f"{plan.view.name}\n{table(_described(plan))}")
     return 0
@@ -138,15 +157,12 @@ def _progress(view: str, done: int, total: int, seconds: float) -> None:
     )
 
 
-class _Help(argparse.RawDescriptionHelpFormatter):
-    """Keeps the examples as they are written."""
-
-
 _EPILOG = """\
 Run it again after whatever went wrong: nothing is stored twice, and an older row never replaces a newer one. Running it twice at
-once is safe. Without --rebuild a view whose schema changed is refused.
-Exit codes: 0 done, or nothing to do; 2 usage, configuration, or the store does not answer; 3 the schema changed, or more rows
-break the contract than quarantine.max_share allows."""
+once is safe. Without --rebuild a view is refused whose schema changed, or from whose table rows were taken out (build_features
+--rebuild, DELETE, a table made anew): the store would keep them. Compacting a table, and --corrected-at, need no rebuild.
+Exit codes: 0 done, or nothing to do; 2 usage, configuration, or the store does not answer; 3 the schema changed, the table lost
+rows, its keys are not of the request's type, or more rows break the contract than quarantine.max_share allows."""
 
 if __name__ == "__main__":
     sys.exit(run(main))

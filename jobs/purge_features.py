@@ -5,7 +5,6 @@ python -m jobs.purge_features --model flights
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -14,7 +13,7 @@ from feature_pipelines.packaged import load_reference
 from feature_pipelines.stores.opening import open_store
 from jobs.online.instants import instant
 from jobs.online.store_conf import chosen_views, store_url
-from jobs.runs.command import add_common_arguments, load_from, run
+from jobs.runs.command import job_parser, load_from, run
 from jobs.runs.progress import table
 
 __all__ = ["main"]
@@ -24,11 +23,10 @@ _FIRST = -(2**63)
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the job; see --help."""
-    parser = argparse.ArgumentParser(
-        prog="jobs.purge_features",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        epilog="Tombstones go with the rows of their age. Safe beside readers and writers. A view without ttl is left alone.",
+    parser = job_parser(
+        "purge_features",
+        __doc__,
+        "Tombstones go with the rows of their age. Safe beside readers and writers. A view without ttl is left alone.",
     )
     parser.add_argument(
         "--as-of", metavar="TIME", help="RFC 3339 with an offset: what is expired then goes (default: now)"
@@ -41,7 +39,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         metavar="NAME",
         help="this view alone; may be repeated",
     )
-    add_common_arguments(parser)
     arguments = parser.parse_args(argv)
     conf = load_from(arguments)
     as_of = instant("--as-of", arguments.as_of, datetime.now(UTC))

@@ -5,7 +5,6 @@ python -m jobs.purge_predictions --model flights
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -13,7 +12,7 @@ from datetime import UTC, datetime
 from jobs.online.forgetting import log_directory
 from jobs.online.instants import instant, shown
 from jobs.online.log_rewriting import remove_days
-from jobs.runs.command import add_common_arguments, load_from, run
+from jobs.runs.command import job_parser, load_from, run
 from jobs.runs.progress import table
 
 __all__ = ["main"]
@@ -23,11 +22,10 @@ _DAY_US = 86_400_000_000
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the job; see --help."""
-    parser = argparse.ArgumentParser(
-        prog="jobs.purge_predictions",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        epilog="Whole days in UTC, by the time of the answer. Safe beside servers, watchers and readers.",
+    parser = job_parser(
+        "purge_predictions",
+        __doc__,
+        "Whole days in UTC, by the time of the answer. Safe beside servers, watchers and readers.",
     )
     parser.add_argument("--log", metavar="DIR", help="the prediction log (default: serve.log_directory)")
     parser.add_argument(
@@ -35,7 +33,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         metavar="TIME",
         help="RFC 3339 with an offset: days that end by then go (default: serve.log_retention_days ago)",
     )
-    add_common_arguments(parser)
     arguments = parser.parse_args(argv)
     conf = load_from(arguments)
     directory, days = log_directory(conf, arguments.log), conf.serve.log_retention_days

@@ -26,10 +26,10 @@ from jobs.online.materialise import plan_view
 from jobs.online.replay import Replayed, Window, replay
 from jobs.online.replay_ask import ScorerAsker, ServerAsker
 from jobs.online.replay_source import RequestSource, ViewSource
-from jobs.online.replay_store import ReplayStore, require_other
+from jobs.online.replay_store import ReplayStore, default_logs, default_store, require_other
 from jobs.online.serve_conf import worker_spec
 from jobs.online.store_conf import chosen_views, store_url
-from jobs.runs.command import add_common_arguments, load_from, run
+from jobs.runs.command import job_parser, load_from, run
 from jobs.runs.conf import Conf
 from jobs.runs.progress import say, table
 from jobs.tables.snapshot import pin_snapshot
@@ -54,10 +54,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         raise ConfigurationError(f"--to {arguments.to_time} is not after --from {arguments.from_time}")
     if window.rows is not None and window.rows < 1:
         raise ConfigurationError(f"--rows {window.rows}: expected at least 1")
-    url = arguments.store or f"sqlite:///{conf.storage.root}/replay.db"
+    url = arguments.store or default_store(conf)
     require_other(url, store_url(conf))
     replay_id = f"{now:%Y%m%dT%H%M%SZ}-{secrets.token_hex(3)}"
-    logs = Path(arguments.log or f"{conf.storage.root}/replays") / replay_id
+    logs = (Path(arguments.log) if arguments.log else default_logs(conf)) / replay_id
     if arguments.dry_run:
         return _dry_run(conf, window, url)
     asker, feature_set = _asker(arguments, conf, url, logs)
@@ -82,9 +82,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="jobs.replay_online", description=__doc__, formatter_class=_Help, epilog=_EPILOG
-    )
+    parser = job_parser("replay_online", __doc__, _EPILOG)
     parser.add_argument(
         "--from", dest="from_time", required=True, metavar="TIME", help="RFC 3339 with an offset, inclusive"
     )
@@ -103,7 +101,6 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--bundle", type=Path, metavar="DIR", help="ask the model in this directory; no registry is asked"
     )
-    add_common_arguments(parser)
     return parser
 
 
@@ -197,10 +194,6 @@ def _progress(done: int, total: int, seconds: float) -> None:
 
 def _now() -> int:
     return time.time_ns() // 1000
-
-
-class _Help(argparse.RawDescriptionHelpFormatter):
-    """Keeps the lines of the epilogue as they are written."""
 
 
 _EPILOG = """\

@@ -5,7 +5,6 @@ python -m jobs.serve_realtime --model flights
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,7 +12,7 @@ from pathlib import Path
 from jobs.online.json_logs import log_json
 from jobs.online.serve_conf import worker_spec
 from jobs.online.supervisor import Supervisor, listen
-from jobs.runs.command import add_common_arguments, load_from, run
+from jobs.runs.command import job_parser, load_from, run
 from jobs.runs.progress import table
 
 __all__ = ["main"]
@@ -21,11 +20,10 @@ __all__ = ["main"]
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the server; see --help."""
-    parser = argparse.ArgumentParser(
-        prog="jobs.serve_realtime",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        epilog="The alias is resolved once, when the server starts; SIGHUP resolves it again, and new workers take over when they "
+    parser = job_parser(
+        "serve_realtime",
+        __doc__,
+        "The alias is resolved once, when the server starts; SIGHUP resolves it again, and new workers take over when they "
         "answer. SIGTERM finishes the requests under way, writes the log and exits with 0. Routes: POST /invocations; GET /ping, "
         "/health, /version, /ready, /metrics.",
     )
@@ -35,7 +33,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--bundle", type=Path, metavar="DIR", help="serve the model in this directory; no registry is asked"
     )
-    add_common_arguments(parser)
     arguments = parser.parse_args(argv)
     for name in ("host", "port", "workers"):
         if getattr(arguments, name) is not None:

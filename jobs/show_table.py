@@ -1,16 +1,17 @@
-"""Look at a Delta table: its version, size, columns and some rows. Reads no more than it shows.
+"""Look at a Delta table: its version, size, columns and some rows, or the rows with a value. Reads no more than it needs for that.
 
 python -m jobs.show_table flights_scored --rows 5
+python -m jobs.show_table flights_scored --where row_id=2013-06-01-AA-1895-EWR-0615
 """
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Sequence
 
-from jobs.runs.command import add_common_arguments, load_from, run
+from jobs.runs.command import job_parser, load_from, run
 from jobs.runs.progress import table
+from jobs.tables.conditions import rows_where
 from jobs.tables.delta import open_table
 
 __all__ = ["main"]
@@ -18,28 +19,33 @@ __all__ = ["main"]
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the job; see --help."""
-    parser = argparse.ArgumentParser(
-        prog="jobs.show_table", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = job_parser("show_table", __doc__)
     parser.add_argument("table", help="name below storage.tables, path or URI")
     parser.add_argument("--rows", type=int, default=5, help="rows to show (default: %(default)s)")
+    parser.add_argument(
+        "--where",
+        action="append",
+        default=[],
+        metavar="COLUMN=VALUE",
+        help="show rows with this value, read by the column's type (times in RFC 3339); may be repeated: all must hold",
+    )
     parser.add_argument("--version", type=int, help="version of the table (default: the latest)")
-    add_common_arguments(parser)
     arguments = parser.parse_args(argv)
     conf = load_from(arguments)
     location = conf.table_location(arguments.table)
     opened = open_table(location, arguments.version)
-    print(
-        table(
-            {
-                "table": location,
-                "version": opened.version(),
-                "rows": opened.count(),
-                "files": len(opened.file_uris()),
-            }
-        )
-    )
-    for i, row in enumerate(opened.to_pyarrow_dataset().head(arguments.rows).to_pylist(), 1):
+    rows = opened.to_pyarrow_dataset()
+    wanted = rows_where(rows.schema, arguments.where)
+    facts = {
+        "table": location,
+        "version": opened.version(),
+        "rows": opened.count(),
+        "files": len(opened.file_uris()),
+    }
+    if wanted is not None:
+        facts["rows with these values"] = rows.count_rows(filter=wanted)
+    print(table(facts))
+    for i, row in enumerate(rows.head(arguments.rows, filter=wanted).to_pylist(), 1):
         print(f"\nrow {i}")
         print(
             table(

@@ -5,8 +5,8 @@ python -m jobs.watch_serving --log .onescore/prediction_log --url http://127.0.0
 
 from __future__ import annotations
 
-import argparse
 import contextlib
+import http.client
 import signal
 import sys
 import threading
@@ -24,9 +24,10 @@ from jobs.online.json_logs import event, log_json
 from jobs.online.log_tail import LogTail
 from jobs.online.metrics import ServingMetrics
 from jobs.online.store_conf import store_url
-from jobs.runs.command import add_common_arguments, load_from, run
+from jobs.runs.command import job_parser, load_from, run
 from jobs.runs.conf import Conf
 from jobs.runs.progress import table
+from udfs.bundle import load_bundle
 
 __all__ = ["main"]
 
@@ -35,12 +36,13 @@ _PROBE_SECONDS = 2.0
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the watcher until SIGTERM; see --help."""
-    parser = argparse.ArgumentParser(
-        prog="jobs.watch_serving",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        epilog="The metrics are those of the lean server, by the same names. Counters start at zero with this process: "
-        "files that are there already are not counted, so starting again counts nothing twice. Files may be deleted at any time.",
+    parser = job_parser(
+        "watch_serving",
+        __doc__,
+        "The metrics have the lean server's names; HTTP requests and their time are not among them, as a log has none. "
+        "Counters start at zero with this process: files that are there already are not counted, so starting again counts nothing "
+        "twice. Files may be deleted at any time. A log that loses rows (a full disk, kill -9) shows in "
+        "onescore_prediction_log_lost_rows.",
     )
     parser.add_argument(
         "--log", type=Path, metavar="DIR", help="prediction log (default: serve.log_directory)"
@@ -53,13 +55,26 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--every", type=float, default=5.0, metavar="SECONDS", help="how often to look (default: %(default)s)"
     )
-    add_common_arguments(parser)
+    parser.add_argument(
+        "--overdue",
+        type=float,
+        default=60.0,
+        metavar="SECONDS",
+        help="how long rows may be in no file until they count as lost; above the server's flush interval (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--bundle",
+        type=Path,
+        metavar="DIR",
+        help="the served model's directory: the store is asked about its views, not those of this code",
+    )
     arguments = parser.parse_args(argv)
     conf = load_from(arguments)
     directory = arguments.log or (Path(conf.serve.log_directory) if conf.serve.log_directory else None)
-    if directory is None or not arguments.url.startswith(("http://", "https://")) or arguments.every <= 0:
+    is_url = arguments.url.startswith(("http://", "https://"))
+    if directory is None or not is_url or min(arguments.every, arguments.overdue) <= 0:
         raise ConfigurationError(
-            "expected --log (or serve.log_directory), an http:// or https:// --url, and --every above 0"
+            "expected --log (or serve.log_directory), an http:// or https:// --url, and --every and --overdue above 0"
         )
     if arguments.dry_run:
         print("plan (nothing was started)")
@@ -71,8 +86,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         signal.signal(number, lambda *_: stop.set())
     registry = CollectorRegistry()
     metrics = ServingMetrics(registry)
-    tail = LogTail(directory, metrics)
-    look_at_store = _store_watch(conf, metrics)
+    tail = LogTail(directory, metrics, overdue_seconds=arguments.overdue)
+    look_at_store = _store_watch(conf, metrics, arguments.bundle)
     try:
         served, _ = start_http_server(arguments.port, arguments.host, registry)
     except OSError as exc:
@@ -93,13 +108,14 @@ def _answers(url: str) -> bool:
     try:
         with urllib.request.urlopen(url, timeout=_PROBE_SECONDS) as answer:  # noqa: S310 - checked above
             return bool(answer.status == 200)
-    except OSError:  # urllib's own errors are such
+    except (OSError, http.client.HTTPException):  # the latter: it answers, but not in HTTP
         return False
 
 
-def _store_watch(conf: Conf, metrics: ServingMetrics) -> Callable[[], None]:
-    """Return what asks the store how far its views go."""
-    views = load_reference(conf.model.feature_set).views
+def _store_watch(conf: Conf, metrics: ServingMetrics, bundle: Path | None) -> Callable[[], None]:
+    """Return what asks the store how far the views go: those of a model's directory, else those of this code."""
+    served = load_reference(conf.model.feature_set) if bundle is None else load_bundle(bundle).feature_set
+    views = served.views
     store = open_store(store_url(conf), timeout_ms=conf.store.timeout_ms)
 
     def look() -> None:

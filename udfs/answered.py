@@ -77,7 +77,7 @@ class Answered:
         answers: one a row.
         features: the matrix of the scored rows, and `index` which rows those are.
         statuses, event_ts: by view, a row each; None = the rows were never looked up.
-        latency_us: of the whole request: reading the store, features, model.
+        latency_us: of the whole request: reading the store, features, model; all 0 = it failed by our fault, nothing was measured.
     """
 
     model: LoggedModel

@@ -31,7 +31,7 @@ from feature_pipelines.packaged import import_packaged, load_reference, package_
 from feature_pipelines.parity import differing_bits, ulp_distance
 from feature_pipelines.schema import build_column, to_wire
 from udfs.platform import describe_platform, platform_id
-from udfs.scorer import CONTRACT_VERSION, Evaluator, LibraryEvaluator, OutputSpec, Scorer
+from udfs.scorer import CONTRACT_VERSION, Evaluator, LibraryEvaluator, OutputSpec, Scorer, use_one_thread
 from udfs.trees import FlatTrees
 from udfs.trees_export import certify_trees, export_trees
 
@@ -44,6 +44,8 @@ _GOLDEN_ROWS = 64
 _TRUSTED_TYPES = frozenset(
     {
         "sklearn.ensemble._hist_gradient_boosting.predictor.TreePredictor",
+        "sklearn.metrics._dist_metrics.EuclideanDistance64",
+        "sklearn.neighbors._kd_tree.KDTree",
         "sklearn.tree._tree.Tree",
     }
 )
@@ -68,7 +70,7 @@ def write_bundle(
         name: the model's name.
         reference: "module:NAME" of the feature set.
         constants: fitted constants as JSON values.
-        estimator: a fitted scikit-learn estimator that takes the features in the set's order.
+        estimator: a fitted scikit-learn estimator that takes the features in the set's order. Its `n_jobs` becomes 1.
         output: what its scores mean.
         columns: certification rows: every source field, n_rows each. They decide whether flat trees are used, whether bits depend
             on the batch, and the first of them become golden rows.
@@ -76,9 +78,10 @@ def write_bundle(
         tolerance_ulps: how far a score may be off on another platform where the configuration allows a tolerance; 0 = not at all.
 
     Raises:
-        VerificationError: a score depends on how many rows stand beside it.
+        VerificationError: a score differs from call to call, or depends on how many rows stand beside it.
         DefinitionError: a feature is not row-local.
     """
+    use_one_thread(estimator)
     feature_set = load_reference(reference)
     arguments = constants_from_json(constants)
     check_row_local(feature_set, columns, arguments, n_rows)
@@ -87,7 +90,7 @@ def write_bundle(
     _dump_estimator(directory / "estimator.skops", estimator)
     matrix = evaluate(feature_set, columns, arguments, n_rows)
     evaluator, certification = _certified(directory, estimator, output, matrix)
-    _check_batch_invariance(evaluator, matrix)
+    _check_same_bits(evaluator, matrix)
     scorer = Scorer(feature_set, arguments, evaluator, output, {})
     golden = np.unique(np.linspace(0, n_rows - 1, min(_GOLDEN_ROWS, n_rows)).astype(np.int64))
     _write_json(
@@ -212,9 +215,16 @@ def _certified(
     return trees, {**facts, "evaluator": "trees"}
 
 
-def _check_batch_invariance(evaluator: Evaluator, matrix: NDArray[np.float64]) -> None:
+def _check_same_bits(evaluator: Evaluator, matrix: NDArray[np.float64]) -> None:
     whole = evaluator.score(matrix)
+    changed = int(differing_bits(evaluator.score(matrix), whole).sum())
     n = matrix.shape[1]
+    if changed:
+        raise VerificationError(
+            f"the estimator's scores differ from call to call: {changed} of {n} rows had other bits when the same rows were scored "
+            "again. It draws random numbers or adds up in no fixed order; choose another estimator",
+            rows=changed,
+        )
     for size in (1, 7, 33, 129):
         for start in range(0, min(n, 64 * size), size):
             part = evaluator.score(np.ascontiguousarray(matrix[:, start : start + size]))

@@ -30,6 +30,7 @@ _EPOCH = datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)
 _NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
 _FLOATED = re.compile(r"-?[0-9]+\.0+")
 _INTEGER = re.compile(r"-?[0-9]+")
+_REPEATED = "the field stands more than once in the row"
 _TRUTH = {"true": True, "True": True, "TRUE": True, "false": False, "False": False, "FALSE": False}
 
 
@@ -41,17 +42,22 @@ def rows_of_frame(frame: Any, feature_set: FeatureSet) -> tuple[list[dict[str, A
     Args:
         frame: a pandas DataFrame.
         feature_set: declares the fields; other columns are passed on, to be refused as unknown.
+
+    Returns:
+        A row each, in order. Where a column stands more than once, every row is refused, as a JSON row is whose field does.
     """
     declared = {f.name: f for f in feature_set.sources}
     declared.setdefault(AS_OF_TS, Field(AS_OF_TS, Nullable[Timestamp]))
     columns: dict[str, list[Any]] = {}
     errors: list[RowError] = []
     for position, name in enumerate(map(str, frame.columns)):
-        column = frame.iloc[:, position]
-        columns[name] = _cells(declared.get(name), column.tolist(), errors)
+        if name in columns:
+            errors += [RowError(i, Reason.BAD_VALUE, name, _REPEATED) for i in range(len(frame))]
+            continue
+        columns[name] = _cells(declared.get(name), frame.iloc[:, position].tolist(), errors)
     names = list(columns)
     rows = [dict(zip(names, cells, strict=True)) for cells in zip(*columns.values(), strict=True)]
-    return rows, sorted(errors)
+    return rows if names else [{} for _ in range(len(frame))], sorted(errors)
 
 
 def _cells(declared: Field | None, values: Sequence[Any], errors: list[RowError]) -> list[Any]:

@@ -1,12 +1,13 @@
 """Arrow batches in, scores and row errors out: the one kernel that the pandas UDF, the Arrow mapper and the scan wrap.
 
-For each batch: columns by the contract, stored features as of each request, features, model (see rows). This module knows nothing
-of Spark or storage.
+For each batch: columns by the contract, stored features as of each request (see as_of), features, model (see rows). This module
+knows nothing of Spark or storage.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -17,6 +18,7 @@ from feature_pipelines.errors import ContractError
 from feature_pipelines.lookup import AsOfIndex, Status
 from feature_pipelines.schema import Field, RowError, Schema
 from feature_pipelines.schema_arrow import column_from_arrow, columns_from_arrow, missing_columns
+from udfs.as_of import as_of_times, own_as_of
 from udfs.rows import Found, ScoredRows, score_columns
 from udfs.scorer import Scorer
 
@@ -119,5 +121,11 @@ class Kernel:
         columns, broken = columns_from_arrow(
             declared, batch, skip_values=set(declared.names) - feature_set.inputs
         )
-        broken = [*errors, *broken, *broken_views]
-        return score_columns(self.scorer, columns, broken, batch.num_rows, views, self.indexes, found)
+        as_of: Any = columns[feature_set.as_of] if feature_set.as_of is not None else None
+        timeless: list[RowError] = []
+        if as_of is not None:
+            as_of, timeless = as_of_times(own_as_of(feature_set), as_of, batch)
+        broken = [*errors, *broken, *timeless, *broken_views]
+        return score_columns(
+            self.scorer, columns, broken, batch.num_rows, views, self.indexes, found, as_of=as_of
+        )

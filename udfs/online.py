@@ -30,6 +30,7 @@ from feature_pipelines.wire import encode
 from udfs.answered import Answered, LoggedModel
 from udfs.rows import ScoredRows, score_columns
 from udfs.scorer import Evaluator, Scorer
+from udfs.store_failures import StoreFailures
 
 if TYPE_CHECKING:
     from udfs.prediction_log import PredictionLog
@@ -86,6 +87,7 @@ class OnlineScorer:
         self.store = store
         self.log = log
         self._clock, self._timer = clock, timer
+        self._failures = StoreFailures(timer)
         self._reader = RequestReader(scorer.feature_set)
         self._model = LoggedModel.of(scorer, model_version, configuration_digest)
         self._facts = {
@@ -97,7 +99,12 @@ class OnlineScorer:
         }
 
     def answer(
-        self, rows: Sequence[Any], *, with_features: bool = False, refused: Sequence[RowError] = ()
+        self,
+        rows: Sequence[Any],
+        *,
+        with_features: bool = False,
+        refused: Sequence[RowError] = (),
+        is_attempt: bool = False,
     ) -> list[dict[str, Any]]:
         """Return one answer per row, in order.
 
@@ -105,6 +112,7 @@ class OnlineScorer:
             rows: objects in the wire form: the request's fields, `as_of_ts` (optional), any stored field (overrides the look-up).
             with_features: whether answers hold the feature values too.
             refused: errors of rows that whoever read them found already.
+            is_attempt: whether the caller asks anew if this fails by our fault; then the failure is no answer, and not logged.
 
         Returns:
             Of a scored row its outputs, which model gave them, `as_of_ts`, per view {"status", "event_ts"}, and the stored fields it
@@ -115,7 +123,27 @@ class OnlineScorer:
         try:
             return self._answer(rows, with_features, refused)
         except Exception as exc:  # noqa: BLE001 - the outermost frame: nobody's request ends in a stack trace
-            return [_incident(exc)] * len(rows)
+            return [_incident(exc)] * len(rows) if is_attempt else self.failed(exc, rows)
+
+    def failed(self, exc: Exception, rows: Sequence[Any]) -> list[dict[str, Any]]:
+        """Return the answers to rows that could not be asked by our fault: one incident, logged like any answer.
+
+        Args:
+            exc: what was raised.
+            rows: as they came; None for what is not known.
+        """
+        answers = [_incident(exc)] * len(rows)
+        if self.log is not None and rows:
+            try:
+                self.log.write(self._unasked(rows, answers))
+            except Exception as unlogged:  # noqa: BLE001 - as below
+                _LOGGER.error("answers were not logged: %s", type(unlogged).__name__)
+        return answers
+
+    def _unasked(self, rows: Sequence[Any], answers: Sequence[Mapping[str, Any]]) -> Answered:
+        now = self._clock()
+        nothing = np.empty((0, 0))
+        return Answered(self._model, now, [now] * len(rows), rows, answers, nothing, [], {}, {}, (0, 0, 0))
 
     def close(self) -> None:
         """Write what the log has not written yet, and let go of the store."""
@@ -137,6 +165,8 @@ class OnlineScorer:
         found = self._read(planned)
         looked_up = self._timer()
         stored = assemble(planned, found, as_of)
+        if stored.failures:
+            self._failures.say(stored.failures)
         self._evaluator.spent.ns = 0
         started = self._timer()
         scored = score_columns(
@@ -148,7 +178,7 @@ class OnlineScorer:
         )
         model_ns = self._evaluator.spent.ns
         features_ns = self._timer() - started - model_ns
-        answers = self._answers(scored, stored, as_of, isinstance(found, UnavailableError), with_features)
+        answers = self._answers(scored, stored, as_of, with_features)
         if self.log is not None:
             spent = ((looked_up - begun) // 1000, features_ns // 1000, model_ns // 1000)
             try:
@@ -172,7 +202,6 @@ class OnlineScorer:
         scored: ScoredRows,
         stored: Assembled,
         as_of: Sequence[int],
-        is_unavailable: bool,
         with_features: bool,
     ) -> list[dict[str, Any]]:
         outputs = {name: values.tolist() for name, values in scored.outputs.items()}
@@ -198,7 +227,7 @@ class OnlineScorer:
                 answer["features"] = dict(zip(self._model.feature_names, features[position], strict=True))
             answers[row] = answer
         for error in scored.errors:
-            retryable = is_unavailable and error.code is Reason.STORE_UNAVAILABLE
+            retryable = error.code is Reason.STORE_UNAVAILABLE and error.row in stored.retryable
             answers[error.row] = _error(str(error.code), error.field, error.message, retryable)
         return answers
 

@@ -29,7 +29,7 @@ import pyarrow.parquet as pq
 from feature_pipelines.errors import ConfigurationError
 from udfs.answered import Answered
 from udfs.prediction_files import SEQUENCE, Journal, write_file
-from udfs.prediction_rows import SCHEMA, PiiPolicy, is_sampled, to_columns
+from udfs.prediction_rows import SCHEMA, PiiPolicy, detached, is_sampled, to_columns
 
 __all__ = ["PredictionLog"]
 
@@ -106,12 +106,12 @@ class PredictionLog:
         self._counts = dict.fromkeys(("written", "dropped", "unwritable", "failed_writes", "files"), 0)
 
     def write(self, answered: Answered) -> None:
-        """Queue a request's answers; does no more than that, never raises, and never waits for the disk."""
+        """Queue a copy of a request and its answers; does no more than that, never raises, and never waits for the disk."""
         try:
             model, share = answered.model, self._share
             kept = [i for i, row in enumerate(answered.rows) if share >= 1 or is_sampled(model, row, share)]
             if kept:
-                self._enqueue(answered, kept)
+                self._enqueue(detached(answered, kept), kept)
             if self._is_draining:
                 self.flush()
         except Exception as exc:  # noqa: BLE001 - whatever it is, no prediction fails by it

@@ -18,7 +18,7 @@ from feature_pipelines.errors import ConfigurationError
 from feature_pipelines.lookup import Status
 from udfs.answered import Answered, LoggedModel
 
-__all__ = ["PII_POLICIES", "SCHEMA", "PiiPolicy", "is_sampled", "to_columns"]
+__all__ = ["PII_POLICIES", "SCHEMA", "PiiPolicy", "detached", "is_sampled", "to_columns"]
 
 _TIME = pa.timestamp("us", tz="UTC")
 _TEXT = pa.string()
@@ -54,6 +54,7 @@ SCHEMA = pa.schema(
 
 PII_POLICIES = ("drop", "hash", "keep")
 _STATUS_NAMES = {int(status): status.name for status in Status}
+_IMMUTABLE = frozenset({str, int, float, bool, type(None)})
 
 
 class PiiPolicy:
@@ -122,6 +123,50 @@ def is_sampled(model: LoggedModel, row: Any, share: float) -> bool:
     values = [str(row.get(name)) for name in names] if isinstance(row, Mapping) else []
     digest = hashlib.sha256(json.dumps(values).encode()).digest()
     return int.from_bytes(digest[:8], "big") < share * 2**64
+
+
+def detached(answered: Answered, kept: Sequence[int]) -> Answered:
+    """Return the request with copies of what is logged of the kept rows and their answers: both are the caller's, to change at will.
+
+    What JSON cannot write of a row is logged by the name of its type.
+    """
+    rows: list[Any] = [None] * len(answered.rows)
+    answers: list[dict[str, Any]] = [{}] * len(answered.rows)
+    for i in kept:
+        row, answer = answered.rows[i], answered.answers[i]
+        if isinstance(row, Mapping):
+            rows[i] = copied = dict(row)
+            if not _IMMUTABLE.issuperset(map(type, copied.values())):
+                logged = {*answered.model.fields, "as_of_ts"}
+                rows[i] = {name: _frozen(value) for name, value in copied.items() if name in logged}
+        error = answer.get("error")
+        if error is None:
+            answers[i] = dict(answer, overrides=list(answer.get("overrides", ())))
+        else:  # a field's name is whatever the caller sent
+            field = error["field"].encode(errors="replace").decode()
+            answers[i] = {"error": {"code": error["code"], "field": field}}
+    return Answered(  # not dataclasses.replace: this is on the way of every request, and that takes twice as long
+        answered.model,
+        answered.served_ts,
+        answered.as_of,
+        rows,
+        answers,
+        answered.features,
+        answered.index,
+        answered.statuses,
+        answered.event_ts,
+        answered.latency_us,
+    )
+
+
+def _frozen(value: Any) -> Any:
+    """Return a value that nobody can change, or a copy, whose JSON text is that of the given one."""
+    if type(value) in _IMMUTABLE:
+        return value
+    try:
+        return json.loads(json.dumps(value, default=_type_name))
+    except Exception:  # noqa: BLE001 - a caller's value: it holds itself, is too deep, or a method of its own raises
+        return _type_name(value)
 
 
 def to_columns(answered: Answered, kept: Sequence[int], pii: PiiPolicy) -> dict[str, list[Any]]:

@@ -6,8 +6,7 @@ so one that is down does not stop the model from loading. `predict` never raises
 object, the rows beside it are scored. `params={"features": true}` adds the feature values to the answers.
 
 On `mlflow models serve`, JSON comes as {"inputs": [rows], "params": {...}}, CSV as text/csv and Parquet as
-application/vnd.apache.parquet. Other JSON keys, a body that is not JSON and unknown content types are answered by MLflow itself
-(400 or 415).
+application/vnd.apache.parquet. What MLflow answers before, or instead of, this code is listed in the README.
 """
 
 from __future__ import annotations
@@ -24,6 +23,7 @@ import mlflow
 import yaml
 from mlflow.pyfunc.model import PythonModel
 
+from feature_pipelines.reasons import Reason, RowError
 from udfs.online import OnlineScorer
 from udfs.prediction_log import PredictionLog
 from udfs.serving import ServingSettings, open_scorer
@@ -44,19 +44,28 @@ class _Answers:
         Args:
             context: MLflow's; unused after loading.
             model_input: rows in the wire form (see feature_pipelines.schema), or a DataFrame, whose columns are the fields.
-            params: {"features": true} for the feature values.
+            params: {"features": true} for the feature values; what cannot be read is every row's error.
 
         Returns:
-            Per row what `OnlineScorer.answer` says. What is no list of rows gets one error.
+            Per row what `OnlineScorer.answer` says. What is no list of rows (nor a DataFrame) gets one error.
         """
-        with_features = (params or {}).get("features") is True
-        if hasattr(model_input, "iloc"):
-            from udfs.frames import rows_of_frame
-
-            rows, refused = rows_of_frame(model_input, self.online.scorer.feature_set)
-            return self.online.answer(rows, with_features=with_features, refused=refused)
         given: Any = model_input
-        return self.online.answer(given if isinstance(given, list) else [None], with_features=with_features)
+        rows: list[Any] = [None]
+        refused: list[RowError] = []
+        try:
+            if isinstance(given, list):
+                rows = given
+            elif hasattr(given, "iloc") and hasattr(given, "columns"):
+                from udfs.frames import rows_of_frame
+
+                rows = [None] * len(given)
+                rows, refused = rows_of_frame(given, self.online.scorer.feature_set)
+        except Exception as exc:  # noqa: BLE001 - whatever a caller's object raises is an answer
+            return self.online.failed(exc, rows)
+        with_features, message = _asked_features(params)
+        if message:
+            refused = [RowError(i, Reason.BAD_VALUE, "params", message) for i in range(len(rows))]
+        return self.online.answer(rows, with_features=with_features, refused=refused)
 
 
 class OnescoreModel(_Answers, PythonModel):
@@ -70,6 +79,18 @@ class OnescoreModel(_Answers, PythonModel):
         )
         if self.online.log is not None:
             _drain_on_sigterm(self.online.log)
+
+
+def _asked_features(params: Any) -> tuple[bool, str]:
+    """Return whether features are asked for, and what is wrong with the parameters; "" = nothing."""
+    if params is None:
+        return False, ""
+    if not isinstance(params, dict):
+        return False, "params is not an object"
+    if set(params) - {"features"}:
+        return False, "the only parameter is features"
+    value = params.get("features", False)
+    return (value, "") if isinstance(value, bool) else (False, "the parameter features is not true or false")
 
 
 def _now() -> int:

@@ -37,6 +37,7 @@ class ScoredRows:
         errors: the first error of each other row, ascending.
         statuses: for each looked-up view the Status of the scored rows, int8.
         features: the model's matrix of the scored rows, (n_features, len(index)); None unless it was asked for.
+        as_of: as of when the scored rows were scored, microseconds; None where nothing says so.
     """
 
     index: NDArray[np.int64]
@@ -44,6 +45,7 @@ class ScoredRows:
     errors: list[RowError]
     statuses: Mapping[str, NDArray[np.int8]]
     features: NDArray[np.float64] | None = None
+    as_of: NDArray[np.int64] | None = None
 
 
 def score_columns(
@@ -55,6 +57,7 @@ def score_columns(
     indexes: Mapping[str, AsOfIndex] | None = None,
     found: Mapping[str, Found] | None = None,
     *,
+    as_of: NDArray[np.int64] | None = None,
     with_features: bool = False,
 ) -> ScoredRows:
     """Score rows that are columns already.
@@ -64,9 +67,10 @@ def score_columns(
         columns: n_rows rows each; the fields of `views` are not among them.
         errors: what the contract found; these rows are not scored.
         n_rows: 0 or more.
-        views: the views to look up, as of each row's as-of field.
+        views: the views to look up.
         indexes: by view name, those of `views` that are looked up here.
         found: by view name, those of `views` that were looked up before: n_rows rows each.
+        as_of: of each row, microseconds: as of when it is looked up here, and returned for the scored rows.
         with_features: whether to return the model's matrix besides.
 
     Raises:
@@ -79,15 +83,15 @@ def score_columns(
     known = {name: take(column, index) for name, column in columns.items()} if first else dict(columns)
     statuses: dict[str, NDArray[np.int8]] = {}
     local = np.arange(len(index), dtype=np.int64)
+    times: Any = as_of[index] if as_of is not None and first else as_of
     for view in views:
         if found is not None and view.name in found:
             fields, status = found[view.name]
             if first:
                 fields, status = {name: take(column, index) for name, column in fields.items()}, status[index]
         else:
-            as_of: Any = known[scorer.feature_set.as_of or ""]
             keys = [known[name] for name in view.keys.values()]
-            fields, status = (indexes or {})[view.name].lookup(keys, as_of)
+            fields, status = (indexes or {})[view.name].lookup(keys, times)
         statuses[view.name] = status
         filled, refused = apply_missing(view, dict(fields), status)
         known.update(filled)
@@ -103,6 +107,7 @@ def score_columns(
         errors=[first[row] for row in sorted(first)],
         statuses={name: status[good] for name, status in statuses.items()},
         features=scores.matrix if with_features else None,
+        as_of=None if times is None else times[good],
     )
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from types import FunctionType, MethodType, ModuleType
 from typing import Any, Protocol
 
 import numpy as np
@@ -17,7 +18,15 @@ from feature_pipelines.definitions import FeatureSet
 from feature_pipelines.errors import DefinitionError, ModelError
 from feature_pipelines.evaluate import evaluate
 
-__all__ = ["CONTRACT_VERSION", "Evaluator", "LibraryEvaluator", "OutputSpec", "Scorer", "Scores"]
+__all__ = [
+    "CONTRACT_VERSION",
+    "Evaluator",
+    "LibraryEvaluator",
+    "OutputSpec",
+    "Scorer",
+    "Scores",
+    "use_one_thread",
+]
 
 CONTRACT_VERSION = 1
 """The version of the contract between packaged features and this code: columns, schema, evaluator. A model of another is refused."""
@@ -72,11 +81,14 @@ class LibraryEvaluator:
     """An estimator's own predict, in blocks that are zero-padded to a multiple of 8 rows and C-contiguous.
 
     Padding keeps the arithmetic of a row apart from how many rows stand beside it; whether that suffices for an estimator is
-    measured when it is logged, not assumed.
+    measured when it is logged, not assumed. The estimator is made to use one thread (see `use_one_thread`).
     """
 
     estimator: Any
     task: str
+
+    def __post_init__(self) -> None:
+        use_one_thread(self.estimator)
 
     def score(self, matrix: NDArray[np.float64]) -> NDArray[np.float64]:
         """Return the scores; see Evaluator."""
@@ -98,6 +110,30 @@ class LibraryEvaluator:
         if probabilities.shape[1] != 2:
             raise ModelError(f"the classifier has {probabilities.shape[1]} classes; this output is for two")
         return probabilities[:, 1]
+
+
+def use_one_thread(estimator: Any) -> None:
+    """Set `n_jobs` to 1 in an estimator and in all that it is made of, fitted parts included; it is changed in place.
+
+    With more, a forest adds up its trees in the order in which threads finish, so its last bits differ from call to call; and a
+    Spark task has one core. Written out, because an n_jobs of None means as many as joblib's context says.
+    """
+    left, seen = [estimator], set()
+    while left:
+        part = left.pop()
+        if id(part) in seen or isinstance(part, type | FunctionType | MethodType | ModuleType):
+            continue
+        seen.add(id(part))
+        if isinstance(part, Mapping):
+            left.extend(part.values())
+        elif isinstance(part, list | tuple):
+            left.extend(part)
+        elif isinstance(part, np.ndarray):
+            left.extend(part.ravel().tolist() if part.dtype.hasobject else ())
+        elif hasattr(part, "__dict__"):
+            if hasattr(part, "get_params") and "n_jobs" in part.get_params(deep=False):
+                part.set_params(n_jobs=1)
+            left.extend(vars(part).values())
 
 
 @dataclass(frozen=True)

@@ -31,6 +31,7 @@ from feature_pipelines.errors import ConfigurationError
 from feature_pipelines.lookup_arrow import index_from_arrow
 from feature_pipelines.schema import Field, Reason, RowError, Schema
 from feature_pipelines.schema_arrow import arrow_type
+from udfs.as_of import own_as_of
 from udfs.bundle import load_bundle
 from udfs.kernel import Kernel, status_fields
 from udfs.rows import ScoredRows
@@ -134,7 +135,9 @@ def _pandas_function(spark: Any, name: str, allow_tolerance: bool, returned: str
         _require_zone(zone)
         kernel = load_kernel(name, allow_tolerance)
         feature_set = kernel.scorer.feature_set
-        read = Schema((*feature_set.sources, *status_fields(feature_set)))
+        own = own_as_of(feature_set)
+        undeclared = (own,) if own is not None and own.name not in feature_set.sources else ()
+        read = Schema((*feature_set.sources, *status_fields(feature_set), *undeclared))
         batch, errors = _from_pandas(read, rows, zone)
         arrays, names = _answers(kernel, batch, errors)
         return pd.DataFrame({column: array.to_pandas() for column, array in zip(names, arrays, strict=True)})

@@ -146,7 +146,7 @@ def score_together(
         for i in members:
             refused += [error._replace(row=error.row + len(rows)) for error in batch[i].refused]
             rows += batch[i].rows
-        found = answer(rows, with_features=with_features, refused=refused)
+        found = answer(rows, with_features=with_features, refused=refused, is_attempt=len(members) > 1)
         at = 0
         for i in members:
             end = at + len(batch[i].rows)

@@ -95,7 +95,7 @@ def _forget(
     parts = [keys[at : at + _AT_ONCE] for at in range(0, len(keys), _AT_ONCE)]
     if not dry_run:
         return ForgottenView(sum(store.delete(view, part) for part in parts), remark)
-    if state.rebuilding or state.schema != declared_schema(view):
+    if state.through_ts is None or state.schema != declared_schema(view):
         return ForgottenView(0, f"it cannot be read now: up to {len(keys):,} rows")
     found = (row for part in parts for row in store.read([(view, part)])[0])
     return ForgottenView(sum(row is not None for row in found), remark)

@@ -18,6 +18,7 @@ from jobs.online.entity import Entity
 from jobs.online.forget_store import ForgottenView, forget_in_store
 from jobs.online.forget_tables import quarantine_test, scored_test
 from jobs.online.log_rewriting import Rewritten, forget_in_log
+from jobs.online.replay_store import default_logs, default_store
 from jobs.online.store_conf import store_url
 from jobs.runs.conf import Conf
 from jobs.tables.delta_read import is_delta, open_table, table_schema
@@ -106,6 +107,8 @@ def kept_elsewhere(conf: Conf, feature_set: FeatureSet) -> list[tuple[str, str]]
         if table:
             named.setdefault(conf.table_location(table), meaning)
     found: Sequence[tuple[str, str]] = [
+        (default_store(conf).removeprefix("sqlite:///"), "the store that replays fill; --store names others"),
+        (str(default_logs(conf)), "logs of replays, with the requests; --log names others"),
         (conf.storage.runs, "runs: what an unfinished one has staged"),
         (conf.storage.cache, "copies of models and views; may be deleted at any time"),
         ("registered versions of the model", "golden rows and fitted vocabularies"),

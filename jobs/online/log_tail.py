@@ -2,19 +2,26 @@
 
 Files appear whole and never change, so each is counted once, when it is first seen. What was there before the tail began is not
 counted: counters start at zero with the watcher, as a server's own start with the server, and no restart counts a row twice.
-Retention may delete files at any time. This module knows nothing of HTTP or stores.
+Retention may delete files at any time.
+
+What a process numbered and no file holds is lost if later numbers are in one, or if nothing of it came for a while (the disk is
+full, the process was killed); until then it is queued. This module knows nothing of HTTP or stores.
 """
 
 from __future__ import annotations
 
 import logging
+import time
 from collections import Counter as Tally
+from collections.abc import Callable
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from jobs.online.metrics import ServingMetrics
+from udfs.prediction_files import gaps
+from udfs.prediction_rows import SCHEMA
 
 __all__ = ["LogTail"]
 
@@ -22,6 +29,7 @@ _LOGGER = logging.getLogger("onescore.watch")
 _FILES = "*/date=*/part-*.parquet"
 _MODEL = ("model", "model_version", "model_digest", "feature_fingerprint")
 _REQUEST = ("process", "served_ts", "request_rows", "lookup_us", "features_us", "model_us")
+_READ = ("error_code", "statuses", *_MODEL, *_REQUEST)
 
 
 class LogTail:
@@ -30,10 +38,21 @@ class LogTail:
     Args:
         directory: the prediction log; it may come later.
         metrics: counts.
+        overdue_seconds: how long nothing of a process's last rows may come until they count as lost; above its flush_seconds.
+        timer: seconds from any start.
     """
 
-    def __init__(self, directory: Path, metrics: ServingMetrics) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        metrics: ServingMetrics,
+        *,
+        overdue_seconds: float = 60.0,
+        timer: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._directory, self._metrics = directory, metrics
+        self._overdue_seconds, self._timer = overdue_seconds, timer
+        self._tails: dict[tuple[str, str, int], float] = {}
         self._seen = self._names()
 
     def poll(self) -> int:
@@ -49,11 +68,36 @@ class LogTail:
             except (OSError, pa.ArrowException) as exc:
                 _LOGGER.error("a file of the prediction log cannot be read: %s", type(exc).__name__)
             else:
-                self._count(table)
-                n += table.num_rows
+                if _is_ours(table.schema):
+                    self._count(table)
+                    n += table.num_rows
+                else:
+                    _LOGGER.error("a file in the prediction log is not of it: it has other columns")
             counted.add(name)
         self._seen = (self._seen & names) | counted
+        self._count_gaps()
         return n
+
+    def _count_gaps(self) -> None:
+        """Say how many rows are in no file: those that will not be, and those that may yet be written."""
+        now, lost, queued = self._timer(), 0, 0
+        tails: dict[tuple[str, str, int], float] = {}
+        for directory in sorted(path for path in self._directory.glob("*") if path.is_dir()):
+            try:
+                found = gaps(directory)
+            except (OSError, ValueError) as exc:
+                _LOGGER.error("gaps of the prediction log cannot be told: %s", type(exc).__name__)
+                continue
+            for gap in found:
+                n, key = gap.last - gap.first + 1, (directory.name, gap.process, gap.first)
+                if gap.is_tail:
+                    tails[key] = self._tails.get(key, now)
+                if gap.is_tail and now - tails[key] < self._overdue_seconds:
+                    queued += n
+                else:
+                    lost += n
+        self._tails = tails
+        self._metrics.gaps(lost, queued)
 
     def _names(self) -> set[str]:
         return {str(path.relative_to(self._directory)) for path in self._directory.glob(_FILES)}
@@ -75,3 +119,10 @@ class LogTail:
             zip(*(table.column(name).to_pylist() for name in _MODEL), strict=True)
         ):
             self._metrics.model({"name": name, "digest": digest, "feature_fingerprint": fingerprint}, version)
+
+
+def _is_ours(schema: pa.Schema) -> bool:
+    """Return whether a file has the columns that are counted, each of its declared type."""
+    return all(
+        name in schema.names and schema.field(name).type.equals(SCHEMA.field(name).type) for name in _READ
+    )

@@ -1,7 +1,10 @@
 """Bring an online store up to a time T: for each view the newest row of each key that is visible at T.
 
 Incremental: rows that became visible in (W, T], and of files that the table has got since the version that W was read from,
-every row visible at T, so that a late delivery is not missed. Parts are read and written by Spark tasks in any order, again
+every row visible at T, so that a late delivery is not missed. What a table no longer has, the store would keep: so a table from
+which rows were taken out since (rebuilt, overwritten, deleted from), or that is another one, is refused until the view is rebuilt
+in the store. Compacting a table takes nothing out; an entity that was forgotten in the store alone is written again only if its
+table gets newer rows or files. Parts are read and written by Spark tasks in any order, again
 after a failure, and beside other runs: the store keeps the newest. W is set last, when every part is written.
 """
 
@@ -14,18 +17,23 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import pyarrow as pa
+
 import jobs
 from feature_pipelines.errors import ContractError, TableError, VerificationError
 from feature_pipelines.lookup_arrow import CREATED_TS, EVENT_TS
+from feature_pipelines.schema import Schema
 from feature_pipelines.stores.base import OnlineStore, ViewState
 from feature_pipelines.views import FeatureView
 from jobs.online.materialise_task import MaterialiseTask, PartResult, Portion
 from jobs.runs.conf import Conf
 from jobs.runs.views import pin_view
 from jobs.runs.worker_errors import errors_of_workers
+from jobs.tables.catalog import describe_table
+from jobs.tables.delta_changes import first_removal
 from jobs.tables.delta_read import open_table
 from jobs.tables.pinned import InputFile, Snapshot
-from jobs.tables.snapshot import pin_snapshot
+from jobs.tables.snapshot import CATALOG, pin_snapshot
 from jobs.tables.units import Unit, plan_units
 from udfs.shipped import ship_code
 
@@ -86,7 +94,13 @@ class Materialised:
 
 
 def plan_view(
-    conf: Conf, view: FeatureView, through_ts: int, before: ViewState | None, spark: Any = None
+    conf: Conf,
+    view: FeatureView,
+    through_ts: int,
+    before: ViewState | None,
+    spark: Any = None,
+    *,
+    request: Schema | None = None,
 ) -> ViewPlan:
     """Pin a view's table and cut what is to be read into parts.
 
@@ -96,18 +110,23 @@ def plan_view(
         through_ts: T, microseconds.
         before: the store's state of the view.
         spark: for tables of a catalog.
+        request: the fields that keys are asked by, whose types the table's keys must have; None = not checked.
 
     Raises:
         TableError, ContractError: as pin_view.
-        ContractError: conf names no table for the view.
+        ContractError: conf names no table for the view; rows were taken out of the table since the store last read it; a key is
+            a string in one of table and request, an integer in the other: no request would ever find a row.
     """
     if view.name not in conf.views:
         raise ContractError(f"view {view.name!r}: conf names no table for it; set views.{view.name}")
     location = conf.table_location(conf.views[view.name])
     snapshot = pin_view(view, location, spark, version=conf.view_versions.get(view.name))
-    source = _source_of(snapshot, location)
+    if request is not None:
+        _require_keys(view, snapshot, request)
+    uri = _delta_uri(snapshot, location, spark)
+    source = _source_of(snapshot, uri)
     w = before.through_ts if before is not None else None
-    new, old = _by_age(snapshot, location, source, before, spark)
+    new, old = _by_age(view, snapshot, uri, source, before)
     portions: list[Portion] = []
     if w is None or w <= through_ts:
         portions += _portions(plan_units(_only(snapshot, new), unit_rows=1), None, conf.score.unit_rows)
@@ -139,6 +158,9 @@ def materialise(
         RunConflictError: the view was reset meanwhile.
     """
     begin = time.perf_counter()
+    store.register(
+        plan.view, source=plan.source
+    )  # so that the next attempt knows what this one, if killed, has read
     ship_code(spark, (jobs,))
     results: list[PartResult] = []
     done = 0
@@ -199,29 +221,81 @@ def check_limit(plan: ViewPlan, results: Sequence[PartResult], limit: float) -> 
         )
 
 
-def _source_of(snapshot: Snapshot, location: str) -> str:
-    """Return what to remember: the table's own id, so that a table made anew under an old name is not taken for the old one."""
+def _require_keys(view: FeatureView, snapshot: Snapshot, request: Schema) -> None:
+    for name, field_name in view.keys.items():
+        held, asked = snapshot.schema.field(name).type, request[field_name].dtype
+        if pa.types.is_integer(held) == (asked.kind == "string"):
+            raise ContractError(
+                f"view {view.name!r}: key {name!r} is {held} in {snapshot.source}, and requests ask by {field_name!r}, which is "
+                f"{asked}: none would find a row. Give the table's column the request's type",
+                view=view.name,
+                key=name,
+            )
+
+
+def _delta_uri(snapshot: Snapshot, location: str, spark: Any) -> str | None:
+    """Return where a Delta table is; None of plain files, which have no log, and of a table that no session can tell."""
     if snapshot.format != "delta":
-        return ""
-    known = not location.startswith("catalog:")
-    identity = open_table(location, snapshot.version).metadata().id if known else ""
-    return f"delta:{identity}@{snapshot.version}"
+        return None
+    if not location.startswith(CATALOG):
+        return location
+    described = describe_table(spark, location.removeprefix(CATALOG)) if spark is not None else None
+    return described.location if described is not None else None
+
+
+def _source_of(snapshot: Snapshot, uri: str | None) -> str:
+    """Return what to remember: the table's own id, so that a table made anew under an old name is not taken for the old one."""
+    return (
+        "" if uri is None else f"delta:{open_table(uri, snapshot.version).metadata().id}@{snapshot.version}"
+    )
 
 
 def _by_age(
-    snapshot: Snapshot, location: str, source: str, before: ViewState | None, spark: Any
+    view: FeatureView, snapshot: Snapshot, uri: str | None, source: str, before: ViewState | None
 ) -> tuple[list[InputFile], list[InputFile]]:
     """Return the files that the store has not seen, and those it has; where that cannot be told, all are new."""
     every = list(snapshot.files)
-    then = _SOURCE.fullmatch(before.source) if before is not None and before.through_ts is not None else None
+    then = _SOURCE.fullmatch(before.source) if before is not None else None
     now = _SOURCE.fullmatch(source)
-    if then is None or now is None or then["id"] != now["id"]:
+    if uri is None or before is None or then is None or now is None or not then["id"]:
         return every, []
+    if then["id"] != now["id"]:
+        raise _removed(view, snapshot, "is another table than the one that the store was filled from")
+    version, newest = int(then["version"]), int(now["version"])
+    if newest < version:
+        raise _removed(
+            view, snapshot, f"is read at version {newest}, and the store was filled from version {version}"
+        )
     try:
-        seen = {file.uri for file in pin_snapshot(location, version=int(then["version"]), spark=spark).files}
-    except TableError:  # that version's log is gone
+        removal = first_removal(uri, version, newest)
+        seen = {file.uri for file in pin_snapshot(uri, version=version).files}
+    except TableError as exc:
+        raise _removed(
+            view,
+            snapshot,
+            f"does not say any more what became of it since version {version}, which the store was filled from: {exc}",
+        ) from exc
+    if removal is not None:
+        raise _removed(
+            view,
+            snapshot,
+            f"lost rows in version {removal} (rebuilt, overwritten or deleted from), after the store was filled from "
+            f"version {version}",
+        )
+    if (
+        before.through_ts is None
+    ):  # an attempt that did not end: what it wrote is there, and what that was is not known
         return every, []
     return [file for file in every if file.uri not in seen], [file for file in every if file.uri in seen]
+
+
+def _removed(view: FeatureView, snapshot: Snapshot, what: str) -> ContractError:
+    return ContractError(
+        f"view {view.name!r}: {snapshot.source} {what}. The store may hold what the table no longer has; run "
+        "jobs.materialize_features with --rebuild",
+        view=view.name,
+        table=snapshot.source,
+    )
 
 
 def _only(snapshot: Snapshot, files: Sequence[InputFile]) -> Snapshot:

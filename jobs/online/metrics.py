@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import Counter as Tally
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
@@ -35,12 +36,8 @@ class ServingMetrics:
     """
 
     def __init__(self, registry: CollectorRegistry) -> None:
-        def counter(name: str, meaning: str, *labels: str) -> Counter:
-            return Counter(f"onescore_{name}", meaning, labels, registry=registry)
-
-        def gauge(name: str, meaning: str, labels: Sequence[str] = (), mode: Any = "mostrecent") -> Gauge:
-            return Gauge(f"onescore_{name}", meaning, labels, registry=registry, multiprocess_mode=mode)
-
+        self._registry = registry
+        counter, gauge = self._counter, self._gauge
         self._requests = counter("requests", "HTTP requests to /invocations, by status.", "status")
         self._rows = counter("rows", "Rows answered, refused ones included.")
         self._row_errors = counter("row_errors", "Rows refused, by code.", "code")
@@ -56,7 +53,6 @@ class ServingMetrics:
             "view_age_seconds", "Time since W, through which the view is materialised.", ("view",)
         )
         self._store_up = gauge("store_up", "1 if the online store answered when it was last asked.")
-        self._server_up = gauge("server_up", "1 if the server answered when it was last asked.")
         self._log_rows = counter("prediction_log_rows", "Rows of the prediction log, by outcome.", "outcome")
         self._log_queued = gauge("prediction_log_queued", "Rows that wait to be written.", mode="livesum")
         self._info = gauge(
@@ -69,6 +65,28 @@ class ServingMetrics:
         self._total = self._latency.labels("total")
         self._logged: dict[str, int] = {}
         self._children: dict[tuple[str, str], Any] = {}
+
+    def _counter(self, name: str, meaning: str, *labels: str) -> Counter:
+        return Counter(f"onescore_{name}", meaning, labels, registry=self._registry)
+
+    def _gauge(self, name: str, meaning: str, labels: Sequence[str] = (), mode: Any = "mostrecent") -> Gauge:
+        return Gauge(f"onescore_{name}", meaning, labels, registry=self._registry, multiprocess_mode=mode)
+
+    # What the lean server or the watcher alone knows is exported by that one alone: a 0 elsewhere would be a lie.
+
+    @cached_property
+    def _server_up(self) -> Gauge:
+        return self._gauge("server_up", "1 if the server answered when it was last asked.")
+
+    @cached_property
+    def _log_failures(self) -> Counter:
+        meaning = "Files of the prediction log that could not be written, each try counted."
+        return self._counter("prediction_log_failed_writes", meaning)
+
+    @cached_property
+    def _log_lost(self) -> Gauge:
+        meaning = "Rows of the prediction log as it is now that are in no file and will not be."
+        return self._gauge("prediction_log_lost_rows", meaning)
 
     def request(self, status: int, seconds: float) -> None:
         """Count one HTTP request that ended with a status after so many seconds."""
@@ -110,7 +128,9 @@ class ServingMetrics:
                 child.inc(times)
 
     def latency(self, us: Sequence[int]) -> None:
-        """Count the time that rows scored together took: reading the store, features, model; microseconds."""
+        """Count the time that rows scored together took: reading the store, features, model; microseconds. All 0 = not measured."""
+        if not any(us):
+            return
         for part, spent in zip(self._parts, us, strict=True):
             part.observe(spent / 1e6)
 
@@ -136,7 +156,15 @@ class ServingMetrics:
             now = counts.get(outcome, 0)
             self._log_rows.labels(outcome).inc(now - self._logged.get(outcome, 0))
             self._logged[outcome] = now
+        failed = counts.get("failed_writes", 0)
+        self._log_failures.inc(failed - self._logged.get("failed_writes", 0))
+        self._logged["failed_writes"] = failed
         self._log_queued.set(counts.get("queued", 0))
+
+    def gaps(self, lost: int, queued: int) -> None:
+        """Say how many rows a watched log lacks for good, and how many its processes may still write."""
+        self._log_lost.set(lost)
+        self._log_queued.set(queued)
 
 
 class Observed:

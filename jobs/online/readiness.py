@@ -1,4 +1,4 @@
-"""Whether a server should be sent requests: its model verified, its store reachable, its features fresh.
+"""Whether a server should be sent requests: its model verified, its store reachable and filled, its features fresh.
 
 It asks the store in a thread of its own, at most every few seconds however often it is asked itself, and takes no answer in time
 for a store that is down. It knows nothing of HTTP.
@@ -7,6 +7,7 @@ for a store that is down. It knows nothing of HTTP.
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -16,6 +17,7 @@ from udfs.online import OnlineScorer
 
 __all__ = ["Readiness"]
 
+_LOGGER = logging.getLogger("onescore.serve")
 _CACHED_SECONDS = 2.0
 
 
@@ -57,6 +59,9 @@ class Readiness:
         except TimeoutError:
             self.through = None  # and the next call waits for the same question
             return
+        except Exception as exc:  # noqa: BLE001 - a defect of ours must not make the server unready for ever
+            _LOGGER.error("the store was not asked how far it is: %s", type(exc).__name__)
+            self.through = None
         self._asking, self._asked_at = None, loop.time()
 
     async def check(self) -> dict[str, Any]:
@@ -65,6 +70,8 @@ class Readiness:
         verified = self._online.scorer.verified
         checks: dict[str, Any] = {"model": {"ok": verified in ("verified", "tolerance"), "is": verified}}
         checks["store"] = {"ok": self.through is not None}
+        empty = sorted(name for name, w in (self.through or {}).items() if w is None)
+        checks["views"] = {"ok": self.through is not None and not empty, "never_materialised": empty}
         if self._max_staleness is not None:
             ages = {
                 name: None if w is None else (self._clock() - w) / 1e6

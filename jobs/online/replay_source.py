@@ -102,7 +102,7 @@ class RequestSource:
     """A pinned table of requests; of its columns the declared request fields are sent, so every view is looked up.
 
     Raises:
-        ContractError: the table lacks a field, or the request declares an `as_of_ts` that is not its as-of time.
+        ContractError: the table lacks a field, or the table or the request has an `as_of_ts` that is not its as-of time.
     """
 
     def __init__(self, feature_set: FeatureSet, snapshot: Snapshot) -> None:
@@ -111,6 +111,11 @@ class RequestSource:
             raise ContractError(
                 f"feature set {feature_set.name!r}: its requests declare {AS_OF_TS!r}, its as-of field is {self._as_of!r}; online "
                 "the former would be the as-of time, so history cannot be replayed"
+            )
+        if AS_OF_TS in snapshot.schema.names and self._as_of != AS_OF_TS:
+            raise ContractError(
+                f"the table of requests has a column {AS_OF_TS!r}, as of which the batch job scores its rows; a replay asks as of "
+                f"{self._as_of!r}: leave the column out"
             )
         missing_columns(feature_set.request, snapshot.schema.names)
         self.snapshot = snapshot

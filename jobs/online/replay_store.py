@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from urllib.parse import parse_qs, urlsplit
 
 from feature_pipelines.errors import ConfigurationError, RunConflictError, UnavailableError
 from feature_pipelines.stores.base import OnlineStore, ViewState
@@ -18,9 +19,11 @@ from jobs.online.materialise import ViewPlan, check_limit, plan_view
 from jobs.online.materialise_task import MaterialiseTask
 from jobs.runs.conf import Conf
 
-__all__ = ["ReplayStore", "require_other"]
+__all__ = ["ReplayStore", "default_logs", "default_store", "require_other"]
 
 _MARK = "replay:"
+_REDIS_PORT = 6379
+_THIS_MACHINE = ("", "127.0.0.1", "::1")
 
 
 class ReplayStore:
@@ -130,8 +133,21 @@ class ReplayStore:
         return sum(result.written for result in results)
 
 
+def default_store(conf: Conf) -> str:
+    """Return the URL of the store that replays fill where none is named."""
+    return f"sqlite:///{conf.storage.root}/replay.db"
+
+
+def default_logs(conf: Conf) -> Path:
+    """Return the directory below which replays log where none is named."""
+    return Path(conf.storage.root) / "replays"
+
+
 def require_other(url: str, production: str) -> None:
-    """Refuse to replay into the store that the configuration serves from.
+    """Refuse to replay into the store that the configuration serves from, however the two URLs are written.
+
+    Files are told by their resolved path, Redis databases by host, port and number: user, password, TLS and other options make no
+    other store of it. Two names or addresses of one machine cannot be told here, except the loopback interface's.
 
     Raises:
         ConfigurationError: the two are one.
@@ -142,6 +158,20 @@ def require_other(url: str, production: str) -> None:
         )
 
 
-def _identity(url: str) -> str:
-    path = url.removeprefix("sqlite:///")
-    return url if path == url else f"sqlite:///{Path(path).resolve()}"
+def _identity(url: str) -> tuple[str, ...]:
+    """Return what two URLs of one store have in common; of one that cannot be read the URL, which no store opens."""
+    scheme, _, rest = url.partition("://")
+    if scheme.lower() == "sqlite":
+        return "sqlite", str(Path(rest[1:]).resolve())
+    try:
+        parts = urlsplit(url)
+        port = parts.port or _REDIS_PORT
+    except ValueError:
+        return (url,)
+    host = (parts.hostname or "").rstrip(".")
+    query = parse_qs(parts.query)
+    number = query.get("db", [parts.path.strip("/")])[-1]
+    if query.get("cluster") == ["true"]:  # a cluster has one database
+        number = "0"
+    number = str(int(number)) if number.isdecimal() else number or "0"
+    return "redis", "localhost" if host in _THIS_MACHINE else host, str(port), number

@@ -28,11 +28,12 @@ from feature_pipelines.columns import (
     values_and_valid,
 )
 from feature_pipelines.lookup_arrow import CREATED_TS, EVENT_TS, IS_DELETED, view_columns
+from feature_pipelines.packed import TOMBSTONE
 from feature_pipelines.schema import Field, Schema
 from feature_pipelines.schema_arrow import columns_from_arrow
 from feature_pipelines.stores.base import Key, StoredRow
-from feature_pipelines.stores.encoding import encode_rows
-from feature_pipelines.views import FeatureView, row_digests
+from feature_pipelines.stores.encoding import encode_rows, payload_digest
+from feature_pipelines.views import FeatureView
 
 __all__ = ["IS_DELETED", "ViewRows", "concat_rows", "newest", "read_batch", "stored", "table_columns"]
 
@@ -154,20 +155,20 @@ def concat_rows(parts: Sequence[ViewRows]) -> ViewRows:
 
 def stored(view: FeatureView, rows: ViewRows) -> tuple[list[Key], list[StoredRow]]:
     """Return the rows as a store takes them: keys, and rows with digest and payload."""
-    digests = row_digests(view.fields, rows.fields, rows.is_deleted.tolist())
     payloads = encode_rows(view, rows.fields, len(rows))
     keys: list[Key] = list(zip(*(_values(key) for key in rows.keys), strict=True))
     lines = zip(
         rows.event_ts.tolist(),
         rows.created_ts.tolist(),
-        digests,
         rows.is_deleted.tolist(),
         payloads,
         strict=True,
     )
     return keys, [
-        StoredRow(event, created, bytes.fromhex(digest), deleted, b"" if deleted else payload)
-        for event, created, digest, deleted, payload in lines
+        StoredRow(event, created, TOMBSTONE, True, b"")
+        if deleted
+        else StoredRow(event, created, payload_digest(payload), False, payload)
+        for event, created, deleted, payload in lines
     ]
 
 

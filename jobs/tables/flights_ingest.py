@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 from jobs.tables.delta import ParquetSink, ensure_table, open_table, recorded_digest, replace_files
 from jobs.tables.flights_schemas import DESCRIPTIONS, SCHEMAS
 from jobs.tables.flights_source import SourceFiles, parse_source
-from jobs.tables.resample import read_all
+from jobs.tables.resample_task import read_all
 from jobs.tables.snapshot import pin_snapshot
 
 __all__ = ["IngestSummary", "TablePlan", "ingest", "plan_ingest"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import json
 import os
+import resource
 import shutil
 import signal
 import socket
@@ -272,6 +273,57 @@ def test_store_that_is_gone_is_named_and_used_again_when_it_is_back(served: Serv
             away.rename(here)
     assert served.predictions({"inputs": [row]}) == [before]
     wait_until(lambda: served.ready()["ready"], "/ready to say that it is back", 10)
+
+
+@pytest.fixture(scope="module")
+def narrow(
+    bundle: Path, process_env: dict[str, str], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Serving]:
+    """A server in which one request may wait or be scored in the lane for large ones."""
+    directory = tmp_path_factory.mktemp("narrow")
+    write_store(directory / "online.db")
+    settings = (*SETTINGS[:3], "serve.max_waiting=1", "serve.log_flush_seconds=0.2")
+    with serving(directory, process_env, "--bundle", str(bundle), settings=settings) as running:
+        yield running
+
+
+def test_request_beyond_those_that_may_wait_is_told_to_come_again(narrow: Serving, through: int) -> None:
+    large, small = (json.dumps({"inputs": asking(n, through)}).encode() for n in (10_000, 1))
+    refused = []
+    with ThreadPoolExecutor(1) as pool:
+        long = pool.submit(narrow.call, "POST", "/invocations", large)
+        time.sleep(0.05)  # until its body is there, or it could be the one that is refused
+        while not long.done():
+            status, headers, text = narrow.call("POST", "/invocations", small)
+            if status != 200:
+                refused.append((status, headers["retry-after"], json.loads(text)["error"]["code"]))
+        assert long.result()[0] == 200
+    assert set(refused) == {(503, "1", "OVERLOADED")}
+    assert narrow.call("POST", "/invocations", small)[0] == 200
+    assert narrow.metrics()['onescore_requests_total{status="503"}'] == len(refused)
+
+
+def test_full_disk_raises_metrics_and_fails_no_request(narrow: Serving, through: int) -> None:
+    (worker,) = narrow.workers()
+    limit = resource.prlimit(worker, resource.RLIMIT_FSIZE)
+    failed = "onescore_prediction_log_failed_writes_total"
+    wait_until(lambda: narrow.metrics().get(failed) == 0, "the log's metrics", 10)
+    resource.prlimit(worker, resource.RLIMIT_FSIZE, (100, limit[1]))  # no file may grow beyond 100 bytes
+    try:
+        for _ in range(3):
+            assert all("score" in a for a in narrow.predictions({"inputs": asking(5, through)}))
+        dropped = 'onescore_prediction_log_rows_total{outcome="dropped"}'
+        wait_until(lambda: narrow.metrics().get(dropped, 0) >= 15, "the drops to be counted", 20)
+        assert narrow.metrics()[failed] >= 5
+        assert narrow.ready()["ready"] is True
+    finally:
+        resource.prlimit(worker, resource.RLIMIT_FSIZE, limit)
+
+    def is_every_gap_counted() -> bool:
+        missing = sum(gap.last - gap.first + 1 for gap in gaps(narrow.log / "houses"))
+        return missing == narrow.metrics()[dropped]
+
+    wait_until(is_every_gap_counted, "the log to be whole but for the drops", 20)
 
 
 def test_worker_that_is_killed_is_replaced_and_the_others_answer(served: Serving, through: int) -> None:

@@ -3,23 +3,43 @@
 from __future__ import annotations
 
 import os
+import re
 import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from feature_pipelines.errors import ContractError, RunConflictError, UnavailableError
-from feature_pipelines.stores.base import Key, OnlineStore, StoredRow
+from feature_pipelines.stores.base import Answer, Key, OnlineStore, StoredRow
 from feature_pipelines.stores.opening import open_store
 from feature_pipelines.views import FeatureView
-from tests.toy.stored import DAY, EVERY, PLANE, PLANE_V2, ROUTE, plane_row, stored_rows, tombstone
+from tests.toy.stored import (
+    DAY,
+    EVERY,
+    PLANE,
+    PLANE_V2,
+    ROUTE,
+    fill,
+    plane_row,
+    stored_rows,
+    tombstone,
+)
 
 PATIENT_MS = 10_000
 
 
-def one(store: OnlineStore, key: Key, view: FeatureView = PLANE) -> StoredRow | None:
+def one(store: OnlineStore, key: Key, view: FeatureView = PLANE) -> Answer:
     ((row,),) = store.read([(view, [key])])
     return row
+
+
+def said(store: OnlineStore, key: Key, kind: type[Exception], match: str, view: FeatureView = PLANE) -> Any:
+    """Return the error that stands for a key."""
+    answer = one(store, key, view)
+    assert isinstance(answer, kind), answer
+    assert re.search(match, str(answer)), answer
+    return answer
 
 
 # Reading
@@ -28,8 +48,8 @@ def one(store: OnlineStore, key: Key, view: FeatureView = PLANE) -> StoredRow | 
 def test_read_answers_in_the_shape_and_order_asked(store: OnlineStore) -> None:
     first, second = plane_row(1), plane_row(2)
     (route,) = stored_rows(ROUTE, [(0.5, "é")], [(3, 4)])
-    store.write(PLANE, [("N1",), ("N2",)], [first, second])
-    store.write(ROUTE, [("JFK", -7)], [route])
+    fill(store, PLANE, [("N1",), ("N2",)], [first, second])
+    fill(store, ROUTE, [("JFK", -7)], [route])
     wanted = [
         (PLANE, [("N2",), ("N9",), ("N1",), ("N2",)]),
         (ROUTE, [("JFK", -7), ("JFK", 7)]),
@@ -43,13 +63,13 @@ def test_read_answers_in_the_shape_and_order_asked(store: OnlineStore) -> None:
 def test_read_of_more_keys_than_one_query_takes(store: OnlineStore) -> None:
     keys: list[Key] = [(f"N{i}",) for i in range(700)]
     rows = [plane_row(i) for i in range(700)]
-    assert store.write(PLANE, keys, rows) == 700
+    assert fill(store, PLANE, keys, rows) == 700
     assert store.read([(PLANE, keys)]) == [rows]
 
 
 def test_keys_that_look_alike_are_different_entities(store: OnlineStore) -> None:
     keys: list[Key] = [("1",), (1,), ('1"',), ("1 ",), ("é",), ("e\u0301",), ("",), ("*",), ("}{",), ("\\",)]
-    store.write(PLANE, keys, [plane_row(i) for i in range(len(keys))])
+    fill(store, PLANE, keys, [plane_row(i) for i in range(len(keys))])
     (found,) = store.read([(PLANE, keys)])
     assert [row.event_ts for row in found if row] == list(range(len(keys)))
 
@@ -72,14 +92,38 @@ def test_a_row_of_every_type_comes_back_with_its_very_bytes(store: OnlineStore) 
         None,
     )
     written = stored_rows(EVERY, [values], [(-(2**63), 2**63 - 1)])
-    store.write(EVERY, [(2**63 - 1,)], written)
+    fill(store, EVERY, [(2**63 - 1,)], written)
     assert one(store, (2**63 - 1,), EVERY) == written[0]
 
 
-def test_nothing_was_ever_written(store: OnlineStore) -> None:
-    store.register(ROUTE)
-    assert one(store, ("N1",)) is None
+NEVER = "'{}': it was never materialised.*run jobs.materialize_features"
+
+
+def test_a_view_without_w_is_not_one_without_rows(store: OnlineStore) -> None:
+    """Nothing was ever written; the view is known; a first materialise is at work: no key of it is NOT_FOUND."""
+    fill(store, ROUTE, [("a", 1)], stored_rows(ROUTE, [(1.0, None)], [(1, 1)]))
+    said(store, ("N1",), UnavailableError, NEVER.format("plane"))
+    store.register(PLANE)
+    said(store, ("N1",), UnavailableError, NEVER.format("plane"))
+    store.write(PLANE, [("N1",)], [plane_row(1)])
+    missing, route = store.read([(PLANE, [("N1",), ("N2",)]), (ROUTE, [("a", 1)])])
+    assert all(isinstance(answer, UnavailableError) for answer in missing)
+    assert isinstance(route[0], StoredRow), "another view is answered as ever"
     assert store.through([PLANE]) == {"plane": None}
+    store.advance(PLANE, 1)
+    assert store.read([(PLANE, [("N1",), ("N2",)])]) == [[plane_row(1), None]]
+
+
+def test_what_was_begun_is_remembered_until_w_is_set(store: OnlineStore) -> None:
+    assert store.register(PLANE).source == ""
+    first = store.register(PLANE, source="t@1")
+    assert (first.source, first.through_ts) == ("t@1", None)
+    assert store.register(PLANE, source="t@2") == store.register(PLANE) == first
+    assert store.register(ROUTE, source="r@1").source == "r@1"
+    store.advance(PLANE, 5, source="t@3", epoch=first.epoch)
+    assert store.register(PLANE, source="t@4").source == "t@3"
+    assert store.reset(PLANE).source == ""
+    assert store.register(PLANE, source="t@5")[2::2] == ("t@5", True), "and it is still being rebuilt"
 
 
 # The order (L1)
@@ -103,22 +147,22 @@ def test_nothing_was_ever_written(store: OnlineStore) -> None:
 def test_the_newer_row_stays_in_either_order_of_writing(
     store: OnlineStore, older: StoredRow, newer: StoredRow
 ) -> None:
-    assert store.write(PLANE, [("up",)], [older]) + store.write(PLANE, [("up",)], [newer]) == 2
-    assert store.write(PLANE, [("down",)], [newer]) == 1
-    assert store.write(PLANE, [("down",)], [older]) == 0
+    assert fill(store, PLANE, [("up",)], [older]) + fill(store, PLANE, [("up",)], [newer]) == 2
+    assert fill(store, PLANE, [("down",)], [newer]) == 1
+    assert fill(store, PLANE, [("down",)], [older]) == 0
     assert store.read([(PLANE, [("up",), ("down",)])]) == [[newer, newer]]
 
 
 def test_a_row_written_again_changes_nothing(store: OnlineStore) -> None:
     rows = [plane_row(1), plane_row(1), plane_row(3), plane_row(2)]
-    assert store.write(PLANE, [("N1",)] * 4, rows) == 2
-    assert store.write(PLANE, [("N1",)] * 4, rows) == 0
+    assert fill(store, PLANE, [("N1",)] * 4, rows) == 2
+    assert fill(store, PLANE, [("N1",)] * 4, rows) == 0
     assert one(store, ("N1",)) == rows[2]
 
 
 def test_a_tombstone_stays_so_that_an_older_row_cannot_come_back(store: OnlineStore) -> None:
-    store.write(PLANE, [("N1",)], [tombstone(5)])
-    assert store.write(PLANE, [("N1",)], [plane_row(4)]) == 0
+    fill(store, PLANE, [("N1",)], [tombstone(5)])
+    assert fill(store, PLANE, [("N1",)], [plane_row(4)]) == 0
     assert one(store, ("N1",)) == tombstone(5)
 
 
@@ -146,9 +190,9 @@ def test_through_may_lie_before_1970(store: OnlineStore) -> None:
 
 def test_purge_removes_what_is_older_and_nothing_else(store: OnlineStore) -> None:
     keys: list[Key] = [(f"N{i:05d}",) for i in range(6_000)]
-    store.write(PLANE, keys, [plane_row(i - 3_000) for i in range(6_000)])
+    fill(store, PLANE, keys, [plane_row(i - 3_000) for i in range(6_000)])
     other = stored_rows(ROUTE, [(1.0, None)], [(-9_999, 0)])
-    store.write(ROUTE, [("a", 1)], other)
+    fill(store, ROUTE, [("a", 1)], other)
     store.advance(PLANE, 4)
     assert store.purge(PLANE, 0) == 3_000
     assert store.purge(PLANE, 0) == 0
@@ -161,14 +205,14 @@ def test_purge_touches_no_view_whose_name_begins_alike(store: OnlineStore) -> No
     longer = FeatureView('plane":{[x*', PLANE.keys, PLANE.fields)
     star = FeatureView("pl*", PLANE.keys, PLANE.fields)
     for view in (PLANE, longer, star):
-        store.write(view, [("N1",)], [plane_row(1)])
+        fill(store, view, [("N1",)], [plane_row(1)])
     assert store.purge(star, 9) == 1
     assert store.purge(longer, 9) == 1
     assert one(store, ("N1",)) == plane_row(1)
 
 
 def test_delete_forgets_entities_and_their_tombstones(store: OnlineStore) -> None:
-    store.write(PLANE, [("N1",), ("N2",), ("N3",)], [plane_row(1), tombstone(1), plane_row(1)])
+    fill(store, PLANE, [("N1",), ("N2",), ("N3",)], [plane_row(1), tombstone(1), plane_row(1)])
     assert store.delete(PLANE, [("N1",), ("N2",), ("N9",)]) == 2
     assert store.read([(PLANE, [("N1",), ("N2",), ("N3",)])]) == [[None, None, plane_row(1)]]
 
@@ -177,14 +221,14 @@ def test_delete_forgets_entities_and_their_tombstones(store: OnlineStore) -> Non
 
 
 def test_another_schema_is_named_by_read_and_write_and_never_served(store: OnlineStore) -> None:
-    store.write(PLANE, [("N1",)], [plane_row(1)])
+    fill(store, PLANE, [("N1",)], [plane_row(1)])
+    fill(store, ROUTE, [("a", 1)], stored_rows(ROUTE, [(1.0, None)], [(1, 1)]))
     names = f"'plane'.*{PLANE.schema_digest()}.*{PLANE_V2.schema_digest()}"
     new = stored_rows(PLANE_V2, [(1, 1.0)], [(2, 2)])
-    with pytest.raises(ContractError, match=names) as caught:
-        one(store, ("N1",), PLANE_V2)
-    assert caught.value.evidence["held"] == PLANE.schema_digest()
-    with pytest.raises(ContractError, match=names):
-        one(store, ("never written",), PLANE_V2)
+    error = said(store, ("N1",), ContractError, names, PLANE_V2)
+    assert error.evidence["held"] == PLANE.schema_digest()
+    said(store, ("never written",), ContractError, names, PLANE_V2)
+    assert isinstance(store.read([(PLANE_V2, [("N1",)]), (ROUTE, [("a", 1)])])[1][0], StoredRow)
     with pytest.raises(ContractError, match=names):
         store.write(PLANE_V2, [("N1",)], new)
     with pytest.raises(ContractError, match=names):
@@ -194,15 +238,31 @@ def test_another_schema_is_named_by_read_and_write_and_never_served(store: Onlin
     assert one(store, ("N1",)) == plane_row(1)
 
 
+def test_two_versions_of_a_view_cannot_share_a_store_but_two_names_can(store: OnlineStore) -> None:
+    """Of a champion and a challenger whose schemas differ, one is refused by name, and neither is served the other's columns."""
+    renamed = FeatureView("plane_v2", PLANE_V2.keys, PLANE_V2.fields)
+    old, new = plane_row(1), stored_rows(PLANE_V2, [(1, 1.0)], [(2, 2)])[0]
+    fill(store, PLANE, [("N1",)], [old])
+    fill(store, renamed, [("N1",)], stored_rows(renamed, [(1, 1.0)], [(2, 2)]))
+    assert [type(found[0]) for found in store.read([(PLANE, [("N1",)]), (renamed, [("N1",)])])] == [
+        StoredRow
+    ] * 2
+    store.reset(PLANE_V2)
+    fill(store, PLANE_V2, [("N1",)], [new])
+    assert one(store, ("N1",), PLANE_V2) == new
+    said(store, ("N1",), ContractError, "'plane'.*--rebuild", PLANE)
+    with pytest.raises(ContractError, match="'plane'.*--rebuild"):
+        store.write(PLANE, [("N1",)], [old])
+
+
 def test_reset_takes_the_new_schema_and_is_read_only_when_complete(store: OnlineStore) -> None:
     new = stored_rows(PLANE_V2, [(1, 1.0)], [(2, 2)])
-    store.write(PLANE, [("N1",), ("N2",)], [plane_row(9), plane_row(9)])
-    store.write(ROUTE, [("a", 1)], stored_rows(ROUTE, [(1.0, None)], [(1, 1)]))
+    fill(store, PLANE, [("N1",), ("N2",)], [plane_row(9), plane_row(9)])
+    fill(store, ROUTE, [("a", 1)], stored_rows(ROUTE, [(1.0, None)], [(1, 1)]))
     store.advance(PLANE, 9)
     assert store.reset(PLANE_V2).through_ts is None
     assert store.write(PLANE_V2, [("N1",)], new) == 1
-    with pytest.raises(UnavailableError, match="'plane'.*being rebuilt"):
-        one(store, ("N1",), PLANE_V2)
+    said(store, ("N1",), UnavailableError, "'plane'.*being rebuilt", PLANE_V2)
     with pytest.raises(ContractError, match="schema"):
         store.write(PLANE, [("N1",)], [plane_row(9)])
     store.advance(PLANE_V2, 5)
@@ -230,7 +290,7 @@ def test_a_key_of_another_form_is_refused(store: OnlineStore, key: Key) -> None:
 
 def test_one_store_serves_many_threads(store: OnlineStore) -> None:
     keys: list[Key] = [(f"N{i}",) for i in range(50)]
-    store.write(PLANE, keys, [plane_row(i) for i in range(50)])
+    fill(store, PLANE, keys, [plane_row(i) for i in range(50)])
     wrong: list[object] = []
 
     def ask(start: int) -> None:
@@ -254,13 +314,13 @@ def test_one_store_serves_many_threads(store: OnlineStore) -> None:
 
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 def test_a_store_opened_before_a_fork_serves_parent_and_child(store: OnlineStore) -> None:
-    store.write(PLANE, [("N1",)], [plane_row(1)])
+    fill(store, PLANE, [("N1",)], [plane_row(1)])
     assert one(store, ("N1",)) == plane_row(1)
     child = os.fork()
     if child == 0:
         code = 1
         try:
-            store.write(PLANE, [("N2",)], [plane_row(2)])
+            fill(store, PLANE, [("N2",)], [plane_row(2)])
             code = 0 if all(one(store, ("N1",)) == plane_row(1) for _ in range(50)) else 2
         finally:
             os._exit(code)
@@ -272,7 +332,7 @@ def test_a_store_opened_before_a_fork_serves_parent_and_child(store: OnlineStore
 def test_what_one_store_wrote_another_reads(store_url: str, tmp_path: Path) -> None:
     writer, reader = (open_store(store_url, timeout_ms=PATIENT_MS) for _ in range(2))
     for at in (DAY, 2 * DAY):
-        writer.write(PLANE, [("N1",)], [plane_row(at)])
+        fill(writer, PLANE, [("N1",)], [plane_row(at)])
         assert one(reader, ("N1",)) == plane_row(at)
     writer.close()
     assert one(reader, ("N1",)) == plane_row(2 * DAY)

@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from feature_pipelines.lookup import Status
 from feature_pipelines.lookup_arrow import index_from_arrow
 from feature_pipelines.stores.base import OnlineStore
 from feature_pipelines.stores.opening import open_store
@@ -134,3 +135,40 @@ def test_where_there_is_no_row_both_do_what_the_view_says(
 
 def test_model_reads_no_field_that_the_test_does_not_look_up() -> None:
     assert {f.name for view in FEATURES.views for f in view.fields} == {"rate_pct", "rate_pct_floor"}
+
+
+class _Sum:
+    def score(self, matrix: np.ndarray) -> np.ndarray:
+        """Return the sum of the features that are not null."""
+        return np.asarray(np.nansum(matrix, axis=0))
+
+
+def test_as_of_ts_column_of_a_batch_means_what_it_means_in_a_request(
+    scorer: Scorer, store: OnlineStore
+) -> None:
+    """Rows of a log or a scored table, whose as-of time is not their as-of field, have their online scores again."""
+    scorer = dataclasses.replace(scorer, evaluator=_Sum())  # of every feature, the stored ones among them
+    rates = rate_rows()
+    through = max(rates.column(n).cast(pa.int64()).to_numpy().max() for n in ("event_ts", "created_ts"))
+    as_of = [None if i % 5 == 0 else int(through) + (i % 4) * 20 * DAY for i in range(N)]
+    plain = house_rows(N).combine_chunks().to_batches()[0]
+    kernel = Kernel(scorer, {"rates": index_from_arrow(RATES, rates)})
+    asked = kernel.score(plain)
+    timed = kernel.score(plain.append_column("as_of_ts", pa.array(as_of, pa.timestamp("us", tz="UTC"))))
+    fields = plain.column("asked_ts").cast(pa.int64()).to_pylist()
+    used = [fields[i] if time is None else time for i, time in enumerate(as_of)]
+    assert timed.as_of is not None
+    assert timed.as_of.tolist() == used
+    online = OnlineScorer(scorer, store, clock=lambda: int(through))
+    rows = [{n: v for n, v in row.items() if not n.startswith("rate_")} for row in house_wire(N)]
+    answers = online.answer(
+        [row | {"as_of_ts": time} for row, time in zip(rows, as_of, strict=True) if time is not None]
+    )
+    batch, unmoved = timed.outputs["score"].tolist(), asked.outputs["score"].tolist()
+    named = [i for i, time in enumerate(as_of) if time is not None]
+    assert [bits_of(batch[i]) for i in named] == [bits_of(answer["score"]) for answer in answers]
+    assert [batch[i] for i in range(0, N, 5)] == [unmoved[i] for i in range(0, N, 5)]
+    assert sum(batch[i] != unmoved[i] for i in named) > N / 4
+    statuses = [answer["views"]["rates"]["status"] for answer in answers]
+    assert [Status(s).name for s in timed.statuses["rates"][named].tolist()] == statuses
+    assert set(statuses) >= {"PRESENT", "EXPIRED"}

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import signal
+import subprocess
+import sys
 from collections import Counter
 from contextlib import closing
 from pathlib import Path
@@ -26,7 +29,9 @@ from jobs.runs.command import run
 from tests.toy import depots, houses
 from tests.toy.bits import bits_of
 from tests.toy.house_bundle import write_house_bundle
+from tests.toy.redis_servers import RedisServer
 from tests.toy.serving import serving
+from tests.toy.stored_rates import write_rates
 from tests.toy.workspace import Workspace, house_rows, rate_rows
 from udfs.bundle import load_bundle, write_bundle
 from udfs.kernel import Kernel
@@ -36,6 +41,28 @@ UTC = pa.timestamp("us", tz="UTC")
 DAY, HOUR = 86_400_000_000, 3_600_000_000
 START = 1_577_836_800_000_000  # 2020-01-01T00:00Z
 FROM, TO = "2020-01-10T00:00:00Z", "2020-02-20T00:00:00Z"
+DIES = """
+import os, signal, sys
+import jobs.online.replay as merging
+import jobs.replay_online as job
+from jobs.online.replay_store import ReplayStore
+
+def dying(call, n):
+    def counted(*arguments, **options):
+        counted.n += 1
+        if counted.n == n:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return call(*arguments, **options)
+    counted.n = 0
+    return counted
+
+place, n = sys.argv.pop(1), int(sys.argv.pop(1))
+owner, name = {
+    "filling": (ReplayStore, "_advance"), "merging": (merging, "_write"), "ending": (ReplayStore, "finish")
+}[place]
+setattr(owner, name, dying(getattr(owner, name), n))
+sys.exit(job.run(job.main))
+"""
 
 
 def rates_with_ties() -> pa.Table:
@@ -67,9 +94,24 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Workspace:
     return made
 
 
-def replay(bundle: Path, *arguments: str, model: str = "houses", since: str = FROM, until: str = TO) -> int:
-    given = ["--model", model, "--bundle", str(bundle), "--from", since, "--to", until, *arguments]
-    return run(replay_online.main, given)
+@pytest.fixture
+def store_url(request: pytest.FixtureRequest, place: Workspace) -> str:
+    """An empty store of the kind that the test names."""
+    if request.param == "sqlite":
+        return f"sqlite:///{place.root}/.onescore/replay.db"
+    server: RedisServer = request.getfixturevalue("redis_server")
+    server.flush()
+    return server.url
+
+
+def options(
+    bundle: Path, *arguments: str, model: str = "houses", since: str = FROM, until: str = TO
+) -> list[str]:
+    return ["--model", model, "--bundle", str(bundle), "--from", since, "--to", until, *arguments]
+
+
+def replay(bundle: Path, *arguments: str, **changes: str) -> int:
+    return run(replay_online.main, options(bundle, *arguments, **changes))
 
 
 def logs(place: Workspace) -> list[Path]:
@@ -93,6 +135,14 @@ def joined(
         found[row] = bits_of(float(scored.outputs["score"][position])), statuses
     found |= {error.row: (str(error.code), {}) for error in scored.errors}
     return [found[i] for i in range(requests.num_rows)]
+
+
+def said_by_house(directory: Path) -> dict[int, tuple[str, dict[str, str]]]:
+    """Return what a log says of each request, none of which it says twice."""
+    rows = logged(directory)
+    found = {json.loads(dict(row["request"])["house_id"]): said(row) for row in rows}
+    assert len(found) == len(rows)
+    return found
 
 
 def said(row: dict[str, Any]) -> tuple[str, dict[str, str]]:
@@ -187,8 +237,8 @@ def test_first_n_requests_alone_are_asked(place: Workspace, bundle: Path) -> Non
     assert times == asked[:25]
 
 
-def test_killed_replay_starts_over_in_a_log_of_its_own(
-    place: Workspace, bundle: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+def test_interrupted_replay_ends_with_130(
+    place: Workspace, bundle: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     calls = 0
 
@@ -200,24 +250,71 @@ def test_killed_replay_starts_over_in_a_log_of_its_own(
         return write(*arguments)
 
     write = merging._write
-    with monkeypatch.context() as patched:
-        patched.setattr(merging, "_write", fails)
-        assert replay(bundle) == 130
-    assert replay(bundle) == 0
-    assert "starting over" in capsys.readouterr().err
-    ended = [directory for directory in logs(place) if (directory / "replay.json").exists()]
-    assert len(ended) == 1
-    assert len(logs(place)) == 2
-    requests = inside(place.rows("houses"), 9, 50)
-    expected = dict(
-        zip(
-            requests.column("house_id").to_pylist(),
-            joined(bundle, houses.FEATURES, requests, place.rows("rates")),
-            strict=True,
-        )
+    monkeypatch.setattr(merging, "_write", fails)
+    assert replay(bundle) == 130
+    (directory,) = logs(place)
+    assert not (directory / "replay.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("store_url", "where", "n"),
+    [("sqlite", "filling", 1), ("sqlite", "merging", 9), ("redis", "merging", 9), ("sqlite", "ending", 1)],
+    indirect=["store_url"],
+)
+def test_replay_that_was_killed_and_is_run_again_equals_a_clean_one(
+    place: Workspace,
+    bundle: Path,
+    tmp_path: Path,
+    process_env: dict[str, str],
+    capsys: pytest.CaptureFixture[str],
+    store_url: str,
+    where: str,
+    n: int,
+) -> None:
+    """Killed by SIGKILL, after which nothing of the process runs; the second one logs into a directory of its own."""
+    command = [sys.executable, "-c", DIES, where, str(n), *options(bundle, "--store", store_url)]
+    died = subprocess.run(
+        command, env={**process_env, **place.env()}, cwd=place.root, capture_output=True, check=False
     )
-    found = {json.loads(dict(row["request"])["house_id"]): said(row) for row in logged(ended[0])}
-    assert found == expected
+    assert died.returncode == -signal.SIGKILL, died.stderr
+    aborted = logs(place)
+    assert not any((directory / "replay.json").exists() for directory in aborted)
+    assert replay(bundle, "--store", store_url) == 0
+    assert ("starting over" in capsys.readouterr().err) == (where != "filling")
+    (again,) = set(logs(place)) - set(aborted)
+    assert (again / "replay.json").exists()
+
+    clean_url = f"sqlite:///{tmp_path}/clean.db"
+    assert replay(bundle, "--store", clean_url, "--log", str(tmp_path / "clean")) == 0
+    (clean,) = (tmp_path / "clean").iterdir()
+    assert said_by_house(again) == said_by_house(clean)
+    assert len(said_by_house(again)) == inside(place.rows("houses"), 9, 50).num_rows
+    assert held(store_url) == held(clean_url)
+
+
+def held(url: str) -> tuple[Any, Any, Any]:
+    """Return a store's rows, W, and what it says W was read from."""
+    keys = [(f"town-{i}",) for i in range(6)]
+    with closing(open_store(url, timeout_ms=10_000)) as store:
+        state = store.states([houses.RATES])["rates"]
+        assert state is not None
+        return store.read([(houses.RATES, keys)]), state.through_ts, state.source
+
+
+def test_store_that_is_served_from_is_not_emptied(
+    place: Workspace, bundle: Path, redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Although its URL is written otherwise: without a password, or by the other name of the machine."""
+    redis_server.flush()
+    with closing(open_store(redis_server.url, timeout_ms=10_000)) as store:
+        write_rates(store, place.rows("rates"))
+    before = held(redis_server.url)
+    monkeypatch.setenv("ONESCORE_STORE_PASSWORD", "s3cret")
+    production = f"store.url={redis_server.url}"
+    for url in (redis_server.url, f"redis://localhost:{redis_server.port}"):
+        assert replay(bundle, "--reset", "--store", url, "--set", production) == 2
+    monkeypatch.delenv("ONESCORE_STORE_PASSWORD")
+    assert held(redis_server.url) == before
 
 
 def test_store_beyond_the_beginning_is_refused_unless_reset_and_one_before_it_is_continued(

@@ -244,6 +244,22 @@ def test_views_are_looked_up_as_of_each_row(spark: SparkSession, houses: Any, ki
         assert scored(houses.requests, score, "house_id") == houses.batch
 
 
+@pytest.mark.parametrize("kind", ["arrow", "pandas"])
+def test_row_that_names_its_own_time_is_scored_as_of_it(spark: SparkSession, houses: Any, kind: str) -> None:
+    """As online and in the batch job; before the first rate is known nothing is found, and null leaves the as-of field."""
+    houses.connect()
+    looked_up = score_udf(spark, "models:/houses@champion", views={"rates": houses.rates}, kind=kind)
+    brought = score_udf(spark, "models:/houses@champion", kind=kind)
+    early = F.when(F.col("house_id") % 2 == 0, F.timestamp_micros(F.lit(0)))
+    timed = scored(houses.requests.withColumn("as_of_ts", early), looked_up, "house_id")
+    nothing = houses.requests.withColumns(
+        {name: F.lit(None).cast("double") for name in ("rate_pct", "rate_pct_floor")}
+    )
+    without = scored(nothing, brought, "house_id")
+    assert timed == {row: (houses.batch if row % 2 else without)[row] for row in houses.batch}
+    assert any(without[row] != houses.batch[row] for row in without if row % 2 == 0)
+
+
 def test_views_that_the_struct_brings_are_not_looked_up(spark: SparkSession, houses: Any) -> None:
     houses.connect()
     score = score_udf(spark, "models:/houses@champion")

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import base64
-import io
 import json
 import pickle
-import pickletools
-import struct
 import types
 import zipfile
 from collections.abc import Callable
@@ -17,11 +14,13 @@ from typing import Any
 import numpy as np
 import pytest
 import skops.io
+from sklearn.ensemble import RandomForestRegressor
 from sklearn.tree import DecisionTreeRegressor
 
 from feature_pipelines.errors import ModelError, ModelIntegrityError, VerificationError
 from tests.toy.forgery import forge
 from tests.toy.house_bundle import house_columns, write_house_bundle
+from tests.toy.pickles import is_pickle, pickles_in
 from udfs import bundle as bundle_module
 from udfs.bundle import FORMAT_VERSION, bundle_digest, load_bundle
 from udfs.platform import platform_id
@@ -114,6 +113,43 @@ def test_scores_that_depend_on_the_batch_are_not_written(
     monkeypatch.setattr(DecisionTreeRegressor, "predict", lambda self, x: predict(self, x) + len(x))
     with pytest.raises(VerificationError, match=r"rows from 0 in a batch of 1 have other bits than among 60"):
         write_house_bundle(tmp_path / "b", estimator=DecisionTreeRegressor(max_depth=2), n_rows=60)
+
+
+def test_scores_that_differ_from_call_to_call_are_not_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    predict, rng = DecisionTreeRegressor.predict, np.random.default_rng(0)
+    monkeypatch.setattr(
+        DecisionTreeRegressor, "predict", lambda self, x: predict(self, x) + rng.random(len(x))
+    )
+    with pytest.raises(VerificationError, match=r"differ from call to call: 60 of 60 rows had other bits"):
+        write_house_bundle(tmp_path / "b", estimator=DecisionTreeRegressor(max_depth=2), n_rows=60)
+
+
+def test_forest_fitted_on_two_threads_is_written_with_one(tmp_path: Path) -> None:
+    forest = RandomForestRegressor(5, n_jobs=2, random_state=0)
+    write_house_bundle(tmp_path / "b", estimator=forest)
+    assert json_of(tmp_path / "b" / "estimator.skops")["n_jobs"] == 1
+    assert load_bundle(tmp_path / "b").verified == "verified"
+
+
+def test_forest_that_was_written_with_two_threads_is_loaded_with_one(tmp_path: Path) -> None:
+    write_house_bundle(tmp_path / "b", estimator=RandomForestRegressor(5, random_state=0))
+    forest = skops.io.load(tmp_path / "b" / "estimator.skops", trusted=["sklearn.tree._tree.Tree"])
+    forge(tmp_path / "b", "estimator.skops", skops.io.dumps(forest.set_params(n_jobs=2)))
+    assert json_of(tmp_path / "b" / "estimator.skops")["n_jobs"] == 2
+
+    evaluator = load_bundle(tmp_path / "b").evaluator
+
+    assert isinstance(evaluator, LibraryEvaluator)
+    assert evaluator.estimator.n_jobs == 1
+
+
+def json_of(estimator: Path) -> dict[str, Any]:
+    """Return the plain numbers among an estimator's attributes, as its file has them."""
+    with zipfile.ZipFile(estimator) as archive:
+        content = json.loads(archive.read("schema.json"))["content"]["content"]
+    return {n: json.loads(v["content"]) for n, v in content.items() if v["__loader__"] == "JsonNode"}
 
 
 # --- files
@@ -320,22 +356,6 @@ def test_same_bits_are_verified_where_a_tolerance_is_allowed(written: dict[str, 
 # --- no pickle
 
 
-def is_pickle(content: bytes) -> bool:
-    try:
-        return bool(list(pickletools.genops(content)))
-    except (ValueError, struct.error):
-        return False
-
-
-def contents(path: Path) -> list[tuple[str, bytes]]:
-    """Return a file's content, or that of each member if it is a zip."""
-    content = path.read_bytes()
-    if not zipfile.is_zipfile(io.BytesIO(content)):
-        return [(str(path), content)]
-    with zipfile.ZipFile(path) as archive:
-        return [(f"{path}:{name}", archive.read(name)) for name in archive.namelist()]
-
-
 @pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
 def test_a_pickle_would_be_found(protocol: int) -> None:
     assert is_pickle(pickle.dumps({"a": DecisionTreeRegressor}, protocol))
@@ -343,12 +363,17 @@ def test_a_pickle_would_be_found(protocol: int) -> None:
 
 def test_no_pickle_in_a_registered_model(trained_workspace: Any) -> None:
     (described,) = (trained_workspace.root / ".onescore").rglob("MLmodel")
-    files = [path for path in described.parent.rglob("*") if path.is_file()]
-    assert {"manifest.json", "estimator.skops", "trees.npz", "pyfunc.py"} <= {path.name for path in files}
-    assert not [path for path in files if path.suffix in (".pkl", ".pickle", ".joblib", ".dill")]
-    assert not [name for path in files for name, content in contents(path) if is_pickle(content)]
+    files = {path.name for path in described.parent.rglob("*")}
+    assert {"manifest.json", "estimator.skops", "trees.npz", "pyfunc.py"} <= files
+    assert pickles_in(described.parent) == []
     assert "cloudpickle" not in (described.parent / "requirements.txt").read_text()
     assert "python_model.pkl" not in described.read_text()
+
+
+@pytest.mark.parametrize("name", ["note.bin", "note.pkl"])
+def test_a_pickle_in_a_directory_would_be_found(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_bytes(pickle.dumps([1]) if name == "note.bin" else b"")
+    assert pickles_in(tmp_path) == [str(tmp_path / name)]
 
 
 def test_no_array_of_objects_in_the_trees(written: dict[str, Path]) -> None:

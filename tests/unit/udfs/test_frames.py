@@ -160,5 +160,19 @@ def test_unknown_column_is_passed_on_to_be_refused_as_unknown() -> None:
     ]
 
 
+def test_column_that_stands_twice_refuses_every_row_as_json_does() -> None:
+    frame = pd.DataFrame([[1, 0.5, 0.5], [2, 0.5, 9.5]], columns=["row", "wide", "wide"])
+    rows, errors = rows_of_frame(frame, FEATURES)
+    assert [(e.row, e.code, e.field) for e in errors] == [(0, "BAD_VALUE", "wide"), (1, "BAD_VALUE", "wide")]
+    assert "more than once" in errors[0].message
+    assert [row["row"] for row in rows] == [1, 2]
+    _, errors = rows_of_frame(pd.DataFrame([[1, 2]], columns=[7, "7"]), FEATURES)
+    assert [e.field for e in errors] == ["7"]
+
+
+def test_frame_without_columns_has_its_rows() -> None:
+    assert rows_of_frame(pd.DataFrame(index=[0, 1]), FEATURES) == ([{}, {}], [])
+
+
 def test_frame_without_rows_is_no_rows() -> None:
     assert rows_of_frame(read_csv("row,wide\n"), FEATURES) == ([], [])

@@ -11,14 +11,18 @@ from typing import Any
 
 import numpy as np
 import pytest
+from prometheus_client import CollectorRegistry
 
 from feature_pipelines.errors import ContractError, DefinitionError
+from feature_pipelines.stores.base import unreadable
+from jobs.online.metrics import Observed, ServingMetrics
 from tests.toy.bits import bits_of
 from tests.toy.house_bundle import house_wire
 from tests.toy.houses import RATES
 from tests.toy.memory_store import MemoryStore
 from tests.toy.stored_rates import stored_rows, write_rates
 from tests.toy.workspace import rate_rows
+from udfs.answered import Answered
 from udfs.online import OnlineScorer
 from udfs.scorer import Scorer
 
@@ -149,6 +153,42 @@ def test_store_of_another_schema_is_named_and_not_retryable(online: OnlineScorer
     assert "schema aa, declared is bb" in refused["error"]["message"]
 
 
+def test_one_unreadable_value_refuses_its_rows_alone_and_where_the_store_is_stays_in_the_log(
+    online: OnlineScorer, store: MemoryStore, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A micro-batch has the rows of several clients."""
+    where = "redis://host:1/0"
+    store.failures[("rates", ("town-2",))] = unreadable(RATES, "is not of layout version 1", where)
+    with caplog.at_level(logging.WARNING, "onescore.store"):
+        good, bad, other = online.answer([asking(), asking(town="town-2"), asking(town="town-3")])
+        again = online.answer([asking(town="town-2"), asking()])
+    assert "score" in good
+    assert "score" in other
+    assert (bad["error"]["code"], bad["error"]["field"], bad["error"]["retryable"]) == (
+        "STORED_VALUE_UNREADABLE", "rates", False,
+    )  # fmt: skip
+    assert again == [bad, good]
+    assert "host" not in str(bad)
+    assert [record.getMessage() for record in caplog.records] == [
+        f"view 'rates': a stored value is not of layout version 1 [{where}]"
+    ]
+
+
+def test_view_that_was_never_materialised_is_what_it_says_and_retryable(
+    online: OnlineScorer, houses: Scorer, store: MemoryStore
+) -> None:
+    store.is_empty = True
+    (refused,) = online.answer([asking()])
+    assert (refused["error"]["code"], refused["error"]["retryable"]) == ("STORE_UNAVAILABLE", True)
+    assert "'rates': it was never materialised" in refused["error"]["message"]
+    view = dataclasses.replace(RATES, unavailable="missing", missing="defaults", defaults={"rate_pct": 2.5})
+    features = dataclasses.replace(houses.feature_set, views=(view,))
+    lenient = OnlineScorer(dataclasses.replace(houses, feature_set=features), store, clock=lambda: NOW)
+    (answer,) = lenient.answer([asking()])
+    assert answer["views"]["rates"] == {"status": "UNAVAILABLE", "event_ts": None}
+    assert "score" in answer
+
+
 def test_no_rows_are_no_answers(online: OnlineScorer) -> None:
     assert online.answer([]) == []
 
@@ -168,6 +208,70 @@ def test_our_own_failure_is_an_answer_with_an_incident_id_and_no_data(
     assert incident in caplog.text
     assert type(failure).__name__ in caplog.text
     assert "secret" not in caplog.text + str(answers)
+
+
+class Taken:
+    """A log's double that keeps what it is given."""
+
+    def __init__(self) -> None:
+        self.taken: list[Answered] = []
+
+    def write(self, answered: Answered) -> None:
+        """Keep it."""
+        self.taken.append(answered)
+
+
+class Failing:
+    """An evaluator that fails by no row's fault."""
+
+    def score(self, matrix: np.ndarray) -> np.ndarray:
+        """Raise."""
+        raise MemoryError
+
+
+def test_our_own_failure_is_logged_and_counted_like_any_answer(houses: Scorer, store: MemoryStore) -> None:
+    log: Any = Taken()
+    metrics = ServingMetrics(registry := CollectorRegistry())
+    failing = dataclasses.replace(houses, evaluator=Failing())
+    observed: Any = Observed(metrics, log)
+    online = OnlineScorer(failing, store, clock=lambda: NOW, log=observed, model_version="7")
+    answers = online.answer([asking(), 5])
+    (answered,) = log.taken
+    assert answered.answers == answers
+    assert [answer["error"]["code"] for answer in answers] == ["INTERNAL"] * 2
+    assert (answered.rows, answered.as_of, answered.served_ts) == ([asking(), 5], [NOW, NOW], NOW)
+    assert answered.model.version == "7"
+    assert registry.get_sample_value("onescore_row_errors_total", {"code": "INTERNAL"}) == 2
+    assert registry.get_sample_value("onescore_rows_total") == 2
+    assert registry.get_sample_value("onescore_latency_seconds_count", {"part": "model"}) == 0
+
+
+def test_attempt_that_fails_is_no_answer_and_one_that_does_not_is(houses: Scorer, store: MemoryStore) -> None:
+    log: Any = Taken()
+    failing = OnlineScorer(
+        dataclasses.replace(houses, evaluator=Failing()), store, clock=lambda: NOW, log=log
+    )
+    assert failing.answer([asking()], is_attempt=True)[0]["error"]["code"] == "INTERNAL"
+    assert log.taken == []
+    OnlineScorer(houses, store, clock=lambda: NOW, log=log).answer([asking()], is_attempt=True)
+    assert len(log.taken) == 1
+
+
+@pytest.mark.parametrize("broken", ["clock", "log"])
+def test_our_own_failure_is_answered_although_it_cannot_be_logged(
+    houses: Scorer, store: MemoryStore, broken: str
+) -> None:
+    class Full:
+        def write(self, answered: Any) -> None:
+            raise OSError("disk")
+
+    def no_time() -> int:
+        raise OSError("no clock")
+
+    log: Any = Full() if broken == "log" else Taken()
+    failing = dataclasses.replace(houses, evaluator=Failing())
+    online = OnlineScorer(failing, store, clock=no_time if broken == "clock" else lambda: NOW, log=log)
+    assert online.answer([asking()])[0]["error"]["code"] == "INTERNAL"
 
 
 def test_log_that_fails_fails_no_answer(houses: Scorer, store: MemoryStore) -> None:

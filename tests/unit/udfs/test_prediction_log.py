@@ -25,7 +25,7 @@ from tests.toy.house_bundle import house_wire
 from tests.toy.houses import FEATURES, RATES
 from tests.toy.memory_store import MemoryStore
 from tests.toy.stored_rates import stored_rows
-from udfs.answered import LoggedModel
+from udfs.answered import Answered, LoggedModel
 from udfs.online import OnlineScorer
 from udfs.prediction_files import Gap, gaps
 from udfs.prediction_log import PredictionLog
@@ -86,6 +86,17 @@ def make_log(tmp_path: Path, clock: Clock) -> Iterator[Callable[..., PredictionL
     yield make
     for log in made:
         log.close()
+
+
+class Taken:
+    """A log's double that keeps what it is given."""
+
+    def __init__(self) -> None:
+        self.taken: list[Answered] = []
+
+    def write(self, answered: Answered) -> None:
+        """Keep it."""
+        self.taken.append(answered)
 
 
 def rows_of(directory: Path) -> list[dict[str, Any]]:
@@ -347,21 +358,90 @@ def test_gap_at_the_front_and_between_is_named_by_process(tmp_path: Path) -> Non
     assert gaps(tmp_path) == [Gap("1-5-aa", 1, 2, False), Gap("1-5-aa", 5, 7, False)]
 
 
-def test_value_that_cannot_be_written_holds_up_no_other(
+def test_answer_that_cannot_be_written_holds_up_no_other(
+    houses: Scorer, make_log: Callable[..., PredictionLog], clock: Clock, tmp_path: Path
+) -> None:
+    log, taken = make_log(), Taken()
+    online_with(houses, None, taken, clock).answer(house_wire(1))  # type: ignore[arg-type]
+    (answered,) = taken.taken
+    for one in (answered, dataclasses.replace(answered, as_of=["no time"]), answered):  # type: ignore[list-item]
+        log.write(one)
+    log.flush()
+    assert log.metrics()["unwritable"] == 1
+    assert [row["sequence"] for row in rows_of(tmp_path / "log")] == [1, 3]
+    (gap,) = gaps(tmp_path / "log" / "houses")
+    assert (gap.first, gap.last) == (2, 2)
+
+
+def test_whatever_a_caller_sends_its_answer_is_logged(
     houses: Scorer, make_log: Callable[..., PredictionLog], clock: Clock, tmp_path: Path
 ) -> None:
     log = make_log()
     online = online_with(houses, None, log, clock)
-    online.answer(house_wire(1))
     loop: list[Any] = []
     loop.append(loop)  # JSON cannot write it
-    online.answer([house_wire(1)[0] | {"town": loop}])
-    online.answer([house_wire(1)[0] | {"town": object()}, *house_wire(1)])
+    row = house_wire(1)[0]
+    online.answer([row | {"town": loop}, row | {"town": object()}, row | {"town": {"a": [1, (2,)]}}, row])
+    online.answer([row | {"\ud800": 1}])  # half of a surrogate pair, which UTF-8 has no bytes for
     log.flush()
-    assert log.metrics()["unwritable"] == 1
-    assert [row["sequence"] for row in rows_of(tmp_path / "log")] == [1, 3, 4]
-    (gap,) = gaps(tmp_path / "log" / "houses")
-    assert (gap.first, gap.last) == (2, 2)
+    assert log.metrics()["unwritable"] == 0
+    written = rows_of(tmp_path / "log")
+    towns = [dict(one["request"])["town"] for one in written]
+    assert towns == [
+        '"<list>"',
+        '"<object>"',
+        '{"a": [1, [2]]}',
+        json.dumps(row["town"]),
+        json.dumps(row["town"]),
+    ]
+    assert [one["error_code"] for one in written] == [*["WRONG_TYPE"] * 3, None, "UNKNOWN_FIELD"]
+    assert written[4]["error_field"] == "?"
+
+
+def test_log_is_of_what_was_asked_and_answered_whatever_the_caller_does_with_it(
+    houses: Scorer, store: MemoryStore, make_log: Callable[..., PredictionLog], clock: Clock, tmp_path: Path
+) -> None:
+    log = make_log()
+    online = online_with(houses, store, log, clock)
+    town = ["a", "list"]
+    rows = [asking(rate_pct=9.0), asking(area_m2=-1.0), asking(town=town)]
+    sent = [{name: json.dumps(value) for name, value in row.items()} for row in rows]
+    answers = online.answer(rows)
+    score = answers[0]["score"]
+    for row in rows:
+        row |= {"house_id": 999, "town": "elsewhere"}
+    town.append("more")
+    rows.clear()
+    answers[0]["score"] = answers[0]["label"] = None
+    answers[0]["overrides"].append("rate_pct_floor")
+    answers[1]["error"]["code"] = "CHANGED"
+    answers[2].clear()
+    answers.pop()
+    log.flush()
+    written = rows_of(tmp_path / "log")
+    assert [dict(row["request"]) for row in written] == sent
+    assert (written[0]["score"], written[0]["overrides"]) == (score, ["rate_pct"])
+    assert [row["error_code"] for row in written] == [None, "OUT_OF_RANGE", "WRONG_TYPE"]
+
+
+def test_our_own_failure_is_a_row_of_the_log(
+    houses: Scorer, store: MemoryStore, make_log: Callable[..., PredictionLog], clock: Clock, tmp_path: Path
+) -> None:
+    class Failing:
+        def score(self, matrix: np.ndarray) -> np.ndarray:
+            raise MemoryError
+
+    log = make_log()
+    failing = dataclasses.replace(houses, evaluator=Failing())
+    online_with(failing, store, log, clock).answer([asking(), 5])
+    log.flush()
+    first, second = rows_of(tmp_path / "log")
+    assert (first["error_code"], second["error_code"]) == ("INTERNAL", "INTERNAL")
+    assert dict(first["request"])["house_id"] == str(asking()["house_id"])
+    assert (first["features"], first["statuses"], first["score"]) == ([], [], None)
+    assert first["as_of_ts"] == first["served_ts"]
+    assert (first["model_version"], first["request_rows"]) == ("7", 2)
+    assert gaps(tmp_path / "log" / "houses") == []
 
 
 # --- personal data and sampling

@@ -114,8 +114,10 @@ def test_row_without_any_field_of_a_view_is_told_that_no_store_is_configured(hou
     asking = {name: value for name, value in row.items() if not name.startswith("rate_")}
     (answer,) = score_rows(houses, [asking])
     assert (answer["error"]["code"], answer["error"]["field"]) == ("STORED_FEATURES_MISSING", "rates")
-    assert "send the stored fields of view 'rates'" in answer["error"]["message"]
+    assert "send all stored fields of view 'rates'" in answer["error"]["message"]
     (answer,) = score_rows(houses, [asking | {"rate_pct": None}])
+    assert "it lacks rate_pct_floor;" in answer["error"]["message"]
+    (answer,) = score_rows(houses, [asking | {"rate_pct": None, "rate_pct_floor": None}])
     assert "score" in answer
 
 

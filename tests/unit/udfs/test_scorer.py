@@ -5,13 +5,18 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from sklearn.ensemble import HistGradientBoostingClassifier
-from sklearn.linear_model import LogisticRegression
+from sklearn.calibration import CalibratedClassifierCV
+from sklearn.ensemble import HistGradientBoostingClassifier, RandomForestRegressor, VotingRegressor
+from sklearn.ensemble import RandomForestClassifier as Forest
+from sklearn.linear_model import LogisticRegression, Ridge
+from sklearn.neighbors import KNeighborsClassifier
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 
 from feature_pipelines.errors import DefinitionError, ModelError
 from feature_pipelines.evaluate import FeatureRaised
 from tests.toy.houses import FEATURES
-from udfs.scorer import LibraryEvaluator, OutputSpec, Scorer
+from udfs.scorer import LibraryEvaluator, OutputSpec, Scorer, use_one_thread
 
 
 class RowSum:
@@ -91,6 +96,52 @@ def test_library_evaluator_refuses_three_classes() -> None:
     estimator = LogisticRegression(max_iter=500).fit(matrix.T, [0, 1, 2, 0, 1, 2])
     with pytest.raises(ModelError, match=r"the classifier has 3 classes; this output is for two"):
         LibraryEvaluator(estimator, "classification").score(matrix)
+
+
+def test_forest_fitted_on_two_threads_scores_in_the_order_of_its_trees() -> None:
+    """Left at n_jobs=2, the last bits of some rows differ from call to call."""
+    rng = np.random.default_rng(0)
+    matrix = rng.normal(size=(3, 2_000))
+    forests = [
+        RandomForestRegressor(20, random_state=0, n_jobs=n).fit(matrix[:, :400].T, matrix[0, :400])
+        for n in (1, 2)
+    ]
+    expected = np.zeros(2_000)
+    for tree in forests[0].estimators_:
+        expected += tree.predict(matrix.T)
+    expected /= 20
+
+    evaluator = LibraryEvaluator(forests[1], "regression")
+
+    assert forests[1].n_jobs == 1
+    for _ in range(3):
+        assert evaluator.score(matrix).tolist() == expected.tolist()
+
+
+def test_one_thread_reaches_every_part_of_an_estimator() -> None:
+    """Also the fitted copies, of which get_params knows nothing."""
+    rows = np.random.default_rng(0).normal(size=(60, 2))
+    label = rows[:, 0] > 0
+    calibrated = CalibratedClassifierCV(Forest(2, n_jobs=2), cv=2).fit(rows, label).set_params(n_jobs=2)
+    chained = make_pipeline(StandardScaler(), KNeighborsClassifier(n_jobs=2)).fit(rows, label)
+    voting = VotingRegressor([("forest", RandomForestRegressor(2, n_jobs=2))]).fit(rows, rows[:, 0])
+
+    for estimator in (calibrated, chained, voting):
+        use_one_thread(estimator)
+
+    parts = [one.estimator for one in calibrated.calibrated_classifiers_]
+    parts += [calibrated, calibrated.estimator, chained[-1], *voting.estimators_, voting.estimators[0][1]]
+    assert len(parts) == 7
+    assert {part.n_jobs for part in parts} == {1}
+    assert voting.n_jobs == 1
+
+
+def test_one_thread_leaves_an_estimator_without_n_jobs_as_it_is() -> None:
+    estimator = Ridge(alpha=2)
+    estimator.itself = [estimator]
+    before = dict(vars(estimator))
+    use_one_thread(estimator)
+    assert vars(estimator) == before
 
 
 def test_scorer_returns_matrix_and_outputs_of_each_row() -> None:

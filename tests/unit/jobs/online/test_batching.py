@@ -61,14 +61,18 @@ def test_answers_together_are_the_answers_alone_bit_for_bit(
 
 
 def test_failure_of_ours_hits_the_request_at_fault_alone(online: OnlineScorer) -> None:
-    def answer(rows: Any, **options: Any) -> list[dict[str, Any]]:
+    logged: list[int] = []
+
+    def answer(rows: Any, *, is_attempt: bool = False, **options: Any) -> list[dict[str, Any]]:
         if any(row.get("house_id") == 3 for row in rows):
+            logged.extend([] if is_attempt else [len(rows)])
             return [{"error": {"code": "INTERNAL", "message": "incident 1"}}] * len(rows)
         return online.answer(rows, **options)
 
     batch = [Asked([asking(i, "")], [], False) for i in range(5)]
     answers = score_together(answer, batch)
     assert ["error" in of[0] for of in answers] == [False, False, False, True, False]
+    assert logged == [1]  # the attempt at all of them was nobody's answer
 
 
 class Held:
