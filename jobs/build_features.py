@@ -19,7 +19,7 @@ from feature_pipelines.reasons import Refused
 from feature_pipelines.schema import parse_timestamp
 from jobs.runs.build_plan import BuildPlan, Wanted, as_time, plan_build, views_to_build
 from jobs.runs.build_run import ViewBuild, build_views
-from jobs.runs.command import add_common_arguments, load_from, run
+from jobs.runs.command import job_parser, load_from, run
 from jobs.runs.progress import say, table
 from jobs.runs.session import spark_log, spark_session
 
@@ -49,10 +49,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="jobs.build_features", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    add_common_arguments(parser)
+    parser = job_parser("build_features", __doc__)
     parser.add_argument(
         "--view",
         action="append",

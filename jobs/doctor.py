@@ -8,7 +8,6 @@ failed, 2 usage or configuration.
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Sequence
 
@@ -21,14 +20,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Print what was found; return 0 if nothing failed, else 1."""
     findings = [*checks.check_python(), *checks.check_java(), *checks.check_packages()]
     try:
-        from jobs.runs.command import add_common_arguments, load_from
+        from jobs.runs.command import job_parser, load_from
     except ModuleNotFoundError as exc:
         findings.append(checks.missing_package(exc))
         return _report(findings)
-    parser = argparse.ArgumentParser(
-        prog="python -m jobs.doctor", description="Check that jobs can run on this machine."
-    )
-    add_common_arguments(parser)
+    parser = job_parser("doctor", "Check that jobs can run on this machine.")
     parser.add_argument("--spark", action="store_true", help="also start a Spark session (about 15 s)")
     arguments = parser.parse_args(argv)
     conf = load_from(arguments)

@@ -5,7 +5,6 @@ Everything it makes is below .onescore/; running it again is quick.
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 from collections.abc import Mapping, Sequence
@@ -17,9 +16,9 @@ from feature_pipelines.fingerprint import fingerprint
 from feature_pipelines.packaged import load_reference
 from jobs.runs.batch import score_table
 from jobs.runs.build_run import build_views
-from jobs.runs.command import add_common_arguments, load_from, run
+from jobs.runs.command import job_parser, load_from, run
 from jobs.runs.conf import Conf
-from jobs.runs.manifest import Busy
+from jobs.runs.group_lock import Busy
 from jobs.runs.plan import ScorePlan
 from jobs.runs.progress import say, table
 from jobs.runs.run_summary import RunSummary
@@ -41,11 +40,8 @@ _SCALED = "flights_requests_scaled"
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the demo; see --help."""
-    parser = argparse.ArgumentParser(
-        prog="jobs.run_demo", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = job_parser("run_demo", __doc__)
     parser.add_argument("--rows", type=int, default=_ROWS, help="requests to score (default: %(default)s)")
-    add_common_arguments(parser)
     arguments = parser.parse_args(argv)
     arguments.overrides = [f"input.source={_SCALED}", f"score.chunk_rows={_CHUNK_ROWS}", *arguments.overrides]
     conf = load_from(arguments)

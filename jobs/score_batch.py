@@ -15,9 +15,10 @@ from tempfile import TemporaryDirectory
 
 from feature_pipelines.errors import ConfigurationError
 from jobs.runs.batch import plan_from, score_table
-from jobs.runs.command import add_common_arguments, load_from, run
+from jobs.runs.command import job_parser, load_from, run
 from jobs.runs.conf import Conf
-from jobs.runs.manifest import Busy, runs_directory
+from jobs.runs.group_lock import Busy
+from jobs.runs.manifest import runs_directory
 from jobs.runs.plan import ScorePlan
 from jobs.runs.progress import say, table
 from jobs.runs.replay import ROW_ID, stage_replay
@@ -29,9 +30,7 @@ __all__ = ["main"]
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the job; see --help."""
-    parser = argparse.ArgumentParser(
-        prog="jobs.score_batch", description=__doc__, formatter_class=_Help, epilog=_EPILOG
-    )
+    parser = job_parser("score_batch", __doc__, _EPILOG)
     parser.add_argument(
         "--from", dest="range_from", metavar="TIME", help="score requests as of this time or later"
     )
@@ -43,13 +42,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         metavar="COLUMN=VALUE",
         help="score one partition; may be repeated",
     )
-    parser.add_argument("--replay", metavar="RUN_ID", help="score the quarantined rows of a run again")
+    parser.add_argument(
+        "--replay",
+        metavar="RUN_ID",
+        help="score the quarantined rows of a run again; those that are still bad are quarantined again, however many they are, "
+        "unless --set quarantine.max_share says otherwise",
+    )
     parser.add_argument(
         "--new-run",
         action="store_true",
         help="start over: what an unfinished run committed is taken back; the rows of a complete one stay",
     )
-    add_common_arguments(parser)
     arguments = parser.parse_args(argv)
     arguments.overrides += _overrides(arguments)
     if arguments.dry_run:
@@ -67,12 +70,18 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _conf(arguments: argparse.Namespace, scratch: Path | None) -> Conf:
-    """Load the configuration; a replay's input is the staged file of the run's quarantined rows."""
+    """Load the configuration; a replay's input is the staged file of the run's quarantined rows.
+
+    The limit on bad rows is meant for a whole input: of a few rows that were bad, one that still is would be too many. So the
+    files' limit does not hold for a replay, only one that --set gives.
+    """
     conf = load_from(arguments)
     if arguments.replay is None:
         return conf
     staged = stage_replay(conf, arguments.replay, scratch or runs_directory(conf.storage.runs) / "replays")
-    arguments.overrides += [
+    arguments.overrides = [
+        "quarantine.max_share=1",
+        *arguments.overrides,
         f"input.source={json.dumps(str(staged))}",
         f"input.row_id=[{ROW_ID}]",
         "input.version=null",
@@ -117,14 +126,11 @@ def _report(summary: RunSummary, plan: ScorePlan) -> str:
     return table(facts if summary.reasons else {k: v for k, v in facts.items() if k != "by reason"})
 
 
-class _Help(argparse.RawDescriptionHelpFormatter):
-    """Keeps the examples as they are written."""
-
-
 _EPILOG = """\
 A run that was killed continues when the same command runs again; a complete one is not repeated (--new-run does).
-Exit codes: 0 done, complete already, or another process is at it; 1 a check of the result failed; 2 usage or configuration;
-3 more rows break the contract than quarantine.max_share allows.
+Exit codes: 0 done, complete already, or another process is at the same run; 1 a check of the result failed; 2 usage or
+configuration, or another run with this model, source, range and output is unfinished or under way; 3 more rows break the
+contract than quarantine.max_share allows.
 conf/README.md lists every key that --set takes."""
 
 if __name__ == "__main__":

@@ -5,12 +5,11 @@ python -m jobs.train_model --model flights
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Sequence
 
 from feature_pipelines.packaged import load_reference
-from jobs.runs.command import add_common_arguments, load_from, run
+from jobs.runs.command import job_parser, load_from, run
 from jobs.runs.progress import table
 from jobs.runs.session import session_for, spark_log
 from jobs.runs.train_run import describe_training, train, training_sources
@@ -21,13 +20,7 @@ __all__ = ["main"]
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the job; see --help."""
-    parser = argparse.ArgumentParser(
-        prog="jobs.train_model",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        epilog=_EPILOG,
-    )
-    add_common_arguments(parser)
+    parser = job_parser("train_model", __doc__, _EPILOG)
     arguments = parser.parse_args(argv)
     conf = load_from(arguments)
     conf.require("model.name", "model.feature_set", "train.requests", "train.outcomes", "train.label_column")

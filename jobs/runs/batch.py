@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,8 @@ def score_table(spark: Any, conf: Conf, *, new_run: bool = False) -> tuple[RunSu
         f"scoring {plan.rows:,} rows of {plan.snapshot.source} with {plan.model.name} version {plan.model.version}"
     )
     started = datetime.now(UTC)
-    summary = score(spark, plan, new_run=new_run, progress=ProgressLine())
+    with closing(ProgressLine()) as line:
+        summary = score(spark, plan, new_run=new_run, progress=line)
     log_score_run(conf, plan, summary, started)
     return summary, plan
 

@@ -17,6 +17,7 @@ from datetime import UTC, datetime, timedelta
 from deltalake import DeltaTable
 from pyspark.sql import DataFrame, SparkSession
 
+import jobs
 from feature_pipelines.definitions import FeatureSet
 from feature_pipelines.errors import ContractError, RunConflictError
 from feature_pipelines.offline.history_frames import created_between, touched, with_stored
@@ -30,6 +31,7 @@ from jobs.runs.worker_errors import errors_of_workers
 from jobs.tables.delta import WrittenFile, commit_when, delete_orphans, ensure_table, read_delta
 from jobs.tables.source_quarantine import RefusedRow, quarantine_rows
 from jobs.tables.view_state import ViewState
+from udfs.shipped import ship_code
 
 __all__ = ["ViewBuild", "build_views"]
 
@@ -77,7 +79,7 @@ def build_views(
     """Build the views with history of a feature set, one after the other, and say for each what became of it.
 
     Args:
-        spark: classic or Connect; its workers reach the tables.
+        spark: classic or Connect; its workers reach the tables, and get this code if they do not have it.
         conf: `views` and `view_sources` say where views and events are.
         feature_set: whose views.
         names: the views to build; none named = all.
@@ -87,7 +89,9 @@ def build_views(
         ContractError, ConfigurationError, TableError: see `plan_build`; more source rows break the contract than
             `quarantine.max_share` allows. RunConflictError: other builds keep changing the table.
     """
-    return [_build_view(spark, conf, view, wanted or Wanted()) for view in views_to_build(feature_set, names)]
+    views = views_to_build(feature_set, names)
+    ship_code(spark, (jobs,))
+    return [_build_view(spark, conf, view, wanted or Wanted()) for view in views]
 
 
 def _build_view(spark: SparkSession, conf: Conf, view: FeatureView, wanted: Wanted) -> ViewBuild:

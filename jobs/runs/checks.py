@@ -49,6 +49,8 @@ OK, WARN, FAIL = "OK", "WARN", "FAIL"
 NEEDED_JAVA = 17
 NEEDED_PYTHON = (3, 11)
 TESTED_PYTHON = ((3, 11), (3, 12))
+TESTED_SPARK = "4.3"
+SMOKE_TESTED_SPARK = ("3.5", "4.0")
 NEEDED_EXTRAS = ("spark", "mlflow", "train")
 USEFUL_EXTRAS = ("fast", "data")
 PORTS = {4040: "Spark's UI takes the next free port", 5000: "choose another: mlflow ui --port 5001"}
@@ -121,7 +123,8 @@ def check_packages(
 ) -> list[Finding]:
     """Return, per package that this project declares, whether its version is within the declared bounds.
 
-    A package of an extra that jobs need (spark, mlflow, train) must be there; one of a useful extra (fast, data) should.
+    A package of an extra that jobs need (spark, mlflow, train) must be there; one of a useful extra (fast, data) should. A Spark that
+    is not tested in full is to be noted, also where it is older than declared.
 
     Args:
         requirements: requirement strings with extras as markers; None means those of the installed project.
@@ -161,10 +164,16 @@ def _check_requirement(text: str, installed: Callable[[str], str]) -> Finding | 
     except metadata.PackageNotFoundError:
         purpose = f" (extra {extra!r})" if extra else ""
         return Finding(missing, "packages", f"{requirement.name} is not installed{purpose}", INSTALL_PACKAGES)
+    found = f"{requirement.name} {version}"
+    if requirement.name == "pyspark" and version.startswith(tuple(f"{one}." for one in SMOKE_TESTED_SPARK)):
+        noted = f"{found} is smoke-tested only: batch job and UDF of pandas kind"
+        return Finding(WARN, "packages", noted, f"for all else use Spark {TESTED_SPARK}: {INSTALL_PACKAGES}")
     if not requirement.specifier.contains(version, prereleases=True):
-        found = f"{requirement.name} {version}, needed {requirement.specifier}"
-        return Finding(FAIL, "packages", found, INSTALL_PACKAGES)
-    return Finding(OK, "packages", f"{requirement.name} {version}")
+        return Finding(FAIL, "packages", f"{found}, needed {requirement.specifier}", INSTALL_PACKAGES)
+    if requirement.name == "pyspark" and not version.startswith(f"{TESTED_SPARK}."):
+        noted = f"{found} is accepted and not tested; Spark {TESTED_SPARK} is"
+        return Finding(WARN, "packages", noted, INSTALL_PACKAGES)
+    return Finding(OK, "packages", found)
 
 
 def missing_package(error: ModuleNotFoundError) -> Finding:

@@ -20,26 +20,34 @@ from feature_pipelines.errors import OnescoreError
 from jobs.runs.conf import ENVIRONMENTS, Conf, load
 from jobs.runs.secret_refs import mask
 
-__all__ = ["EXIT_DEFECT", "EXIT_INTERRUPTED", "add_common_arguments", "load_from", "run"]
+__all__ = ["EXIT_DEFECT", "EXIT_INTERRUPTED", "job_parser", "load_from", "run"]
 
 EXIT_DEFECT = 70
 EXIT_INTERRUPTED = 130
 
 
-def add_common_arguments(parser: argparse.ArgumentParser, model: str | None = "flights") -> None:
-    """Add --env, --model, --set and --dry-run.
+def job_parser(job: str, description: str | None, epilog: str | None = None) -> argparse.ArgumentParser:
+    """Return the parser of a job, with --env, --model, --set and --dry-run; a job adds its own flags.
+
+    What it parses has `env`, `model`, `overrides` (list of key=value) and `dry_run`; `load_from` reads them.
 
     Args:
-        parser: receives `env`, `model`, `overrides` (list of key=value) and `dry_run`.
-        model: the default of --model.
+        job: its module's name below `jobs`.
+        description, epilog: of --help, their lines kept as they are.
     """
+    parser = argparse.ArgumentParser(
+        prog=f"python -m jobs.{job}",
+        description=description,
+        epilog=epilog,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     group = parser.add_argument_group("shared by all jobs")
     group.add_argument(
         "--env",
         default="local",
         help=f"environment, a file of conf/: {', '.join(ENVIRONMENTS)} (default: %(default)s)",
     )
-    group.add_argument("--model", default=model, help="model, a file of conf/ (default: %(default)s)")
+    group.add_argument("--model", default="flights", help="model, a file of conf/ (default: %(default)s)")
     group.add_argument(
         "--set",
         dest="overrides",
@@ -49,6 +57,7 @@ def add_common_arguments(parser: argparse.ArgumentParser, model: str | None = "f
         help="override one key, for example score.chunk_rows=500000; may be repeated; conf/README.md lists all keys",
     )
     group.add_argument("--dry-run", action="store_true", help="print what would be done, and write nothing")
+    return parser
 
 
 def load_from(arguments: argparse.Namespace) -> Conf:

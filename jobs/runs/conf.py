@@ -29,6 +29,7 @@ from jobs.runs import layers
 from jobs.runs.settings import (
     BuildSettings,
     InputSettings,
+    Location,
     MlflowSettings,
     ModelSettings,
     OutputSettings,
@@ -68,11 +69,13 @@ class Conf(Section):
     model: ModelSettings
     train: TrainSettings
     input: InputSettings
-    views: dict[str, str] = setting("table of each stored feature view: `views.<view>: <table>`", digest=True)
+    views: dict[str, Location] = setting(
+        "table of each stored feature view: `views.<view>: <table>`", digest=True
+    )
     view_versions: dict[str, int] = setting(
         "version of a view's Delta table, `view_versions.<view>: <version>`; {}: the latest when the run starts"
     )
-    view_sources: dict[str, str] = setting(
+    view_sources: dict[str, Location] = setting(
         "table of events that a view with history is computed from: `view_sources.<view>: <table>`"
     )
     build: BuildSettings

@@ -7,7 +7,6 @@ themselves decide, read back from the files.
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -17,6 +16,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from jobs.runs.ids import id_sum
+from jobs.runs.manifest import whole_file
 
 __all__ = ["ids_that_repeat", "repeated_hashes", "save_hashes"]
 
@@ -27,31 +27,36 @@ _SPACE = 2**64
 def save_hashes(path: Path, parts: Sequence[bytes]) -> NDArray[np.uint64]:
     """Write the hashes of a chunk, sorted, as an .npy file that appears whole, and return them."""
     hashes = np.sort(np.frombuffer(b"".join(parts), dtype="<u8"))
-    partial = path.with_suffix(".partial")
-    with partial.open("wb") as file:
+    with whole_file(path) as file:
         np.save(file, hashes, allow_pickle=False)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
     return hashes
 
 
-def repeated_hashes(parts: Sequence[NDArray[np.uint64]], at_once: int = _AT_ONCE) -> NDArray[np.uint64]:
+def repeated_hashes(files: Sequence[Path], at_once: int = _AT_ONCE) -> NDArray[np.uint64]:
     """Return the hashes that occur more than once, sorted.
 
+    Files are mapped anew for each range, since pages once read count as this process's memory for as long as the mapping lives.
+
     Args:
-        parts: sorted arrays, possibly mapped from files.
+        files: of `save_hashes`.
         at_once: about how many hashes are in memory at a time.
     """
-    n_ranges = -(-sum(map(len, parts)) // at_once)
+    n_ranges = -(-sum(len(_mapped(file)) for file in files) // at_once)
     edges = np.array([_SPACE * i // n_ranges for i in range(1, n_ranges)], dtype=np.uint64)
-    cuts = [[0, *np.searchsorted(part, edges).tolist(), len(part)] for part in parts]
+    cuts = [[0, *np.searchsorted(_mapped(file), edges).tolist(), None] for file in files]
     found = [np.empty(0, np.uint64)]
     for i in range(n_ranges):
-        slices = [part[cut[i] : cut[i + 1]] for part, cut in zip(parts, cuts, strict=True)]
-        together = np.sort(np.concatenate(slices))
+        together = np.concatenate(
+            [_mapped(file)[cut[i] : cut[i + 1]] for file, cut in zip(files, cuts, strict=True)]
+        )
+        together.sort()
         found.append(np.unique(together[1:][together[1:] == together[:-1]]))
     return np.concatenate(found)
+
+
+def _mapped(file: Path) -> NDArray[np.uint64]:
+    hashes: NDArray[np.uint64] = np.load(file, mmap_mode="r", allow_pickle=False)
+    return hashes
 
 
 def ids_that_repeat(suspects: NDArray[np.uint64], batches: Iterable[pa.Array]) -> Counter[str]:

@@ -17,7 +17,8 @@ from pydantic.fields import FieldInfo
 
 from feature_pipelines.errors import ConfigurationError, did_you_mean
 from jobs.runs.secret_refs import mask
-from jobs.runs.settings import Section, is_secret_key
+from jobs.runs.secret_rules import is_secret_key
+from jobs.runs.settings import Section
 
 __all__ = [
     "Fields",
@@ -34,6 +35,7 @@ __all__ = [
 Path = tuple[str, ...]
 Fields = Mapping[str, FieldInfo]
 _LONGEST_SHOWN = 60
+_NEVER_SHOWN = ("spark.conf", "spark.remote", "store.url")
 _KEY = re.compile(r"[\w./\-]+")
 
 
@@ -188,7 +190,7 @@ def _flattened(name: str, content: Any, fields: Fields) -> Layer:
 def _shown(path: Iterable[str], value: Any) -> str:
     """Return a value for a message, unless its key says that it may be a secret."""
     key = ".".join(path)
-    if is_secret_key(key) or key.startswith("spark.conf"):
+    if is_secret_key(key) or key.startswith(_NEVER_SHOWN):
         return "a value that is not shown"
     text = mask(repr(value))
     return text if len(text) <= _LONGEST_SHOWN else f"{text[: _LONGEST_SHOWN - 3]}..."

@@ -1,6 +1,6 @@
 """A run on disk: what it scores (the manifest), what became of each chunk (records), and that it is complete.
 
-    <runs>/<group>/lock              held by the one process that works on this group
+    <runs>/<group>/lock              held by the one process that works on this group; says which, and what it scores
     <runs>/<group>/latest            the id of the newest run
     <runs>/<group>/<run>/manifest    identity, input snapshot and chunks; written once, before any work
     <runs>/<group>/<run>/chunk-N     files and counts of a chunk, written before either commit: a crash between the two commits
@@ -10,52 +10,38 @@
     <runs>/<group>/<run>/abandoned   it was superseded unfinished; its rows are taken out of the tables
 
 A group is one job's place: model, source, range and output table. The directory must be on a file system that the driver can lock
-(local, NFS, a mounted volume). This module knows nothing of Spark or of what a chunk holds.
+(local, NFS, a mounted volume; see group_lock). This module knows nothing of Spark or of what a chunk holds.
 """
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import os
 import secrets
-import socket
-import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from feature_pipelines.errors import ConfigurationError, RunConflictError
+from jobs.runs.group_lock import differences_of, holding
 from jobs.runs.ids import IdSum
 from jobs.tables.files import is_local, normal_uri
 from jobs.tables.sink import WrittenFile
 
 __all__ = [
-    "Busy",
     "ChunkRecord",
     "RunDirectory",
     "RunGroup",
     "chunked",
     "require_same",
     "runs_directory",
+    "whole_file",
     "write_json",
 ]
-
-_HOLDER_SECONDS = 1.0
-
-
-class Busy(Exception):
-    """Another process works on this group; `holder` says which and where."""
-
-    def __init__(self, holder: Mapping[str, Any]) -> None:
-        super().__init__(
-            f"process {holder.get('pid')} on {holder.get('host')} is working on it since {holder.get('since')}"
-        )
-        self.holder = holder
 
 
 @dataclass(frozen=True)
@@ -184,25 +170,11 @@ class RunGroup:
         digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:12]
         self.path = root / f"{label}-{digest}"
 
-    @contextmanager
-    def locked(self, now: datetime) -> Iterator[None]:
-        """Hold the group; the lock ends with the process, however it ends.
-
-        Raises:
-            Busy: another process holds it.
-        """
-        self.path.mkdir(parents=True, exist_ok=True)
-        with (self.path / "lock").open("a+") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise Busy(_holder(self.path / "lock")) from None
-            file.truncate(0)
-            file.write(
-                json.dumps({"pid": os.getpid(), "host": socket.gethostname(), "since": now.isoformat()})
-            )
-            file.flush()
-            yield
+    def locked(
+        self, now: datetime, identity: Mapping[str, Any], *, new_run: bool = False
+    ) -> AbstractContextManager[Callable[[str], None]]:
+        """Hold the group; see `group_lock.holding`."""
+        return holding(self.path, now, identity, new_run=new_run)
 
     def latest(self) -> RunDirectory | None:
         """Return the newest run that has a manifest, None if there is none."""
@@ -232,25 +204,9 @@ def runs_directory(location: str) -> Path:
     return Path(normal_uri(location))
 
 
-def _holder(lock: Path) -> dict[str, Any]:
-    """Return what the holder of a lock wrote about itself, given a moment to do so."""
-    give_up = time.monotonic() + _HOLDER_SECONDS
-    while True:
-        try:
-            return _read(lock)
-        except json.JSONDecodeError:
-            if time.monotonic() > give_up:
-                return {}
-            time.sleep(0.01)
-
-
 def require_same(run: RunDirectory, recorded: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
     """Raise a RunConflictError that names each part of the identity in which a run differs from what is asked for now."""
-    differences = [
-        f"{name}: the run has {recorded.get(name)!r}, now it is {wanted.get(name)!r}"
-        for name in sorted({*recorded, *wanted})
-        if recorded.get(name) != wanted.get(name)
-    ]
+    differences = differences_of(recorded, wanted)
     if differences:
         raise RunConflictError(
             f"run {run.run_id} is unfinished and differs from what is asked for: {'; '.join(differences)}. Put these back to "
@@ -267,9 +223,16 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def _write(path: Path, text: str) -> None:
+    with whole_file(path) as file:
+        file.write(text.encode())
+
+
+@contextmanager
+def whole_file(path: Path) -> Iterator[IO[bytes]]:
+    """Yield a file that gets its name, durably, when the block has ended well; two writers of one name do not meet before that."""
     partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
-    with partial.open("w") as file:
-        file.write(text)
+    with partial.open("wb") as file:
+        yield file
         file.flush()
         os.fsync(file.fileno())
     os.replace(partial, path)

@@ -24,6 +24,7 @@ from jobs.runs.score_tables import scored_schema
 from jobs.runs.views import fits_index, pin_view
 from jobs.tables.delta_types import stored_type
 from jobs.tables.snapshot import Snapshot, Unit, pin_snapshot, plan_units
+from udfs.as_of import own_as_of
 from udfs.bundle import load_bundle
 from udfs.kernel import status_fields, views_to_look_up
 from udfs.registry import ModelVersion
@@ -185,7 +186,8 @@ def make_plan(conf: Conf, model: ModelVersion, bundle: Path, spark: Any = None) 
     time_range = _time_range(conf, feature_set.as_of, snapshot.schema)
     looked_up = {name for view in wanted for name in view.fields.names}
     needed = [f.name for f in (*feature_set.sources, *status_fields(feature_set)) if f.name not in looked_up]
-    extra = [*key, *repeated, *([time_range[0]] if time_range else [])]
+    own = own_as_of(feature_set)
+    extra = [*key, *repeated, *([time_range[0]] if time_range else []), *([own.name] if own else [])]
     columns = tuple(name for name in available if name in {*needed, *extra})
     units = plan_units(
         snapshot,

@@ -20,16 +20,28 @@ class ProgressLine:
     def __init__(self, stream: TextIO | None = None) -> None:
         self.stream = stream or sys.stderr
         self.is_terminal = self.stream.isatty()
+        self._is_open = False
 
     def __call__(self, done: int, total: int, seconds: float) -> None:
         """Show the state; see score_run.Progress."""
         rate = done / seconds if seconds else 0.0
         left = (total - done) / rate if rate else 0.0
         share = min(done / total, 1.0) if total else 1.0
-        text = f"  scored {done:>12,} of {total:,} rows ({share:4.0%})  {rate:>11,.0f} rows/s  {_time(left)} left"
-        end = "\n" if done >= total or not self.is_terminal else ""
-        self.stream.write(f"\r{text}{end}" if self.is_terminal else text + "\n")
+        text = (
+            f"  done {done:>12,} of {total:,} rows ({share:4.0%})  {rate:>11,.0f} rows/s  {_time(left)} left"
+        )
+        self.stream.write(f"\r{text}" if self.is_terminal else text + "\n")
+        self._is_open = self.is_terminal
+        if done >= total:
+            self.close()
         self.stream.flush()
+
+    def close(self) -> None:
+        """End the line on a terminal, so that what comes next, an error perhaps, has a line of its own."""
+        if self._is_open:
+            self.stream.write("\n")
+            self.stream.flush()
+        self._is_open = False
 
 
 def _time(seconds: float) -> str:

@@ -15,7 +15,6 @@ from contextlib import closing
 from datetime import UTC, datetime
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from pyspark.sql import SparkSession
@@ -53,7 +52,7 @@ from udfs.shipped import ship
 __all__ = ["Progress", "score"]
 
 Progress = Callable[[int, int, float], None]
-"""Called after each chunk with rows done, rows in all, seconds so far."""
+"""Called after each chunk with rows done, rows in all, seconds so far; rows out of the range are done with their chunk."""
 
 _AHEAD = 2
 
@@ -70,12 +69,12 @@ def score(
         progress: told after each chunk.
 
     Raises:
-        Busy: another process works on it. RunConflictError: the unfinished run has another identity. ContractError: more rows are
-            quarantined than the configuration allows. VerificationError: ids do not add up.
+        Busy: another process works on the same run. RunConflictError: another run is unfinished, or being worked on.
+        ContractError: more rows are quarantined than the configuration allows. VerificationError: ids do not add up.
     """
     group = RunGroup(runs_directory(plan.conf.storage.runs), plan.model.name, plan.group_key())
     now = datetime.now(UTC)
-    with group.locked(now):
+    with group.locked(now, plan.identity(), new_run=new_run) as working_on:
         run = None if new_run else _continued(group, plan)
         if run is not None and (done := run.completed()) is not None:
             return RunSummary(**{**done, "did_nothing": True})
@@ -94,6 +93,7 @@ def score(
                 "tables": tables,
             }
             run = group.new(now, manifest)
+        working_on(run.run_id)
         reached("plan.after_manifest")
         check_snapshot(plan.snapshot)
         in_kernel = {name: view for name, view in plan.views.items() if name not in plan.by_shuffle}
@@ -196,7 +196,7 @@ class _Run:
                 self._commit(record)
                 records.append(record)
                 if self.progress is not None:
-                    done = sum(r.ids_in.count for r in records)
+                    done = sum(unit.rows for unit in self.plan.units[: self.plan.chunks[record.chunk][1]])
                     self.progress(done, self.plan.rows, time.perf_counter() - self.started)
         if not self.plan.chunks:
             self._commit(ChunkRecord(0, (), (), IdSum(), IdSum(), IdSum()))
@@ -329,8 +329,7 @@ class _Run:
         """Fail if an id occurs twice in these chunks: then nothing proves that each of its rows came out once."""
         if not self.plan.key:
             return
-        paths = [self.run.hashes_path(record.chunk) for record in records]
-        suspects = repeated_hashes([np.load(path, mmap_mode="r", allow_pickle=False) for path in paths])
+        suspects = repeated_hashes([self.run.hashes_path(record.chunk) for record in records])
         if not len(suspects):
             return
         files = [(uri, files) for record in records for uri, files, _ in self._parts(record)]

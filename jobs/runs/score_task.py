@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from feature_pipelines.columns import Timestamp
 from feature_pipelines.schema import Field, Reason, RowError
-from feature_pipelines.schema_arrow import column_from_arrow, column_to_arrow
+from feature_pipelines.schema_arrow import column_from_arrow
 from jobs.runs.ids import IdSum, id_sum, row_ids, unreadable_keys
 from jobs.runs.kill_points import reached
 from jobs.runs.row_json import rows_as_json
@@ -230,18 +230,15 @@ class ScoreTask:
         self, batch: pa.RecordBatch, ids: pa.Array, rows: ScoredRows, kernel: Kernel, schema: pa.Schema
     ) -> pa.RecordBatch:
         n = len(rows.index)
-        feature_set = kernel.scorer.feature_set
         columns: dict[str, pa.Array] = {
             "row_id": ids,
             **{name: as_stored(name, batch.column(name)) for name in self.repeated},
         }
-        if feature_set.as_of is not None:
-            columns["as_of_ts"] = _instants(
-                feature_set.request[feature_set.as_of], batch.column(feature_set.as_of)
-            )
         if n < batch.num_rows:
             index = pa.array(rows.index)
             columns = {name: column.take(index) for name, column in columns.items()}
+        if rows.as_of is not None:
+            columns["as_of_ts"] = pa.array(rows.as_of, pa.timestamp("us", tz="UTC"))
         columns |= {name: pa.array(values) for name, values in rows.outputs.items()}
         stamps = {**self.stamps, "platform_id": platform_id(), "verified": kernel.scorer.verified}
         columns |= {name: _constant(stamps[name], n) for name in STAMPS}
@@ -319,12 +316,6 @@ def _in_range(
         inside &= times < stop
     inside[[error.row for error in errors]] = start is None
     return inside, errors if start is None else []
-
-
-def _instants(declared: Field, array: pa.Array) -> pa.Array:
-    if array.type == pa.timestamp("us", tz="UTC"):
-        return array
-    return column_to_arrow(declared, column_from_arrow(declared, array)[0])
 
 
 def _constant(value: str, n: int) -> pa.Array:

@@ -16,12 +16,12 @@ from pydantic import GetCoreSchemaHandler
 from pydantic_core import CoreSchema, core_schema
 
 from feature_pipelines.errors import ConfigurationError
+from jobs.runs.secret_rules import MASK, masked_parameters
 
-__all__ = ["SecretRef", "mask"]
+__all__ = ["SecretRef", "mask", "remember"]
 
-MASK = "***"
 _REFERENCE = re.compile(r"(?:env:[A-Za-z_][A-Za-z0-9_]*|file:\S.*)")
-_URI_CREDENTIALS = re.compile(r"(?<=://)[^/\s@'\"]+(?=@)")
+_URI_CREDENTIALS = re.compile(r"(?<=://)[^/\s'\"]+(?=@)")
 _SHORTEST_MASKED = 4
 
 _known_references: set[SecretRef] = set()
@@ -83,8 +83,13 @@ class SecretRef:
         )
 
 
+def remember(secret: str) -> None:
+    """Let `mask` hide a secret that came by another way than a reference, such as a part of one or a variable of Spark's own."""
+    _revealed_values.add(secret)
+
+
 def mask(text: str) -> str:
-    """Return the text with every secret this process refers to, and every `user:password@` of a URI, replaced by ***.
+    """Return the text with every secret this process refers to, `user:password@` and secret parameters of a URI replaced by ***.
 
     Values shorter than 4 characters are left alone: masking them would only tear the text apart.
     """
@@ -97,7 +102,7 @@ def mask(text: str) -> str:
     for value in sorted(values, key=len, reverse=True):
         if len(value) >= _SHORTEST_MASKED:
             text = text.replace(value, MASK)
-    return _URI_CREDENTIALS.sub(MASK, text)
+    return masked_parameters(_URI_CREDENTIALS.sub(MASK, text))
 
 
 def _read_secret_file(where: str, reference: str) -> str:

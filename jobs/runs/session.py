@@ -20,6 +20,8 @@ from pyspark.sql import SparkSession
 
 from feature_pipelines.errors import ConfigurationError
 from jobs.runs.conf import Conf
+from jobs.runs.secret_refs import mask, remember
+from jobs.runs.secret_rules import secret_values
 from jobs.runs.settings import SparkSettings
 from jobs.tables.snapshot import CATALOG
 from udfs.shipped import is_remote
@@ -43,7 +45,8 @@ def open_session(settings: SparkSettings, log: Path | None = None) -> SparkSessi
     """Return the active Spark session, or a new one as the settings say.
 
     Args:
-        settings: `remote` (Spark Connect) wins over `master`; under spark-submit its own master holds.
+        settings: `remote` (Spark Connect) wins over `master`; under spark-submit its own master holds. SPARK_REMOTE, Spark's
+            own variable, is what `remote` is if that is null.
         log: file that receives what the JVM and the workers say; None = stderr.
 
     Raises:
@@ -55,8 +58,10 @@ def open_session(settings: SparkSettings, log: Path | None = None) -> SparkSessi
     logging.getLogger("py4j").setLevel(logging.ERROR)
     logging.getLogger("pyspark").setLevel(logging.ERROR)
     builder: Any = SparkSession.builder.appName(settings.app_name)
-    remote = settings.remote or os.environ.get("SPARK_REMOTE")
+    remote = settings.revealed_remote() or os.environ.get("SPARK_REMOTE")
     if remote:
+        for secret in secret_values(remote):
+            remember(secret)
         _require_server(remote)
         builder = builder.remote(remote)
     else:
@@ -71,8 +76,8 @@ def open_session(settings: SparkSettings, log: Path | None = None) -> SparkSessi
         with _stderr_to(log):
             session: SparkSession = builder.getOrCreate()
     except Exception as exc:
-        first = str(exc).strip().partition("\n")[0][:300]
-        where = remote or settings.master or "the platform's master"
+        first = mask(str(exc).strip().partition("\n")[0])[:300]
+        where = _address(remote) if remote else settings.master or "the platform's master"
         raise ConfigurationError(
             f"Spark cannot start on {where}: {type(exc).__name__}: {first}. `python -m jobs.doctor` checks Java and the rest"
             + (f"; Spark's own log is {log}" if log else "")
@@ -114,7 +119,7 @@ def _stop(session: SparkSession) -> None:
         try:
             session.stop()
         except Exception as exc:  # noqa: BLE001 - py4j and gRPC raise many kinds
-            _LOG.warning("Spark did not stop in order (%s: %s)", type(exc).__name__, exc)
+            _LOG.warning("Spark did not stop in order (%s: %s)", type(exc).__name__, mask(str(exc)))
 
     stopping = threading.Thread(target=stop, name="onescore-stop-spark", daemon=True)
     stopping.start()
@@ -138,8 +143,14 @@ def _require_server(remote: str) -> None:
         socket.create_connection((where.hostname or "", where.port or _CONNECT_PORT), timeout=10).close()
     except (OSError, ValueError) as exc:
         raise ConfigurationError(
-            f"Spark cannot start on {remote.partition(';')[0]}: no Connect server answers there ({exc}); spark.remote names it"
+            f"Spark cannot start on {_address(remote)}: no Connect server answers there ({mask(str(exc))}); spark.remote names it"
         ) from exc
+
+
+def _address(remote: str) -> str:
+    """Return a Connect URL without its parameters and without a user, for messages."""
+    scheme, separator, rest = remote.partition(";")[0].rpartition("://")
+    return scheme + separator + rest.rpartition("@")[2].rstrip("/")
 
 
 def _prepare_environment() -> None:

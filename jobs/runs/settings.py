@@ -21,11 +21,14 @@ from pydantic import (
     model_validator,
 )
 
+from feature_pipelines.errors import ConfigurationError
 from jobs.runs.secret_refs import SecretRef
+from jobs.runs.secret_rules import holds_secret, is_secret_key
 
 __all__ = [
     "BuildSettings",
     "InputSettings",
+    "Location",
     "MlflowSettings",
     "ModelSettings",
     "OutputSettings",
@@ -37,17 +40,11 @@ __all__ = [
     "StorageSettings",
     "StoreSettings",
     "TrainSettings",
-    "is_secret_key",
     "setting",
 ]
 
-_SECRET_KEY = re.compile(r"(?i)secret|password|token|access[.]?key")
-_NOT_A_SECRET = re.compile(r"(?i)(file|path|length|enabled|provider|type|endpoint)$")
-
-
-def is_secret_key(key: str) -> bool:
-    """Return whether the value of a Spark setting of this name is a secret (Spark's own redaction rule, without file paths)."""
-    return bool(_SECRET_KEY.search(key)) and not _NOT_A_SECRET.search(key)
+_REFERENCES = ("env:", "file:")
+_CONNECT_URL = re.compile(r"sc://[^/?#;\s]+(?:/(?:;[^=;\s]+=[^;\s]*)*;?)?")
 
 
 def setting(meaning: str, unit: str = "", *, digest: bool = False, **limits: Any) -> Any:
@@ -55,20 +52,33 @@ def setting(meaning: str, unit: str = "", *, digest: bool = False, **limits: Any
     return Field(description=meaning, json_schema_extra={"unit": unit, "digest": digest}, **limits)
 
 
-def _no_credentials(uri: str | None) -> str | None:
-    if uri is not None and re.search(r"://[^/\s]*@", uri):
-        raise ValueError(
-            "a URI with credentials is refused (not shown); use mlflow.token: env:NAME or file:PATH"
-        )
-    return uri
+def _without_secret(instead: str) -> AfterValidator:
+    """Return the one check of every URI and location; `instead` says where such a secret belongs."""
+
+    def check(text: str) -> str:
+        if holds_secret(text):
+            raise ValueError(f"a value that holds a secret is refused (not shown); {instead}")
+        return text
+
+    return AfterValidator(check)
 
 
-def _no_password(url: str) -> str:
-    if re.search(r"://[^/\s]*@", url) or "password=" in url:
+def _remote(value: Any) -> Any:
+    """Turn a reference into a SecretRef; refuse a URL with a token, and what is no Connect URL."""
+    if not isinstance(value, str):
+        return value
+    if value.startswith(_REFERENCES):
+        return SecretRef(value)
+    if holds_secret(value):
         raise ValueError(
-            "a URL with a password is refused (not shown); set ONESCORE_STORE_PASSWORD, or refer to the whole URL by env:NAME"
+            "a URL with a token is refused (not shown); keep the whole URL in a variable or a file and refer to it, env:NAME or "
+            "file:PATH, or set SPARK_REMOTE"
         )
-    return url
+    if not _CONNECT_URL.fullmatch(value):
+        raise ValueError(
+            "expected a Spark Connect URL sc://host:port or sc://host:port/;name=value, or a reference"
+        )
+    return value
 
 
 def _spark_conf(values: Any) -> Any:
@@ -81,11 +91,15 @@ def _spark_conf(values: Any) -> Any:
         text = str(value).lower() if isinstance(value, bool) else value
         if not isinstance(text, str | int | float | SecretRef):
             problems.append(f"{key}: expected text, a number or true/false")
-        elif isinstance(text, SecretRef) or is_secret_key(key) or str(text).startswith(("env:", "file:")):
+        elif isinstance(text, SecretRef) or is_secret_key(key) or str(text).startswith(_REFERENCES):
             try:
                 settings[key] = SecretRef(str(text))
             except ValueError as exc:
                 problems.append(f"{key}: {exc}")
+        elif holds_secret(str(text)):
+            problems.append(
+                f"{key}: a value that holds a secret is refused (not shown); refer to the whole value, env:NAME or file:PATH"
+            )
         else:
             settings[key] = str(text)
     if problems:
@@ -98,8 +112,22 @@ def _bound(value: Any) -> Any:
     return value.isoformat() if isinstance(value, date) else value
 
 
-Uri = Annotated[str, AfterValidator(_no_credentials)]
-StoreUrl = Annotated[str, AfterValidator(_no_password)]
+Location = Annotated[
+    str,
+    _without_secret(
+        "give a storage's credentials to the environment, the platform or spark.conf (as references), not in a location"
+    ),
+]
+Uri = Annotated[
+    str,
+    _without_secret(
+        "use mlflow.token: env:NAME or file:PATH, or leave the URI null and set MLFLOW_TRACKING_URI (MLFLOW_REGISTRY_URI)"
+    ),
+]
+StoreUrl = Annotated[
+    str, _without_secret("set ONESCORE_STORE_PASSWORD, or refer to the whole URL by env:NAME or file:PATH")
+]
+Remote = Annotated[str | SecretRef, BeforeValidator(_remote)]
 SparkConf = Annotated[dict[str, str | SecretRef], BeforeValidator(_spark_conf)]
 Reference = Annotated[str, Field(pattern=r"^([A-Za-z_][\w.]*:[A-Za-z_]\w*)?$")]
 Bound = Annotated[str | int, BeforeValidator(_bound)]
@@ -117,20 +145,22 @@ class Section(BaseModel):
 class StorageSettings(Section):
     """Where runs keep what they make. `{root}` in any path below stands for storage.root."""
 
-    root: str = setting(
+    root: Location = setting(
         "directory or URI under which everything is kept, unless a key below says otherwise", min_length=1
     )
-    tables: str = setting("where tables are: a table `x` is the Delta table `<tables>/x`", min_length=1)
-    runs: str = setting("manifests of scoring runs, by which an interrupted run continues", min_length=1)
-    cache: str = setting("local copies of models and views; may be deleted at any time", min_length=1)
+    tables: Location = setting("where tables are: a table `x` is the Delta table `<tables>/x`", min_length=1)
+    runs: Location = setting("manifests of scoring runs, by which an interrupted run continues", min_length=1)
+    cache: Location = setting("local copies of models and views; may be deleted at any time", min_length=1)
 
 
 class MlflowSettings(Section):
     """The tracking server and the model registry."""
 
-    tracking_uri: Uri | None = setting("tracking server; null: what MLFLOW_TRACKING_URI or the platform says")
+    tracking_uri: Uri | None = setting(
+        "tracking server; null: what MLFLOW_TRACKING_URI or the platform says, and refused if neither does"
+    )
     registry_uri: Uri | None = setting("model registry; null: the tracking server")
-    artifact_root: str | None = setting("where new experiments keep artifacts; null: the server decides")
+    artifact_root: Location | None = setting("where new experiments keep artifacts; null: the server decides")
     experiment: str = setting("experiment that receives the runs", min_length=1)
     token: SecretRef | None = setting("access token, as a reference `env:NAME` or `file:PATH`; null: none")
     timeout_seconds: int = setting("how long to wait for one answer of the server", "s", gt=0)
@@ -151,19 +181,32 @@ class StoreSettings(Section):
 class SparkSettings(Section):
     """How a job gets its Spark session."""
 
-    master: str | None = setting("Spark master; null: what spark-submit or the platform says")
-    remote: str | None = setting("Spark Connect URL, `sc://host:port`; wins over master; null: classic Spark")
+    master: Location | None = setting("Spark master; null: what spark-submit or the platform says")
+    remote: Remote | None = setting(
+        "Spark Connect URL, `sc://host:port`, or a reference `env:NAME` or `file:PATH` to one that holds a token; wins over "
+        "master; null: classic Spark"
+    )
     app_name: str = setting("name shown in Spark's UI", min_length=1)
     conf: SparkConf = setting("further Spark settings; secrets as references `env:NAME` or `file:PATH`")
     log_level: Literal["ALL", "DEBUG", "INFO", "WARN", "ERROR", "FATAL", "OFF"] = setting(
         "log level of the JVM"
     )
 
-    @model_validator(mode="after")
-    def _one_way_in(self) -> SparkSettings:
-        if self.remote is not None and not self.remote.startswith("sc://"):
-            raise ValueError("remote: expected a Spark Connect URL sc://host:port")
-        return self
+    def revealed_remote(self) -> str | None:
+        """Return the Connect URL, read now if it is a reference; pass it on, never print it.
+
+        Raises:
+            ConfigurationError: the reference leads nowhere, or to something else than a Connect URL; names the reference only.
+        """
+        if not isinstance(self.remote, SecretRef):
+            return self.remote
+        url = self.remote.reveal()
+        if not _CONNECT_URL.fullmatch(url):
+            raise ConfigurationError(
+                f"spark.remote: {self.remote} holds no Spark Connect URL sc://host:port/;token=...",
+                key="spark.remote",
+            )
+        return url
 
     def revealed_conf(self) -> dict[str, str]:
         """Return the Spark settings with secrets read now; pass it on, never print it."""
@@ -186,8 +229,8 @@ class ModelSettings(Section):
 class TrainSettings(Section):
     """How a model is trained. Nothing here is in the digest: a trained model is a version of its own."""
 
-    requests: str = setting("table of scoring requests to learn from")
-    outcomes: str = setting("table of what happened, one row per request at most")
+    requests: Location = setting("table of scoring requests to learn from")
+    outcomes: Location = setting("table of what happened, one row per request at most")
     join_on: list[str] = setting("columns that join outcomes to requests", min_length=1)
     label_column: str = setting("column of outcomes to predict; rows where it is null are not learned from")
     task: Literal["classification", "regression"] = setting(
@@ -204,7 +247,9 @@ class TrainSettings(Section):
     estimator: Reference | None = setting(
         "estimator as `module:CLASS`; null: scikit-learn's histogram gradient boosting for the task"
     )
-    params: dict[str, Any] = setting("arguments of the estimator")
+    params: dict[str, Any] = setting(
+        "arguments of the estimator; one that is null is left out where the estimator does not have it"
+    )
     decision_threshold: float = setting(
         "classification: a score of this or more is labelled positive", "0 to 1", ge=0, le=1
     )
@@ -224,7 +269,7 @@ class TrainSettings(Section):
 class InputSettings(Section):
     """What is scored."""
 
-    source: str = setting(
+    source: Location = setting(
         "table name, path or URI (Delta, or a directory of Parquet), or `catalog:db.table`", digest=True
     )
     row_id: list[str] | None = setting(
@@ -246,8 +291,8 @@ class InputSettings(Section):
 class OutputSettings(Section):
     """What a scoring run writes."""
 
-    scored: str = setting("table of scored rows", digest=True)
-    quarantine: str = setting("table of rows that could not be scored, with the reason", digest=True)
+    scored: Location = setting("table of scored rows", digest=True)
+    quarantine: Location = setting("table of rows that could not be scored, with the reason", digest=True)
     pass_through: list[str] = setting("request columns repeated in the table of scored rows", digest=True)
 
 
@@ -273,7 +318,7 @@ class ScoreSettings(Section):
 class BuildSettings(Section):
     """How stored views with history are computed."""
 
-    quarantine: str = setting(
+    quarantine: Location = setting(
         "table of source rows that break a view's contract, with the reason", min_length=1
     )
     partition_rows: int = setting(
@@ -284,7 +329,12 @@ class BuildSettings(Section):
 class QuarantineSettings(Section):
     """When bad rows stop a run."""
 
-    max_share: float = setting("share of quarantined rows above which a run fails", "0 to 1", ge=0, le=1)
+    max_share: float = setting(
+        "share of quarantined rows above which a run fails; with `--replay` only what `--set` says",
+        "0 to 1",
+        ge=0,
+        le=1,
+    )
 
 
 class ServeSettings(Section):
@@ -303,7 +353,7 @@ class ServeSettings(Section):
     max_staleness_seconds: float | None = setting(
         "not ready while a view's W is older than this; null: not checked", "s", gt=0
     )
-    log_directory: str | None = setting("where the prediction log is written; null: no log")
+    log_directory: Location | None = setting("where the prediction log is written; null: no log")
     log_flush_seconds: float = setting(
         "how long an answer waits at most to be written; what kill -9 may lose", "s", gt=0
     )

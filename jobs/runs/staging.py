@@ -3,7 +3,8 @@
 For each such view: tasks read the keys and times of the input's units and the view's rows; Spark joins them by shuffle and brings the
 answers back into the order of the units; tasks write a file for each unit. The record of the files is made durable when all are
 written, so a run that died before stages the view again, and one that died later goes on. Files lie hidden in the scored table's
-directory, which every worker reaches, and are named by the run, so they go when its other leftovers do.
+directory, which every worker reaches, and are named by the run, so they go when its other leftovers do. Its tasks take this module
+with them to the workers, so importing it needs neither Delta nor MLflow.
 """
 
 from __future__ import annotations
@@ -13,31 +14,35 @@ import statistics
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
-from feature_pipelines.columns import values_and_valid
 from feature_pipelines.errors import ContractError, VerificationError
 from feature_pipelines.lookup_arrow import CREATED_TS, EVENT_TS, IS_DELETED, view_columns
 from feature_pipelines.offline.as_of_join import JoinPlan, batches_ddl, join_prepared, plan_join
 from feature_pipelines.offline.hot_keys import SALT, TIME
 from feature_pipelines.offline.view_batches import Ties, ViewBatches, key_array, key_names
-from feature_pipelines.schema import Schema
+from feature_pipelines.schema import Field, Schema
 from feature_pipelines.schema_arrow import columns_from_arrow
 from feature_pipelines.views import FeatureView
 from jobs.runs.kill_points import reached
-from jobs.runs.manifest import RunDirectory
-from jobs.runs.plan import ScorePlan
 from jobs.runs.progress import say
 from jobs.runs.staged_views import StagedView, staged_schema
+from jobs.runs.task_times import StageTimes, stage_times, tagged
 from jobs.runs.worker_errors import errors_of_workers
 from jobs.tables.files import child_uri, filesystem_of
+from jobs.tables.pinned import Snapshot
 from jobs.tables.sink import ParquetSink, WrittenFile
-from jobs.tables.snapshot import Snapshot, Unit, plan_units, read_unit
+from jobs.tables.units import Unit, plan_units, read_unit
+from udfs.as_of import as_of_times, own_as_of
+
+if TYPE_CHECKING:
+    from jobs.runs.manifest import RunDirectory
+    from jobs.runs.plan import ScorePlan
 
 __all__ = ["stage_views"]
 
@@ -95,20 +100,21 @@ class _Staging:
         uri = child_uri(self.plan.scored, "_staged")
         n = len(self.plan.units)
         write = _WriteUnits(self.view, uri, f"{self.run.run_id}-{self.view.name}", _sizes(self.plan.units))
-        lines = (
-            joined.withColumn(_TASK, F.spark_partition_id())
-            .drop(f"{self.view.name}__{EVENT_TS}")
-            .repartition(min(n, _WRITERS), _UNIT)
-            .sortWithinPartitions(_UNIT, _ORDINAL)
-            .mapInArrow(write, "result string")
-            .collect()
-        )
+        with tagged(self.spark) as tag:
+            lines = (
+                joined.withColumn(_TASK, F.spark_partition_id())
+                .drop(f"{self.view.name}__{EVENT_TS}")
+                .repartition(min(n, _WRITERS), _UNIT)
+                .sortWithinPartitions(_UNIT, _ORDINAL)
+                .mapInArrow(write, "result string")
+                .collect()
+            )
         results = {unit: (file, tasks) for unit, file, tasks in (json.loads(line[0]) for line in lines)}
         if sorted(results) != list(range(n)) or len(lines) != n:
             raise VerificationError(
                 f"view {self.view.name!r}: {n} units were joined, {len(lines)} came back, {len(results)} of them different"
             )
-        self._report(join, [tasks for _, tasks in results.values()])
+        self._report(join, [tasks for _, tasks in results.values()], stage_times(self.spark, tag))
         return StagedView(uri, tuple(WrittenFile.from_json(results[unit][0]) for unit in range(n)))
 
     def _requests(self) -> DataFrame:
@@ -124,7 +130,12 @@ class _Staging:
                     f"view {self.view.name!r}: key {name!r} is a string in one of table and request only"
                 )
         read = _RequestKeys(
-            self.view, declared, as_of, plan.units, plan.snapshot.schema.serialize().to_pybytes()
+            self.view,
+            declared,
+            as_of,
+            own_as_of(feature_set),
+            plan.units,
+            plan.snapshot.schema.serialize().to_pybytes(),
         )
         columns = [
             f"{name} {type_}" for name, type_ in zip(key_names(self.view), self.key_types, strict=True)
@@ -142,16 +153,25 @@ class _Staging:
         ddl = batches_ddl(self.view, self.key_types, times_only=times_only)
         return self.spark.range(0, len(self.units), 1, n).mapInArrow(read, ddl)
 
-    def _report(self, join: JoinPlan, tasks: list[dict[str, int]]) -> None:
-        """Say how evenly the join's tasks were loaded."""
+    def _report(self, join: JoinPlan, tasks: list[dict[str, int]], stages: list[StageTimes]) -> None:
+        """Say how evenly the join's tasks were loaded, by rows and by the time that they ran."""
         rows: Counter[str] = Counter()
         for of_unit in tasks:
             rows.update(of_unit)
+        n = rows.total()
         say(
-            f"view {self.view.name}: joined to {rows.total():,} rows by shuffle in {len(rows)} tasks, the largest of "
+            f"view {self.view.name}: joined to {n:,} rows by shuffle in {len(rows)} tasks, the largest of "
             f"{max(rows.values()):,} rows, the median of {int(statistics.median(rows.values())):,}"
+            + _seconds([stage for stage in stages if stage.read and stage.written == n])
             + (f"; {len(join.hot)} hot keys were split" if join.hot else "")
         )
+
+
+def _seconds(joining: list[StageTimes]) -> str:
+    """Return what is said of the time of tasks; nothing where Spark did not tell it."""
+    if not joining:
+        return ""
+    return f"; the longest ran {joining[-1].longest:.1f} s, the median {joining[-1].median:.1f} s"
 
 
 def _sizes(units: tuple[Unit, ...]) -> tuple[int, ...]:
@@ -165,13 +185,15 @@ class _RequestKeys:
     view: FeatureView
     declared: Schema
     as_of: str
+    own: Field | None
     units: tuple[Unit, ...]
     schema: bytes
 
     def __call__(self, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         """Yield the rows of the units; a value that breaks the contract counts as null, its row will be quarantined."""
         schema = pa.ipc.read_schema(pa.py_buffer(self.schema))
-        columns = [name for name in self.declared.names if name in schema.names]
+        wanted = dict.fromkeys([*self.declared.names, *([self.own.name] if self.own else [])])
+        columns = [name for name in wanted if name in schema.names]
         for number in (n for batch in batches for n in batch.column(0).to_pylist()):
             ordinal = 0
             for rows in read_unit(self.units[number], columns, batch_rows=_BATCH_ROWS, schema=schema):
@@ -181,14 +203,15 @@ class _RequestKeys:
     def _keys(self, rows: pa.RecordBatch, number: int, ordinal: int) -> pa.RecordBatch:
         columns, errors = columns_from_arrow(self.declared, rows)
         broken = np.zeros(rows.num_rows, dtype=np.bool_)
+        asked: Any = columns[self.as_of]
+        time, timeless = as_of_times(self.own, asked, rows)
         broken[[error.row for error in errors if error.field == self.as_of]] = True
-        time: Any
-        time, valid = values_and_valid(columns[self.as_of])
+        broken[[error.row for error in timeless]] = True
         arrays = {
             name: key_array(columns[field])
             for name, field in zip(key_names(self.view), self.view.keys.values(), strict=True)
         }
-        arrays[TIME] = pa.array(time, pa.int64(), mask=broken if valid is None else broken | ~valid)
+        arrays[TIME] = pa.array(time, pa.int64(), mask=broken)
         arrays[_UNIT] = pa.array(np.full(rows.num_rows, number, dtype=np.int32))
         arrays[_ORDINAL] = pa.array(np.arange(ordinal, ordinal + rows.num_rows, dtype=np.int32))
         return pa.RecordBatch.from_pydict(arrays)

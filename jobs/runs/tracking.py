@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import re
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -10,10 +12,11 @@ from typing import Any
 import mlflow
 from mlflow import MlflowClient
 
-from feature_pipelines.errors import ModelError
+from feature_pipelines.errors import ConfigurationError, ModelError
 from jobs.runs.conf import Conf
 from jobs.runs.plan import ScorePlan
 from jobs.runs.run_summary import RunSummary
+from jobs.tables.files import normal_uri
 from udfs.platform import describe_platform
 from udfs.registry import ModelVersion, asking, connect
 
@@ -21,33 +24,67 @@ __all__ = ["connect_from", "log_score_run", "training_metrics"]
 
 
 def connect_from(conf: Conf, *, create: bool = False) -> MlflowClient:
-    """Connect as the configuration says.
+    """Connect as the configuration says; where `mlflow.tracking_uri` is null, as MLFLOW_TRACKING_URI or the platform says.
 
     Args:
         conf: its `mlflow` section.
         create: whether a local registry may be created; a job that only reads one must not.
 
     Raises:
-        ModelError: there is no local registry yet. UnavailableError: the server does not answer.
+        ConfigurationError: nothing says where the tracking server is. ModelError: there is no local registry yet.
+        UnavailableError: the server does not answer.
     """
     settings = conf.mlflow
-    uri = settings.tracking_uri
-    if uri is not None and uri.startswith("sqlite:///"):
-        file = Path(uri.removeprefix("sqlite:///"))
+    for uri in (_tracking_uri(conf), _registry_uri(conf)):
+        place = _local_place(uri)
+        if place is None:
+            continue
         if create:
-            file.parent.mkdir(parents=True, exist_ok=True)
-        elif not file.exists():
+            place.parent.mkdir(parents=True, exist_ok=True)
+        elif not place.exists():
             raise ModelError(
-                f"no model is registered yet: there is no {file}. Train one: python -m jobs.train_model"
+                f"no model is registered yet: there is no {place}. Train one: python -m jobs.train_model"
+                + ("" if settings.tracking_uri else "; or is MLFLOW_TRACKING_URI, which names it, mistaken?")
             )
     return connect(
-        uri,
+        settings.tracking_uri,
         settings.registry_uri,
         timeout_seconds=settings.timeout_seconds,
         token=settings.token.reveal() if settings.token is not None else None,
         experiment=settings.experiment if create else None,
         artifact_root=settings.artifact_root,
     )
+
+
+def _tracking_uri(conf: Conf) -> str:
+    """Return the URI that MLflow will use; its own default, a database in the working directory, is refused: nobody would find it."""
+    uri = conf.mlflow.tracking_uri
+    is_set: bool = mlflow.is_tracking_uri_set()  # type: ignore[no-untyped-call]
+    if uri is None and not is_set:
+        raise ConfigurationError(
+            f"mlflow.tracking_uri is null with --env {conf.env}, and nothing else names the tracking server: set "
+            "MLFLOW_TRACKING_URI (such as http://mlflow.example:5000), or mlflow.tracking_uri in conf or by --set",
+            key="mlflow.tracking_uri",
+        )
+    return uri if uri is not None else str(mlflow.get_tracking_uri())
+
+
+def _registry_uri(conf: Conf) -> str | None:
+    """Return the registry's own URI, None where it is the tracking server's."""
+    if conf.mlflow.registry_uri is None and conf.mlflow.tracking_uri is None:
+        return os.environ.get("MLFLOW_REGISTRY_URI")
+    return conf.mlflow.registry_uri
+
+
+def _local_place(uri: str | None) -> Path | None:
+    """Return the SQLite file or the directory that a URI names; None for a server, a platform or another database."""
+    if not uri:
+        return None
+    if uri.startswith("sqlite:///"):
+        return Path(uri.removeprefix("sqlite:///").partition("?")[0])
+    if uri.startswith("file:"):
+        return Path(normal_uri(uri))
+    return None if re.match(r"[A-Za-z][\w+.\-]*:", uri) or uri.startswith("databricks") else Path(uri)
 
 
 def training_metrics(client: MlflowClient, version: ModelVersion) -> dict[str, float]:

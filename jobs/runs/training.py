@@ -6,7 +6,6 @@ This module knows nothing of MLflow.
 
 from __future__ import annotations
 
-import importlib
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -24,16 +23,12 @@ from feature_pipelines.lookup_arrow import CREATED_TS, EVENT_TS
 from feature_pipelines.schema import Schema, parse_timestamp
 from feature_pipelines.schema_arrow import columns_from_arrow
 from jobs.runs.conf import Conf
+from jobs.runs.estimator import fit_estimator, make_estimator, predict
 from jobs.runs.views import index_view, pin_view
 from jobs.tables.snapshot import Snapshot, pin_snapshot, plan_units, read_unit
 from udfs.kernel import views_to_look_up
 
 __all__ = ["FittedModel", "TrainingSet", "build_training_set", "fit_model", "without_views"]
-
-_ESTIMATORS = {
-    "classification": "sklearn.ensemble:HistGradientBoostingClassifier",
-    "regression": "sklearn.ensemble:HistGradientBoostingRegressor",
-}
 
 
 @dataclass(frozen=True)
@@ -243,18 +238,16 @@ def fit_model(conf: Conf, feature_set: FeatureSet, data: TrainingSet) -> FittedM
     train_columns, test_columns = data.part(train), data.part(test)
     constants = fit_constants(feature_set, train_columns)
     arguments = constants_from_json(constants)
-    estimator = _estimator(conf)
+    estimator = make_estimator(conf.train)
     label = data.label[train]
     if conf.train.task == "classification" and len(np.unique(label)) != 2:
         raise ContractError("a classification needs both outcomes among the training rows; there is only one")
-    estimator.fit(evaluate(feature_set, train_columns, arguments, len(train)).T, label)
-    matrix = evaluate(feature_set, test_columns, arguments, len(test))
-    rows = np.ascontiguousarray(matrix.T)
-    predicted = (
-        estimator.predict_proba(rows)[:, 1]
-        if conf.train.task == "classification"
-        else estimator.predict(rows)
+    names = feature_set.feature_names
+    fit_estimator(
+        conf.train, estimator, evaluate(feature_set, train_columns, arguments, len(train)).T, label, names
     )
+    matrix = evaluate(feature_set, test_columns, arguments, len(test))
+    predicted = predict(conf.train, estimator, np.ascontiguousarray(matrix.T), names)
     return FittedModel(estimator, constants, data.label[test], predicted, matrix)
 
 
@@ -278,22 +271,6 @@ def without_views(feature_set: FeatureSet) -> FeatureSet | None:
         fitted=tuple(one for one in feature_set.fitted if one.name not in reads_view),
         views=(),
     )
-
-
-def _estimator(conf: Conf) -> Any:
-    reference = conf.train.estimator or _ESTIMATORS[conf.train.task]
-    module_name, _, name = reference.partition(":")
-    try:
-        factory = getattr(importlib.import_module(module_name), name)
-    except (ImportError, AttributeError) as exc:
-        raise ConfigurationError(f"train.estimator: {reference!r} cannot be imported: {exc}") from exc
-    defaults: dict[str, Any] = {"random_state": conf.train.seed}
-    if conf.train.estimator is None:
-        defaults["early_stopping"] = False
-    try:
-        return factory(**{**defaults, **conf.train.params})
-    except TypeError as exc:
-        raise ConfigurationError(f"train.params do not fit {reference}: {exc}") from exc
 
 
 def _named(snapshot: Snapshot) -> str:

@@ -12,33 +12,12 @@ import pytest
 from jobs.runs.batch import score_table
 from jobs.runs.kill_points import KILL_POINTS
 from tests.toy.runs import assert_equals_clean_run, latest_run, start_job
-from tests.toy.workspace import house_rows
 
 pytestmark = pytest.mark.slow
 
 TASK_POINTS = tuple(point for point in KILL_POINTS if point.startswith("task."))
 NEEDS_NO_SPARK = ("run.before_complete", "run.after_complete")
 WITHOUT_LOCK = "import fcntl; fcntl.flock = lambda *_: None"
-
-
-@pytest.fixture(scope="module")
-def with_bad_rows(trained_workspace, tmp_path_factory):
-    """A workspace whose requests hold a bad row in each file."""
-    workspace = trained_workspace.copy_to(tmp_path_factory.mktemp("bad") / "workspace")
-    workspace.write("houses", house_rows(bad=range(0, 2_000, 217)), rows_per_file=200)
-    return workspace
-
-
-@pytest.fixture(scope="module")
-def clean(with_bad_rows, spark, tmp_path_factory):
-    workspace = with_bad_rows.copy_to(tmp_path_factory.mktemp("clean") / "workspace")
-    score_table(spark, workspace.conf())
-    return workspace
-
-
-@pytest.fixture
-def dirty(with_bad_rows, tmp_path):
-    return with_bad_rows.copy_to(tmp_path / "workspace")
 
 
 def has_run(workspace):

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from feature_pipelines.stores.base import Key, OnlineStore, StoredRow
 from feature_pipelines.stores.opening import open_store
 from tests.toy.redis_servers import RedisServer
-from tests.toy.stored import PLANE, plane_row, tombstone
+from tests.toy.stored import PLANE, fill, plane_row, tombstone
 
 PATIENT_MS = 20_000
 SETTINGS = settings(
@@ -76,7 +76,7 @@ def test_any_order_of_writes_any_cut_and_repetition_gives_the_newest(
     cut = data.draw(st.integers(0, len(again)))
     changed = 0
     for part in (again[:cut], again[cut:]):
-        changed += store.write(PLANE, [(name,) for name, _ in part], [row for _, row in part])
+        changed += fill(store, PLANE, [(name,) for name, _ in part], [row for _, row in part])
     expected = newest(writes)
     assert store.read([(PLANE, keys)]) == [[expected.get(name) for name in "abc"]]
     assert len(expected) <= changed <= len(writes)
@@ -157,15 +157,16 @@ def test_processes_that_race_leave_the_newest_row_of_every_key_and_the_greatest_
     store_url: str, store: OnlineStore, process_env: dict[str, str]
 ) -> None:
     """Readers meanwhile see each key only ever move forwards, and W too."""
-    store.register(PLANE)
+    store.advance(PLANE, -(2**63))
     writers = [start_writer(store_url, seed, process_env, "w") for seed in (1, 2, 3)]
     go(writers)
     seen: dict[Key, tuple[int, int, bytes]] = {}
-    w = -1
+    w = -(2**63)
     while any(writer.poll() is None for writer in writers):
         (rows,) = store.read([(PLANE, KEYS)])
         for key, row in zip(KEYS, rows, strict=True):
             if row is not None:
+                assert isinstance(row, StoredRow)
                 assert row.order >= seen.get(key, row.order)
                 seen[key] = row.order
         now = store.through([PLANE])["plane"]
@@ -180,7 +181,7 @@ def test_processes_that_race_leave_the_newest_row_of_every_key_and_the_greatest_
 def test_a_writer_that_is_killed_leaves_the_store_readable_and_another_completes_it(
     store_url: str, store: OnlineStore, process_env: dict[str, str]
 ) -> None:
-    store.register(PLANE)
+    store.advance(PLANE, -(2**63))
     n = 20_000
     for seed in (1, 2):
         writer = start_writer(store_url, seed, process_env, n=n)
@@ -194,7 +195,7 @@ def test_a_writer_that_is_killed_leaves_the_store_readable_and_another_completes
         writer.stdin.close()
         (rows,) = store.read([(PLANE, KEYS)])
         for i, row in enumerate(rows):
-            assert row is None or row.event_ts % 20 == i
+            assert row is None or (isinstance(row, StoredRow) and row.event_ts % 20 == i)
     last = start_writer(store_url, 3, process_env, n=n)
     go([last])
     finish([last])

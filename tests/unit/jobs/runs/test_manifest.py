@@ -1,13 +1,10 @@
-"""A run on disk: files whole or not at all, one process per group, chunks cut the same way every time."""
+"""A run on disk: files whole or not at all, chunks cut the same way every time."""
 
 from __future__ import annotations
 
 import itertools
 import json
 import os
-import socket
-import subprocess
-import sys
 import threading
 from datetime import UTC, datetime
 from pathlib import Path
@@ -20,7 +17,6 @@ from feature_pipelines.errors import ConfigurationError, RunConflictError
 from jobs.runs import manifest as manifest_module
 from jobs.runs.ids import IdSum
 from jobs.runs.manifest import (
-    Busy,
     ChunkRecord,
     RunDirectory,
     RunGroup,
@@ -171,63 +167,6 @@ def test_groups_differ_by_key_and_not_by_the_order_of_its_parts(tmp_path):
     other = RunGroup(tmp_path, "m", {"a": 1, "b": [3]})
     assert one.path == same.path
     assert one.path != other.path
-
-
-# --- the lock
-
-
-def test_a_second_holder_is_told_who_holds_it(group):
-    with group.locked(NOW):
-        with (
-            pytest.raises(
-                Busy, match=f"process {os.getpid()} on {socket.gethostname()} is working on it"
-            ) as caught,
-            group.locked(NOW),
-        ):
-            pass
-        assert caught.value.holder["since"] == NOW.isoformat()
-    with group.locked(NOW):
-        pass
-
-
-def test_holder_is_named_even_if_it_has_only_just_come(group):
-    """Between taking the lock and writing its name a holder has an empty file."""
-    with group.locked(NOW):
-        lock = group.path / "lock"
-        name = lock.read_text()
-        lock.write_text("")
-        writer = threading.Timer(0.2, lock.write_text, args=(name,))
-        writer.start()
-        with pytest.raises(Busy, match=f"process {os.getpid()}"), group.locked(NOW):
-            pass
-        writer.join()
-
-
-def test_a_holder_that_never_says_its_name_is_busy_all_the_same(group, monkeypatch):
-    monkeypatch.setattr(manifest_module, "_HOLDER_SECONDS", 0.05)
-    with group.locked(NOW):
-        (group.path / "lock").write_text("")
-        with pytest.raises(Busy), group.locked(NOW):
-            pass
-
-
-def test_lock_ends_with_its_process_however_that_ends(group, root):
-    code = (
-        "import sys, time; from datetime import UTC, datetime; from pathlib import Path\n"
-        "from jobs.runs.manifest import RunGroup\n"
-        f"group = RunGroup(Path({str(group.path.parent)!r}), 'houses', {{'source': 'a'}})\n"
-        "with group.locked(datetime.now(UTC)):\n"
-        "    print('held', flush=True); time.sleep(60)\n"
-    )
-    with subprocess.Popen(
-        [sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, cwd=root
-    ) as process:
-        assert process.stdout.readline() == "held\n"
-        with pytest.raises(Busy, match=f"process {process.pid} on"), group.locked(NOW):
-            pass
-        process.kill()
-    with group.locked(NOW):
-        pass
 
 
 # --- what must be the same

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from contextlib import closing
 
 import pytest
 
@@ -20,7 +21,7 @@ def test_log_gets_a_line_per_step_with_rate_and_time_left():
     line(250_000, 1_000_000, 2.0)
     line(1_000_000, 1_000_000, 8.0)
     first, last = log.getvalue().splitlines()
-    assert "scored      250,000 of 1,000,000 rows ( 25%)" in first
+    assert "done      250,000 of 1,000,000 rows ( 25%)" in first
     assert "125,000 rows/s" in first
     assert first.endswith("6s left")
     assert "(100%)" in last
@@ -37,6 +38,25 @@ def test_terminal_line_is_rewritten_and_ends_when_all_is_done():
     line(2, 2, 2.0)
     assert terminal.getvalue().count("\r") == 2
     assert terminal.getvalue().endswith("\n")
+
+
+def test_line_that_stops_half_way_is_ended_by_close_and_only_once():
+    terminal = Terminal()
+    with closing(ProgressLine(terminal)) as line:
+        line(1, 2, 1.0)
+    line.close()
+    assert terminal.getvalue().count("\n") == 1
+    assert terminal.getvalue().endswith("\n")
+
+
+@pytest.mark.parametrize("stream", [Terminal(), io.StringIO()])
+def test_close_adds_nothing_where_no_line_is_open(stream):
+    line = ProgressLine(stream)
+    line.close()
+    assert stream.getvalue() == ""
+    line(2, 2, 1.0)
+    line.close()
+    assert stream.getvalue().count("\n") == 1
 
 
 @pytest.mark.parametrize(

@@ -77,6 +77,16 @@ def test_summary_counts_what_is_in_the_tables(workspace, session):
     assert latest_run(workspace).completed() == summary.__dict__
 
 
+def test_progress_of_a_range_ends_with_all_rows_done(workspace, session):
+    """Rows that the range leaves out are done when their chunk is: else a backfill would stop at a few percent, with time left."""
+    told = []
+    plan = planned(workspace, "input.range_from=2020-03-01")
+    summary = score(session, plan, progress=lambda *state: told.append(state))
+    assert 0 < summary.rows_in < plan.rows == 2_000
+    assert [done for done, _, _ in told] == [600, 1_200, 1_800, 2_000]
+    assert {total for _, total, _ in told} == {2_000}
+
+
 def test_each_chunk_is_one_transaction_per_table_named_by_run_and_chunk(workspace, session):
     summary = score(session, planned(workspace))
     for name, table in (("scored", SCORED), ("quarantine", QUARANTINE)):
@@ -423,8 +433,8 @@ def test_lock_is_not_given_back_while_a_task_is_still_running(workspace, session
     locked = RunGroup.locked
 
     class Watched(RunGroup):
-        def locked(self, now):
-            held = locked(self, now)
+        def locked(self, *terms, **more):
+            held = locked(self, *terms, **more)
 
             class Held:
                 def __enter__(self):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import shutil
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from feature_pipelines.schema import Reason
+from feature_pipelines.schema_arrow import column_from_arrow
 from jobs.runs.batch import plan_from
 from jobs.runs.ids import IdSum, id_sum
 from jobs.runs.row_json import rows_from_json
@@ -119,6 +121,37 @@ def test_batch_size_changes_nothing(trained_workspace, monkeypatch, tmp_path, ba
     usual = rows_of(task, task.run(3).scored).drop_columns(["scored_at"])
     other = replace(task, batch_rows=batch_rows)
     assert rows_of(other, other.run(3).scored).drop_columns(["scored_at"]).equals(usual)
+
+
+def test_row_is_scored_as_of_its_own_time_and_the_table_shows_that_one(workspace, monkeypatch, tmp_path):
+    """As online: `as_of_ts` where the row has one, else the as-of field; one that cannot be read quarantines the row."""
+    rows = house_rows(200)
+    asked = rows.column("asked_ts").cast(pa.int64()).to_pylist()
+    own = [None if i % 3 else asked[i] - 20 * 86_400_000_000 for i in range(200)]
+    expected = [asked[i] if time is None else time for i, time in enumerate(own)]
+    texts = [time if time is None else np.datetime_as_string(np.datetime64(time, "us")) + "Z" for time in own]
+    texts[4] = "yesterday"
+    shutil.rmtree(workspace.table("houses"))
+    workspace.write("houses", rows.append_column("as_of_ts", pa.array(texts)), rows_per_file=200)
+    task = task_of(workspace, monkeypatch, tmp_path)
+    result = task.run(0)
+    (found,) = rows_of(task, result.quarantined).to_pylist()
+    assert (found["row_id"], found["code"], found["field"]) == ("4", "BAD_TIMESTAMP", "as_of_ts")
+    scored = {row["row_id"]: row for row in rows_of(task, result.scored).to_pylist()}
+    used = {i: scored[str(i)]["as_of_ts"].timestamp() * 1e6 for i in range(200) if i != 4}
+    assert used == {i: time for i, time in enumerate(expected) if i != 4}
+    kernel = shipped.load_kernel("here")
+    keys = [
+        column_from_arrow(kernel.scorer.feature_set.request["town"], rows.column("town").combine_chunks())[0]
+    ]
+    fields, _ = kernel.indexes["rates"].lookup(keys, np.array(expected))
+    brought = rows.combine_chunks().to_batches()[0]
+    for name, values in fields.items():
+        brought = brought.append_column(name, pa.array(values, from_pandas=True))
+    direct = kernel.score(brought).outputs["score"].tolist()
+    assert [scored[str(i)]["score"] for i in range(200) if i != 4] == [
+        s for i, s in enumerate(direct) if i != 4
+    ]
 
 
 def test_task_answers_spark_with_a_line_for_each_unit(trained_workspace, monkeypatch, tmp_path):
@@ -309,7 +342,7 @@ FAULTS = {
     49: ({"weight_kg": None, "asked_ts": "never", "n_items": "x"}, Reason.BAD_TIMESTAMP, "asked_ts"),
 }
 ONLY_IN_JSON = {Reason.UNKNOWN_FIELD, Reason.UNREADABLE_ROW}
-ONLY_ONLINE = {Reason.AS_OF_BEFORE_STORE, Reason.STORE_UNAVAILABLE}
+ONLY_ONLINE = {Reason.AS_OF_BEFORE_STORE, Reason.STORE_UNAVAILABLE, Reason.STORED_VALUE_UNREADABLE}
 
 
 overflows = pytest.mark.filterwarnings("ignore:overflow encountered:RuntimeWarning")  # an error here only

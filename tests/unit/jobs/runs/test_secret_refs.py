@@ -9,7 +9,7 @@ import pytest
 from pydantic import BaseModel
 
 from feature_pipelines.errors import ConfigurationError
-from jobs.runs.secret_refs import SecretRef, mask
+from jobs.runs.secret_refs import SecretRef, mask, remember
 
 CANARY = "canary-7f3a9d"
 
@@ -100,7 +100,16 @@ def test_mask_covers_values_never_revealed_and_values_since_rotated(monkeypatch:
 
 def test_mask_covers_credentials_in_a_uri() -> None:
     assert mask("at http://me:pass@host/path") == "at http://***@host/path"
+    assert mask("at http://me:p@ss@host/path") == "at http://***@host/path"
     assert mask("mail me@host, see http://host/@x") == "mail me@host, see http://host/@x"
+
+
+def test_mask_covers_secret_parameters_and_what_it_was_told_to_remember() -> None:
+    assert (
+        mask("db?user=u&password=p from sc://h/;token=t") == "db?user=u&password=*** from sc://h/;token=***"
+    )
+    remember("told-in-confidence")
+    assert mask("it was told-in-confidence") == "it was ***"
 
 
 def test_references_compare_by_what_they_refer_to() -> None:

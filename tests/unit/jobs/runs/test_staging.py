@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import shutil
 from pathlib import Path
 
 import pyarrow as pa
@@ -12,43 +14,30 @@ from jobs.runs import staging
 from jobs.runs.batch import plan_from, score_table
 from jobs.runs.train_run import train
 from tests.toy.parcel_tables import parcel_rows, parcels_workspace
-from tests.toy.runs import SCORED, assert_equals_clean_run, content, dies_at, latest_run, start_job
-from tests.toy.workspace import house_rows, rate_rows
+from tests.toy.runs import (
+    BAD_HOUSES,
+    SCORED,
+    assert_equals_clean_run,
+    content,
+    dies_at,
+    latest_run,
+    start_job,
+)
+from tests.toy.workspace import rate_rows
 
 SHUFFLE = "score.max_index_rows=0"
-BAD = tuple(range(0, 2_000, 217))
-
-
-@pytest.fixture(scope="module")
-def with_bad_rows(trained_workspace, tmp_path_factory):
-    """A workspace whose requests hold a bad row in each file."""
-    workspace = trained_workspace.copy_to(tmp_path_factory.mktemp("bad") / "workspace")
-    workspace.write("houses", house_rows(bad=BAD), rows_per_file=200)
-    return workspace
-
-
-@pytest.fixture(scope="module")
-def clean(with_bad_rows, spark, tmp_path_factory):
-    """The same workspace after one clean run that looked the view up in the kernel."""
-    workspace = with_bad_rows.copy_to(tmp_path_factory.mktemp("clean") / "workspace")
-    score_table(spark, workspace.conf())
-    return workspace
-
-
-@pytest.fixture
-def dirty(with_bad_rows, tmp_path):
-    return with_bad_rows.copy_to(tmp_path / "workspace")
 
 
 def test_a_view_joined_by_shuffle_gives_the_bits_of_the_kernel(dirty, clean, spark, capsys):
     """Also where every town is a hot key, and so is split."""
     summary, plan = score_table(spark, dirty.conf(SHUFFLE, "score.hot_key_rows=100"))
     assert plan.by_shuffle == ("rates",)
-    assert summary.rows_quarantined == len(BAD)
+    assert summary.rows_quarantined == len(BAD_HOUSES)
     assert_equals_clean_run(dirty, clean)
     said = capsys.readouterr().err
     assert "view rates: joined to 2,000 rows by shuffle in" in said
     assert "6 hot keys were split" in said
+    assert re.search(r"the longest ran \d+\.\d s, the median \d+\.\d s;", said)
     assert score_table(spark, dirty.conf())[0].did_nothing
 
 
@@ -62,6 +51,30 @@ def test_dry_run_says_the_way_of_each_view(workspace):
         assert described["views"]["rates"].endswith(way)
     conf = workspace.conf("score.max_index_bytes=10")
     assert plan_from(conf, Path(conf.storage.cache)).by_shuffle == ("rates",)
+
+
+def test_rows_that_name_their_own_time_are_joined_as_of_it(spark, tmp_path):
+    """Of text, some of it no time, some of it before the zone was known; the way of the join changes nothing."""
+    ours = parcels_workspace(tmp_path / "ours")
+    train(ours.conf(model="parcels"))
+    rows = parcel_rows({})
+    times = ["2019-12-31T23:00:00Z", None, "soon", "2019-01-01T00:00:00Z", None]
+    own = pa.array([times[i % 5] for i in range(rows.num_rows)])
+    shutil.rmtree(ours.table("parcels"))
+    ours.write("parcels", rows.append_column("as_of_ts", own), rows_per_file=120)
+    theirs = ours.copy_to(tmp_path / "theirs")
+    _, plan = score_table(spark, ours.conf(SHUFFLE, model="parcels"))
+    assert plan.by_shuffle == ("zones",)
+    score_table(spark, theirs.conf(model="parcels"))
+    for table in ("parcels_scored", "parcels_quarantine"):
+        assert content(ours, table) == content(theirs, table)
+    refused = ours.rows("parcels_quarantine").to_pylist()
+    codes = {(int(row["row_id"][1:]) % 5, row["code"], row["field"]) for row in refused}
+    assert codes == {(2, "BAD_TIMESTAMP", "as_of_ts"), (3, "STORED_FEATURES_MISSING", "zones")}
+    scored = ours.rows("parcels_scored").to_pylist()
+    used = {row["as_of_ts"].isoformat() for row in scored if int(row["row_id"][1:]) % 5 == 0}
+    assert used == {"2019-12-31T23:00:00+00:00"}
+    assert len(scored) == 180
 
 
 @pytest.mark.parametrize("point", ["stage.before_join", "stage.before_record"])

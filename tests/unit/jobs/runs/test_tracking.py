@@ -10,8 +10,9 @@ from datetime import UTC, datetime
 import mlflow
 import pytest
 
-from feature_pipelines.errors import ModelError, UnavailableError
+from feature_pipelines.errors import ConfigurationError, ModelError, UnavailableError
 from jobs.runs.batch import score_table
+from jobs.runs.conf import load
 from jobs.runs.tracking import connect_from, log_score_run
 from tests.toy.runs import InThisProcess, dies_at
 from tests.toy.workspace import house_rows
@@ -77,13 +78,26 @@ def test_no_run_is_left_active(workspace, spark):
 
 def test_secret_is_nowhere_in_what_is_logged(workspace, spark, monkeypatch):
     monkeypatch.setenv("CANARY_OF_TEST", CANARY)
+    monkeypatch.setenv("CONNECT_URL_OF_TEST", f"sc://host:443/;token={CANARY}")
+    monkeypatch.setenv("STORE_URL_OF_TEST", f"redis://:{CANARY}@host/0")
+    monkeypatch.setenv("JAVA_OPTIONS_OF_TEST", f"-Dx.password={CANARY}")
     overrides = (
         "mlflow.token=env:CANARY_OF_TEST",
+        "store.url=env:STORE_URL_OF_TEST",
+        "spark.remote=env:CONNECT_URL_OF_TEST",
         "spark.conf.spark.hadoop.fs.s3a.secret.key=env:CANARY_OF_TEST",
+        "spark.conf.spark.hadoop.fs.azure.account.key.a.dfs.core.windows.net=env:CANARY_OF_TEST",
+        "spark.conf.spark.executor.extraJavaOptions=env:JAVA_OPTIONS_OF_TEST",
     )
     summary, plan = score_table(InThisProcess(spark), workspace.conf(*overrides))
     client, (run,) = runs_of(workspace)
-    assert "env:CANARY_OF_TEST" in artifact(client, run, "configuration.json")
+    shown = json.loads(artifact(client, run, "configuration.json"))
+    assert shown["spark"]["remote"] == "env:CONNECT_URL_OF_TEST"
+    assert set(shown["spark"]["conf"].values()) == {"env:CANARY_OF_TEST", "env:JAVA_OPTIONS_OF_TEST"}
+    assert (shown["mlflow"]["token"], shown["store"]["url"]) == (
+        "env:CANARY_OF_TEST",
+        "env:STORE_URL_OF_TEST",
+    )
     files = [path for path in workspace.root.rglob("*") if path.is_file()]
     assert len(files) > 50
     leaks = [path for path in files if CANARY.encode() in path.read_bytes()]
@@ -112,6 +126,60 @@ def test_only_a_job_that_may_create_a_registry_does(workspace, tmp_path):
     assert not (tmp_path / "new").exists()
     connect_from(conf, create=True)
     assert (tmp_path / "new" / "mlflow.db").exists()
+
+
+@pytest.fixture
+def nothing_set(monkeypatch, home):
+    """MLflow as in a process of its own in which nobody has named a server."""
+    before = (mlflow.get_tracking_uri(), mlflow.get_registry_uri())
+    mlflow.set_tracking_uri(None)
+    mlflow.set_registry_uri(None)
+    for name in ("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI"):
+        monkeypatch.delenv(name, raising=False)
+    yield home
+    mlflow.set_tracking_uri(before[0])
+    mlflow.set_registry_uri(before[1])
+
+
+@pytest.mark.parametrize("create", [True, False])
+@pytest.mark.parametrize("env", ["staging", "prod"])
+def test_server_that_nothing_names_is_refused_and_mlflows_own_default_is_not_made(nothing_set, env, create):
+    with pytest.raises(
+        ConfigurationError,
+        match=f"mlflow.tracking_uri is null with --env {env}, and nothing else .* set MLFLOW_TRACKING_URI",
+    ):
+        connect_from(load(env), create=create)
+    assert list(nothing_set.iterdir()) == []
+
+
+@pytest.mark.parametrize("named", ["sqlite:///db/mlflow.db", "file:///nowhere/db/mlflow", "db/mlflow"])
+def test_local_registry_named_by_mlflows_variable_is_not_created_by_a_job_that_reads(
+    nothing_set, monkeypatch, named
+):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", named)
+    with pytest.raises(
+        ModelError, match="no model is registered yet: there is no .*db/mlflow.*MLFLOW_TRACKING_URI"
+    ):
+        connect_from(load("prod"))
+    assert list(nothing_set.iterdir()) == []
+
+
+def test_registry_beside_the_tracking_server_is_not_created_by_a_job_that_reads(nothing_set, monkeypatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    monkeypatch.setenv("MLFLOW_REGISTRY_URI", "sqlite:///registry.db")
+    with pytest.raises(ModelError, match="there is no registry.db"):
+        connect_from(load("prod"))
+    with pytest.raises(ModelError, match="there is no .*/other.db"):
+        connect_from(load("prod", overrides=["mlflow.registry_uri=sqlite:///other.db"]))
+    assert list(nothing_set.iterdir()) == []
+
+
+def test_mlflows_variable_names_the_registry_where_the_configuration_does_not(nothing_set, monkeypatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{nothing_set}/db/mlflow.db")
+    client = connect_from(load("prod"), create=True)
+    assert client.get_experiment_by_name("onescore-prod") is not None
+    assert (nothing_set / "db" / "mlflow.db").exists()
+    assert connect_from(load("prod")).search_registered_models() == []
 
 
 def test_summary_with_odd_reasons_and_stages_is_logged_too(workspace, spark):

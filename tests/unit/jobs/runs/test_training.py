@@ -7,6 +7,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
 from deltalake import write_deltalake
+from sklearn.ensemble import RandomForestRegressor
 
 from feature_pipelines.errors import ConfigurationError, ContractError
 from feature_pipelines.features.flights import FEATURES as FLIGHTS
@@ -166,23 +167,32 @@ def test_constants_are_fitted_on_the_rows_before_the_split_alone(workspace: Work
     assert "town-1" in fitted.constants["towns"]
 
 
-def test_another_estimator_is_used_when_conf_names_one(workspace: Workspace) -> None:
+def test_another_estimator_is_fitted_when_conf_names_one(workspace: Workspace) -> None:
     conf = workspace.conf(
-        "train.estimator=sklearn.ensemble:GradientBoostingRegressor",
-        "train.params.n_estimators=3",
-        "train.params.max_iter=null",
+        "train.estimator=sklearn.ensemble:RandomForestRegressor",
+        "train.params.n_estimators=5",
+        "train.params.n_jobs=2",
+        "train.params.max_iter=null",  # which conf/houses.yaml sets for the estimator that it uses
     )
-    data = build_training_set(conf, FEATURES)
 
-    with pytest.raises(
-        ConfigurationError, match="train.params do not fit sklearn.ensemble:GradientBoostingRegressor"
-    ):
-        fit_model(conf, FEATURES, data)
+    fitted = fit_model(conf, FEATURES, build_training_set(conf, FEATURES))
+
+    assert type(fitted.estimator) is RandomForestRegressor
+    assert len(fitted.estimator.estimators_) == 5
+    assert (fitted.estimator.random_state, fitted.estimator.n_jobs) == (conf.train.seed, 1)
+    assert np.corrcoef(fitted.truth, fitted.predicted)[0, 1] > 0.9
 
 
-def test_an_estimator_that_does_not_exist_is_named(workspace: Workspace) -> None:
-    conf = workspace.conf("train.estimator=sklearn.ensemble:NoSuchThing")
-    with pytest.raises(ConfigurationError, match="'sklearn.ensemble:NoSuchThing' cannot be imported"):
+def test_an_estimator_that_takes_no_null_names_the_features_that_have_one(workspace: Workspace) -> None:
+    conf = workspace.conf(
+        "train.estimator=sklearn.linear_model:LinearRegression", "train.params.max_iter=null"
+    )
+    message = (
+        "sklearn.linear_model:LinearRegression refuses these features .*contains NaN. "
+        r"Features that are null in some rows \(2\): town_code, rate_pct_gap"
+    )
+
+    with pytest.raises(ConfigurationError, match=message):
         fit_model(conf, FEATURES, build_training_set(conf, FEATURES))
 
 
