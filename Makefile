@@ -29,8 +29,11 @@ check: .venv/.test ## ruff, formatting, mypy --strict, import contracts
 	@.venv/bin/mypy --no-error-summary
 	@.venv/bin/lint-imports --no-logo
 
-bench: java .venv/.bench ## measure against the alternatives; writes .onescore/bench.json
-	@$(PY) tests/benchmarks/bench_score.py
+bench: java redis .venv/.bench ## measure against the alternatives; writes .onescore/bench.json
+	@$(PY) tests/benchmarks/bench_score.py --full
+	@$(PY) tests/benchmarks/bench_as_of.py
+	@$(PY) -m tests.benchmarks.bench_stores
+	@$(PY) -m tests.benchmarks.bench_serving
 
 dist: .venv/.test ## build wheel and sdist into dist/
 	@rm -rf build dist

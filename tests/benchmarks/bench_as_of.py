@@ -4,6 +4,9 @@ Each contestant is a process of its own, with the tables in its own form in memo
 within it, having no such form), and joins both views several times; the best pass counts. Every answer is compared with the
 index's, bit for bit. Ends with exit code 0 if all are equal, else 1.
 
+Then half of all requests ask for one plane and one airport: the join by shuffle as it is and with that key split, and how long the longest
+and the median of its tasks ran.
+
     python tests/benchmarks/bench_as_of.py --rows 2000000
 """
 
@@ -15,16 +18,17 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, NamedTuple
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT)]
 
 import numpy as np  # noqa: E402 - after the path is set
 import pyarrow as pa  # noqa: E402
+import pyarrow.compute as pc  # noqa: E402
 import pyarrow.parquet as pq  # noqa: E402
 
 from feature_pipelines.features.flights import PLANE, WEATHER  # noqa: E402
@@ -35,6 +39,7 @@ from feature_pipelines.schema_arrow import (  # noqa: E402
     column_to_arrow,
     columns_from_arrow,
 )
+from tests.benchmarks.publish import add_publish_arguments, entry, publish  # noqa: E402
 
 VIEWS = (WEATHER, PLANE)
 AS_OF = "sched_dep_ts"
@@ -42,14 +47,23 @@ KEYS = [name for view in VIEWS for name in view.keys.values()]
 FIELDS = [field for view in VIEWS for field in view.fields]
 HOUR_US = 3_600_000_000
 OURS = ("kernel", "shuffle")
+TASKS = "tasks.json"
+HOT, SPLIT = "shuffle, hot key", "shuffle, hot key split"
+SLICES_OF_THE_HOT_KEY = 16
 Pass = Callable[[], Any]
 
 
 # --- what is joined
 
 
-def make_tables(home: Path, rows: int) -> None:
-    """Write `requests` (flights drawn at random, each moved by up to 12 hours) and a table for each view."""
+def make_tables(home: Path, rows: int, *, is_hot: bool = False) -> None:
+    """Write `requests` (flights drawn at random, each moved by up to 12 hours) and a table for each view.
+
+    Args:
+        home: where to.
+        rows: requests.
+        is_hot: give every other request the keys of one flight.
+    """
     from jobs.tables.flights_source import locate_files, parse_source
 
     tables = parse_source(locate_files())
@@ -59,6 +73,9 @@ def make_tables(home: Path, rows: int) -> None:
     moved = drawn[AS_OF].cast(pa.int64()).to_numpy() + rng.integers(-12, 13, rows) * HOUR_US
     position = drawn.schema.get_field_index(AS_OF)
     drawn = drawn.set_column(position, AS_OF, pa.array(moved).cast(pa.timestamp("us", "UTC")))
+    for key in KEYS if is_hot else ():
+        heated = pc.if_else(np.arange(rows) % 2 == 0, drawn[key].drop_null()[0], drawn[key])
+        drawn = drawn.set_column(drawn.schema.get_field_index(key), key, heated)
     pq.write_table(drawn.append_column("n", pa.array(np.arange(rows))), home / "requests.parquet")
     for view, table in ((WEATHER, "weather"), (PLANE, "planes")):
         pq.write_table(tables[table].select(view_columns(view)), home / f"{view.name}.parquet")
@@ -95,11 +112,14 @@ def kernel(home: Path, cores: int) -> tuple[Pass, Callable[[Any], pa.Table]]:
     return run, lambda table: table
 
 
-def shuffle(home: Path, cores: int) -> tuple[Pass, Callable[[Any], pa.Table]]:
-    """The join by shuffle in Spark, from Parquet files to nowhere."""
+def shuffle(
+    home: Path, cores: int, hot_key_rows: int | None = None
+) -> tuple[Pass, Callable[[Any], pa.Table]]:
+    """The join by shuffle in Spark, from Parquet files to nowhere; beside the last pass's time it leaves those of the longest stage."""
     from feature_pipelines.offline.as_of_join import as_of_join
     from jobs.runs.session import open_session
     from jobs.runs.settings import SparkSettings
+    from jobs.runs.task_times import stage_times, tagged
 
     settings = SparkSettings(
         master=f"local[{cores}]",
@@ -114,15 +134,26 @@ def shuffle(home: Path, cores: int) -> tuple[Pass, Callable[[Any], pa.Table]]:
         joined = spark.read.parquet(str(home / "requests.parquet"))
         for view in VIEWS:
             rows = spark.read.parquet(str(home / f"{view.name}.parquet"))
-            joined = as_of_join(joined, rows, view, as_of=AS_OF, hot_key_rows=None)
+            joined = as_of_join(joined, rows, view, as_of=AS_OF, hot_key_rows=hot_key_rows)
         return joined
 
     def run() -> Any:
-        joined = frame()
-        joined.write.format("noop").mode("overwrite").save()
+        with tagged(spark) as tag:
+            joined = frame()
+            joined.write.format("noop").mode("overwrite").save()
+        slowest = max(
+            (stage for stage in stage_times(spark, tag) if stage.read), key=lambda stage: stage.longest
+        )
+        (home / TASKS).write_text(json.dumps({"longest": slowest.longest, "median": slowest.median}))
         return joined
 
     return run, lambda joined: joined.select("n", *(f.name for f in FIELDS)).toArrow()
+
+
+def shuffle_split(home: Path, cores: int) -> tuple[Pass, Callable[[Any], pa.Table]]:
+    """The same with the hot key in slices by time."""
+    rows = pq.read_metadata(home / "requests.parquet").num_rows
+    return shuffle(home, cores, max(rows // 2 // SLICES_OF_THE_HOT_KEY, 1))
 
 
 def pandas_merge_asof(home: Path, cores: int) -> tuple[Pass, Callable[[Any], pa.Table]]:
@@ -184,6 +215,7 @@ CONTESTANTS = {
     "pandas merge_asof": pandas_merge_asof,
     "DuckDB ASOF JOIN": duckdb_asof_join,
 }
+WITH_A_HOT_KEY = {"kernel": kernel, HOT: shuffle, SPLIT: shuffle_split}
 
 
 # --- measuring
@@ -191,7 +223,7 @@ CONTESTANTS = {
 
 def measure_here(name: str, home: Path, cores: int, passes: int) -> None:
     """Run a contestant in this process; write its answer and its best time."""
-    run, to_arrow = CONTESTANTS[name](home, cores)
+    run, to_arrow = (CONTESTANTS | WITH_A_HOT_KEY)[name](home, cores)
     seconds, answer = [], None
     for _ in range(passes + 1):  # the first warms up
         started = time.perf_counter()
@@ -214,7 +246,7 @@ def canonical(table: pa.Table) -> pa.Table:
 
 
 def slug(name: str) -> str:
-    return name.replace(" ", "-").lower()
+    return name.replace(",", "").replace(" ", "-").lower()
 
 
 def is_equal(one: pa.Table, other: pa.Table) -> bool:
@@ -232,17 +264,7 @@ def bits(column: pa.ChunkedArray) -> Any:
 def records(rates: dict[str, float], rows: int) -> list[dict[str, Any]]:
     """Return {name, ours, peer, ratio, unit, rows} of ours against each peer."""
     pairs = [(ours, peer) for ours in OURS for peer in rates if peer not in OURS and ours in rates]
-    return [
-        {
-            "name": f"as-of join: {ours} / {peer}",
-            "ours": round(rates[ours]),
-            "peer": round(rates[peer]),
-            "ratio": round(rates[ours] / rates[peer], 2),
-            "unit": "rows/s",
-            "rows": rows,
-        }
-        for ours, peer in pairs
-    ]
+    return [entry(f"as_of/{ours} / {peer}", rates[ours], rates[peer], "rows/s", rows) for ours, peer in pairs]
 
 
 def main() -> int:
@@ -256,10 +278,14 @@ def main() -> int:
     parser.add_argument(
         "--passes", type=int, default=3, help="timed passes, the best counts (default: %(default)s)"
     )
-    parser.add_argument("--only", nargs="+", choices=[*CONTESTANTS], default=[*CONTESTANTS])
     parser.add_argument(
-        "--records", type=Path, help="a file to which a line of JSON is appended for each ratio"
+        "--hot-key",
+        choices=["yes", "no", "only"],
+        default="yes",
+        help="the case of one key with half of the requests",
     )
+    parser.add_argument("--only", nargs="+", choices=[*CONTESTANTS], default=[*CONTESTANTS])
+    add_publish_arguments(parser)
     parser.add_argument("--measure", nargs=2, metavar=("NAME", "HOME"), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.measure:
@@ -267,32 +293,77 @@ def main() -> int:
         measure_here(name, Path(home), arguments.cores, arguments.passes)
         return 0
     with TemporaryDirectory(prefix="onescore-as-of-") as scratch:
-        return compare(Path(scratch), arguments)
+        cases = [] if arguments.hot_key == "only" else [compare(Path(scratch), arguments)]
+        cases += (
+            [] if arguments.hot_key == "no" else [compare_with_a_hot_key(Path(scratch) / "hot", arguments)]
+        )
+    publish("as_of", [r for case in cases for r in case.records], "\n".join(c.text for c in cases), arguments)
+    return 0 if all(case.is_equal for case in cases) else 1
 
 
-def compare(home: Path, arguments: argparse.Namespace) -> int:
-    """Measure all, print the table, append the records."""
+def measure(name: str, home: Path, arguments: argparse.Namespace) -> float:
+    """Run a contestant in a process of its own, and return the rows per second of its best pass."""
+    print(f"measuring {name}", file=sys.stderr, flush=True)
+    options = [f"--cores={arguments.cores}", f"--passes={arguments.passes}", "--measure", name, str(home)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    subprocess.run([sys.executable, __file__, *options], check=True, env=environment, timeout=3_600)
+    return float(arguments.rows / json.loads((home / f"seconds-{slug(name)}.json").read_text()))
+
+
+def equal_to_the_first(home: Path, names: Iterable[str]) -> dict[str, bool]:
+    """Return whose answer has the bits of the first one's."""
+    answers = {name: pq.read_table(home / f"answer-{slug(name)}.parquet") for name in names}
+    first = next(iter(answers.values()))
+    return {name: is_equal(first, answer) for name, answer in answers.items()}
+
+
+class Case(NamedTuple):
+    """What was measured on one set of requests: as README shows it, for bench.json, and whether all bits are equal."""
+
+    text: str
+    records: list[dict[str, Any]]
+    is_equal: bool
+
+
+def compare(home: Path, arguments: argparse.Namespace) -> Case:
+    """Measure all."""
     make_tables(home, arguments.rows)
-    rates: dict[str, float] = {}
-    for name in arguments.only:
-        print(f"measuring {name}", file=sys.stderr, flush=True)
-        options = [f"--cores={arguments.cores}", f"--passes={arguments.passes}", "--measure", name, str(home)]
-        environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-        subprocess.run([sys.executable, __file__, *options], check=True, env=environment, timeout=3_600)
-        rates[name] = arguments.rows / json.loads((home / f"seconds-{slug(name)}.json").read_text())
-    answers = {name: pq.read_table(home / f"answer-{slug(name)}.parquet") for name in rates}
-    first = next(iter(answers))
-    equal = {name: is_equal(answers[first], answer) for name, answer in answers.items()}
-    print(
-        f"| {arguments.rows:,} requests, both views | rows/s | equal bits | kernel is | shuffle is |\n|---|---|---|---|---|"
-    )
+    rates = {name: measure(name, home, arguments) for name in arguments.only}
+    equal = equal_to_the_first(home, rates)
+    lines = [
+        f"| {arguments.rows:,} requests, both views | rows/s | equal bits | kernel is | shuffle is |",
+        "|---|---|---|---|---|",
+    ]
     for name, rate in rates.items():
         ratios = [f"{rates[ours] / rate:.2f}x" if ours in rates else "-" for ours in OURS]
-        print(f"| {name} | {rate:,.0f} | {'yes' if equal[name] else 'NO'} | {' | '.join(ratios)} |")
-    if arguments.records:
-        with arguments.records.open("a") as file:
-            file.writelines(json.dumps(record) + "\n" for record in records(rates, arguments.rows))
-    return 0 if all(equal.values()) else 1
+        lines.append(f"| {name} | {rate:,.0f} | {'yes' if equal[name] else 'NO'} | {' | '.join(ratios)} |")
+    return Case("\n".join(lines) + "\n", records(rates, arguments.rows), all(equal.values()))
+
+
+def compare_with_a_hot_key(home: Path, arguments: argparse.Namespace) -> Case:
+    """Do so where half of all requests have one key, and say how long the tasks of the slowest stage ran."""
+    home.mkdir()
+    make_tables(home, arguments.rows, is_hot=True)
+    rates: dict[str, float] = {}
+    tasks: dict[str, dict[str, float]] = {}
+    for name in WITH_A_HOT_KEY:
+        rates[name] = measure(name, home, arguments)
+        if (home / TASKS).exists():
+            tasks[name] = json.loads((home / TASKS).read_text())
+            (home / TASKS).unlink()
+    equal = equal_to_the_first(home, rates)
+    lines = [
+        f"| {arguments.rows:,} requests, half of one key | rows/s | equal bits | longest task, s | median task, s |",
+        "|---|---|---|---|---|",
+    ]
+    for name, rate in rates.items():
+        seconds = [f"{tasks[name][kind]:.2f}" if name in tasks else "-" for kind in ("longest", "median")]
+        lines.append(f"| {name} | {rate:,.0f} | {'yes' if equal[name] else 'NO'} | {' | '.join(seconds)} |")
+    split, whole = (tasks[name]["longest"] / max(tasks[name]["median"], 0.001) for name in (SPLIT, HOT))
+    name = "as_of/hot key, the longest task over the median one: split / whole"
+    return Case(
+        "\n".join(lines) + "\n", [entry(name, split, whole, "ratio", arguments.rows)], all(equal.values())
+    )
 
 
 if __name__ == "__main__":

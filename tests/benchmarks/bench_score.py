@@ -1,9 +1,10 @@
-"""Measure batch scoring against its alternatives, side by side, in one run: `make bench`.
+"""Measure batch scoring against its alternatives, side by side, in one run.
 
 Workload A: everything that the features read is in the request table. Workload B: stored views are joined as of each request.
 Same rows, same fitted model (100 trees), same cores, same output columns for all; see peers/ for the code of each. Each contestant is a
-process that scores the table twice: `cold` is the whole process without the second pass, `warm` the second pass. Its scores
-are compared to scikit-learn's on a sample of rows. What is short is measured twice, in the opposite order, and the better counts.
+process that scores the table twice: `cold` is the whole process without the second pass, `warm` the second pass (a pass of more
+than three minutes is not repeated, and counts as both). Its scores are compared to scikit-learn's on a sample of rows. What is
+short is measured twice, in the opposite order, and the better counts.
 
 Each measurement is appended to results.jsonl as it ends. A run that was interrupted continues; a finished one starts over.
 A contestant that fails is reported with its reason. Ends with exit code 0 if ours ran and gave scikit-learn's bits, else 1.
@@ -12,13 +13,11 @@ A contestant that fails is reported with its reason. Ends with exit code 0 if ou
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -27,9 +26,12 @@ ROOT = HERE.parents[1]
 sys.path[:0] = [str(ROOT), str(HERE), str(HERE / "peers")]
 
 from measure import Failed, measure  # noqa: E402 - after the path is set
-from ray_venv import ray_python  # noqa: E402
-from report import Report, write_readme  # noqa: E402
+from peer_venv import ray_python  # noqa: E402
+from results import Results  # noqa: E402
 from workload import Workload, environment, make_workload  # noqa: E402
+
+from tests.benchmarks.publish import add_publish_arguments, publish  # noqa: E402
+from tests.benchmarks.report import Report  # noqa: E402
 
 QUICK_ROWS = 300_000
 MEMORY_ROWS = (1_000_000, 20_000_000)
@@ -113,19 +115,8 @@ def main() -> int:
         for rows in MEMORY_ROWS if arguments.full else ():
             Bench(make_workload(home, rows, arguments.cores), results, arguments.cores).measure_memory(rows)
         results.finish()
-    return _publish(
-        Report(results.records, arguments.rows, arguments.cores, OURS), home, arguments.write_readme
-    )
-
-
-def _publish(report: Report, home: Path, is_for_readme: bool) -> int:
-    target = home.parent / "bench.json" if home.name == "bench" else home / "bench.json"
-    target.write_text(json.dumps(report.entries(), indent=1) + "\n")
-    text = report.markdown()
-    print(text)
-    say(f"the same as JSON: {target}")
-    if is_for_readme:
-        write_readme(ROOT / "README.md", text)
+    report = Report(results.records, arguments.rows, arguments.cores, OURS)
+    publish("batch", report.entries(), report.markdown(), arguments)
     return 0 if report.is_sound() else 1
 
 
@@ -146,14 +137,13 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument(
         "--cores", type=int, default=2, help="cores for each contestant (default: %(default)s)"
     )
-    parser.add_argument("--home", default=str(ROOT / ".onescore" / "bench"), help="tables, model and results")
     parser.add_argument(
         "--repeat-below",
         type=float,
         default=60,
         help="measure twice what takes less seconds (default: %(default)s)",
     )
-    parser.add_argument("--write-readme", action="store_true", help="put the tables into README.md")
+    add_publish_arguments(parser)
     arguments = parser.parse_args()
     if arguments.quick:
         arguments.rows = QUICK_ROWS
@@ -171,43 +161,6 @@ def _pairs(contestants: list[Contestant]) -> Iterator[tuple[Contestant, str]]:
 def _estimate(contestants: list[Contestant], rows: int) -> str:
     once = [c.start + 2 * rows / c.rate for c, _ in _pairs(contestants)]
     return f"about {sum(s * (2 if s < 60 else 1) for s in once) / 60 + 1:.0f} minutes on an idle machine"
-
-
-class Results:
-    """Every measurement, one line of JSON each; the first line says what is measured, one at the end that all is done."""
-
-    def __init__(self, path: Path, settings: dict[str, Any], only: list[str] | None) -> None:
-        self.path = path
-        lines = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
-        is_same = bool(lines) and lines[0] == settings
-        is_finished = {"finished": True} in lines
-        if lines and not (is_same and (only or not is_finished)):
-            path.rename(path.with_name(f"results-{datetime.now(UTC):%Y%m%dT%H%M%SZ}.jsonl"))
-            lines = []
-        if not lines:
-            self._append(settings)
-        self.again = bool(only)
-        self.records = {tuple(line["key"]): line for line in lines if "key" in line}
-        self.new: set[tuple[Any, ...]] = set()
-
-    def get(self, workload: str, name: str, number: int) -> dict[str, Any] | None:
-        return self.records.get((workload, name, number))
-
-    def has(self, *key: Any) -> bool:
-        """Return whether there is nothing to measure: it is there, it did not fail, and was not asked for again."""
-        return key in self.records and not self.again and "failed" not in self.records[key]
-
-    def add(self, *key: Any, **record: Any) -> None:
-        line = {"key": key, "at": f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}", **record}
-        self.records[key] = line
-        self._append(line)
-
-    def finish(self) -> None:
-        self._append({"finished": True})
-
-    def _append(self, line: dict[str, Any]) -> None:
-        with self.path.open("a") as file:
-            file.write(json.dumps(line) + "\n")
 
 
 class Bench:

@@ -1,6 +1,6 @@
 """One request's latency and requests per second: the lean server and the registered pyfunc against the plain way to serve a pipeline.
 
-    python -m tests.benchmarks.bench_serving [--seconds 5] [--rounds 3] [--json FILE]
+    python -m tests.benchmarks.bench_serving [--seconds 5] [--rounds 3]
 
 Three servers run side by side, each with one worker: `lean` (jobs.serve_realtime), `pyfunc` (the registered model on
 `mlflow models serve`), and `plain`: the same fitted estimator logged by mlflow.sklearn with a DataFrame signature on
@@ -29,6 +29,7 @@ import mlflow
 import pandas as pd
 from mlflow.models import infer_signature
 
+from tests.benchmarks.publish import add_publish_arguments, entry, publish, table
 from tests.toy.house_bundle import house_wire
 from tests.toy.processes import free_port, is_listening, server, wait_until
 from tests.toy.serving import serving, write_store
@@ -47,17 +48,11 @@ def main() -> int:
     )
     parser.add_argument("--seconds", type=float, default=5.0, help="of one measurement, at most")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--json", type=Path, help="write the records here")
+    add_publish_arguments(parser)
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="onescore-bench-") as scratch:
         records = measure_all(Path(scratch), arguments.seconds, arguments.rounds)
-    print("| what | ours | plain pipeline on the stock server | ratio |\n|---|---:|---:|---:|")
-    for record in records:
-        print(
-            f"| {record['name']} | {record['ours']:,} {record['unit']} | {record['peer']:,} {record['unit']} | {record['ratio']} |"
-        )
-    if arguments.json:
-        arguments.json.write_text(json.dumps(records, indent=1) + "\n", encoding="utf-8")
+    publish("serving", records, table(records), arguments)
     return 0
 
 
@@ -173,19 +168,8 @@ def _records(found: Mapping[tuple[str, str], float]) -> list[dict[str, Any]]:
     records = []
     for name in ("lean", "pyfunc"):
         for key, unit in (("p50", "ms"), ("p99", "ms"), ("requests/s", "requests/s")):
-            ours, peer = found[name, key], found[PEER, key]
-            ratio = peer / ours if unit == "ms" else ours / peer
             what = {"requests/s": "requests/s at 16 connections"}.get(key, f"{key} of one request")
-            records.append(
-                {
-                    "name": f"serving/{name}: {what}",
-                    "ours": round(ours, 3),
-                    "peer": round(peer, 3),
-                    "ratio": round(ratio, 2),
-                    "unit": unit,
-                    "rows": 1,
-                }
-            )
+            records.append(entry(f"serving/{name}: {what}", found[name, key], found[PEER, key], unit, 1))
     return records
 
 

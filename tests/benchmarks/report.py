@@ -10,12 +10,13 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from tests.benchmarks.publish import entry
+
 _TITLES = {
     "A": "A: all inputs in the request table",
     "B": "B: stored views joined as of each request",
 }
 _VERSIONS = ("pyspark", "mlflow", "scikit-learn", "polars", "pyarrow", "numba")
-_MARKERS = re.compile(r"(<!-- bench -->\n).*?(<!-- /bench -->)", re.DOTALL)
 
 
 class Report:
@@ -72,32 +73,24 @@ class Report:
                     if kind == "cold" and name == "scikit-learn ceiling":
                         continue
                     ours, peer = self._rate(measured.get(self.ours, {}), kind), self._rate(record, kind)
-                    entry = _entry(f"{workload}/{kind}/{name}", ours, peer, "rows/s", _rows(record))
-                    yield {**entry, **({"failed": record["failed"]} if "failed" in record else {})}
+                    made = entry(f"{workload}/{kind}/{name}", ours, peer, "rows/s", _rows(record))
+                    yield {**made, **({"failed": record["failed"]} if "failed" in record else {})}
 
     def _rate(self, record: Mapping[str, Any], kind: str) -> float | None:
         seconds = record.get(f"{kind}_s")
         return _rows(record) / seconds if seconds else None
 
     def _peaks(self) -> Iterator[dict[str, Any]]:
-        """Peak memory of all processes of a contestant together; the ratio is the peer's over ours."""
+        """Peak memory of all processes of a contestant together."""
         for workload, measured in self.measured.items():
             ours = measured.get(self.ours, {}).get("peak_mb", {}).get("all")
             for name, record in measured.items():
                 peer = record.get("peak_mb", {}).get("all")
                 if name != self.ours and ours and peer:
-                    ratio = round(peer / ours, 2)
-                    yield {
-                        "name": f"{workload}/peak memory/{name}",
-                        "ours": ours,
-                        "peer": peer,
-                        "ratio": ratio,
-                        "unit": "MB",
-                        "rows": self.rows,
-                    }
+                    yield entry(f"{workload}/peak memory/{name}", ours, peer, "MB", self.rows)
 
     def _memory(self) -> Iterator[dict[str, Any]]:
-        """Growth of the job's peak memory, by process, from the smallest to the largest table: peer is the smallest."""
+        """Peak memory of the job, by process, with the largest table; peer is the job with the smallest, so 1 is flat."""
         sizes = sorted(
             key[2] for key, record in self.records.items() if key[0] == "memory" and "failed" not in record
         )
@@ -106,12 +99,12 @@ class Report:
         low, high = (self.records["memory", self.ours, rows]["peak_mb"] for rows in (sizes[0], sizes[-1]))
         for role in ("driver", "jvm", "worker"):
             name = f"memory/{role}/{sizes[-1]} rows against {sizes[0]}"
-            yield _entry(name, high[role], low[role], "MB", sizes[-1])
+            yield entry(name, high[role], low[role], "MB", sizes[-1])
 
     def _budget(self) -> Iterator[dict[str, Any]]:
         facts = self._budget_facts()
         for step, ns in facts.get("ns_per_row", {}).items():
-            yield _entry(f"budget/{step}", ns, None, "ns/row", facts["rows"])
+            yield entry(f"budget/{step}", ns, None, "ns/row", facts["rows"])
 
     def _budget_facts(self) -> dict[str, Any]:
         return self.records.get(("B", "time budget", 1), {}).get("facts") or {}
@@ -135,10 +128,10 @@ class Report:
         )
         return (
             f"{self.rows:,} rows, {self.cores} cores for each ({_processor()}), HistGradientBoosting of 100 trees; Python "
-            f"{platform.python_version()}, {versions}{noise}. Cold: whole process; warm: second pass in it. In brackets: how many "
-            "times as fast this project's batch job is. Peers use the same numpy feature functions and write the same columns; the batch "
-            "job writes provenance, proves ids and commits to Delta besides. Memory: largest seen of the main process, the JVM, one "
-            "other process. Code: `tests/benchmarks/peers`."
+            f"{platform.python_version()}, {versions}{noise}. Cold: whole process; warm: second pass in it (the first where one "
+            "takes over three minutes). In brackets: how many times as fast this project's batch job is. Peers use the same numpy "
+            "feature functions and write the same columns; the batch job writes provenance, proves ids and commits to Delta "
+            "besides. Memory: largest seen of the main process, the JVM, one other process. Code: `tests/benchmarks/peers`."
         )
 
     def _table(self, workload: str, measured: Mapping[str, dict[str, Any]]) -> str:
@@ -192,20 +185,6 @@ class Report:
                 f"{e['name'].split('/')[1]} {e['peer']:,.0f} -> {e['ours']:,.0f} MB" for e in entries
             )
             yield f"Peak memory of the batch job, {entries[0]['name'].split('/')[2]}: {shown}."
-
-
-def write_readme(path: Path, text: str) -> None:
-    """Replace what stands between the markers."""
-    content = path.read_text(encoding="utf-8")
-    if not _MARKERS.search(content):
-        raise ValueError(f"{path.name} has no <!-- bench --> markers")
-    path.write_text(_MARKERS.sub(lambda found: found[1] + text + found[2], content), encoding="utf-8")
-
-
-def _entry(name: str, ours: float | None, peer: float | None, unit: str, rows: int) -> dict[str, Any]:
-    ratio = round(ours / peer, 2) if ours and peer else None
-    ours, peer = (None if value is None else round(value, 1) for value in (ours, peer))
-    return {"name": name, "ours": ours, "peer": peer, "ratio": ratio, "unit": unit, "rows": rows}
 
 
 def _rows(record: Mapping[str, Any]) -> int:
