@@ -129,6 +129,33 @@ def workspace(trained_workspace: Any, tmp_path: Path) -> Any:
     return trained_workspace.copy_to(tmp_path / "workspace")
 
 
+@pytest.fixture(scope="session")
+def with_bad_rows(trained_workspace: Any, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """The toy model's tables with a bad row in each file of the requests; shared, so it must not be changed."""
+    from tests.toy.runs import BAD_HOUSES
+    from tests.toy.workspace import house_rows
+
+    workspace = trained_workspace.copy_to(tmp_path_factory.mktemp("bad") / "workspace")
+    workspace.write("houses", house_rows(bad=BAD_HOUSES), rows_per_file=200)
+    return workspace
+
+
+@pytest.fixture(scope="session")
+def clean(with_bad_rows: Any, spark: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """The same tables after one clean run by Spark's own workers, which looked the view up in the kernel; shared as well."""
+    from jobs.runs.batch import score_table
+
+    workspace = with_bad_rows.copy_to(tmp_path_factory.mktemp("clean") / "workspace")
+    score_table(spark, workspace.conf())
+    return workspace
+
+
+@pytest.fixture
+def dirty(with_bad_rows: Any, tmp_path: Path) -> Any:
+    """A copy of the tables with bad rows, not scored yet, for one test to die in."""
+    return with_bad_rows.copy_to(tmp_path / "workspace")
+
+
 def pytest_terminal_summary(terminalreporter: Any) -> None:
     """Say how many minutes each directory of tests took."""
     seconds: dict[str, float] = defaultdict(float)

@@ -54,7 +54,9 @@ class Cluster:
         ]
 
     def env_of(self, workspace: Workspace) -> dict[str, str]:
-        return {**self.env, **workspace.env()}
+        """Return the variables that the README names for a cluster."""
+        registry = f"sqlite:///{workspace.root}/.onescore/mlflow.db"
+        return {**self.env, **workspace.env(), "MLFLOW_TRACKING_URI": registry}
 
 
 @pytest.fixture
@@ -120,7 +122,8 @@ def test_job_on_a_cluster_brings_code_and_model_and_equals_the_local_run(
     assert lost.returncode != 0
     assert "No module named" in lost.stdout + lost.stderr
 
-    answer = run(cluster.submit(many, *many_flags("cluster")), cluster.env_of(many), cluster.directory)
+    command = cluster.submit(many, "--env", "prod", *many_flags("cluster"))
+    answer = run(command, cluster.env_of(many), cluster.directory)
     assert answer.returncode == 0, answer.stderr[-3000:]
     assert "19,980" in answer.stdout
     assert multiset(many, "cluster") == local

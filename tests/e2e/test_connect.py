@@ -12,9 +12,15 @@ import pytest
 from pyspark.sql import SparkSession
 
 from jobs.runs.batch import score_table
+from jobs.runs.build_run import build_views
+from jobs.tables.resample import read_all, resampled_rows
+from jobs.tables.snapshot import pin_snapshot
 from tests.e2e.conftest import many_flags, multiset
 from tests.toy.bits import bits_by_row
+from tests.toy.depots import FEATURES as DEPOTS
+from tests.toy.depots import event_rows
 from tests.toy.processes import finished, free_port, is_listening, server, wait_until
+from tests.toy.runs import content
 from tests.toy.workspace import Workspace
 
 pytestmark = [pytest.mark.slow, pytest.mark.e2e, pytest.mark.unproven]
@@ -103,6 +109,29 @@ def test_job_through_connect_equals_the_local_run(
         assert answer.returncode == 0, answer.stderr[-3000:]
         assert ("joined to 20,000 rows by shuffle" in answer.stderr) == (output == "shuffled")
         assert multiset(many, output) == multiset(many, "local")
+
+
+def test_ingest_and_build_through_connect_equal_the_local_run(
+    spark: SparkSession, remote: str, process_env: dict[str, str], tmp_path: Path
+) -> None:
+    here, there = Workspace(tmp_path / "here"), Workspace(tmp_path / "there")
+    for workspace in (here, there):
+        workspace.write("depot_events", event_rows(120))
+    build_views(spark, here.conf(model="depots"), DEPOTS)
+    env = {**process_env, **there.env()}
+    example = {name: value for name, value in env.items() if name != "ONESCORE_CONF_DIR"}
+    for flags, variables in (
+        (["jobs.build_features", "--model", "depots"], env),
+        (["jobs.ingest_flights", "--rows", "1000"], example),
+    ):
+        command = [sys.executable, "-m", *flags, "--set", f"spark.remote={remote}"]
+        answer = finished(command, env=variables, cwd=tmp_path, seconds=480)
+        assert answer.returncode == 0, answer.stderr[-3000:]
+    assert content(there, "depot_history") == content(here, "depot_history")
+    real = read_all(pin_snapshot(there.table("flights_requests")))
+    wanted = resampled_rows(real, 0, 1_000, rows=1_000, seed=0)
+    scaled = there.rows("flights_requests_scaled")
+    assert scaled.column("flight_id").to_pylist() == wanted.column("flight_id").to_pylist()
 
 
 def test_udf_through_connect_gives_the_bits_of_the_batch_job(

@@ -8,9 +8,13 @@ import re
 import subprocess
 import sys
 import urllib.request
+from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
 from deltalake import DeltaTable
 
@@ -18,15 +22,29 @@ from tests.toy.processes import free_port, server, wait_until
 
 pytestmark = pytest.mark.e2e
 ROWS = 20_000
-KEYS = {
+DOCUMENTED_KEYS = {
     *("rows_in", "rows_scored", "rows_quarantined", "rows_per_second", "model_name", "model_version"),
-    *("feature_fingerprint", "auc", "auc_without_views", "table"),
+    *("feature_fingerprint", "auc", "table"),
 }
-
-
-README = (Path(__file__).resolve().parents[2] / "README.md").read_text()
+ROOT = Path(__file__).resolve().parents[2]
+README = (ROOT / "README.md").read_text()
 COMMANDS = re.findall(r"<!-- online -->\n```\n(.*?)```", README, re.DOTALL)[0].splitlines()
 REQUEST = json.loads(re.findall(r"<!-- request -->\n```\ncurl .* -d '(.*?)'\n```", README, re.DOTALL)[0])
+(OWN_SPARK_CODE,) = re.findall(r"<!-- own Spark code -->\n```python\n(.*?)```", README, re.DOTALL)
+_COMPARED = """
+import json, sys
+found = {
+    "frame": scored.select("flight_id", "s.score"),
+    "sql": spark.sql("SELECT flight_id, score(struct(*)).score AS score FROM requests"),
+}
+bits = {}
+for way, frame in found.items():
+    rows = frame.where(frame.flight_id.isin(json.loads(sys.argv[1]))).collect()
+    bits[way] = {row.flight_id: row.score.hex() for row in rows}
+print(json.dumps(bits))
+spark.stop()
+"""
+SHOWN = re.findall(r"<!-- batch score -->\n```\n(.*?)\n```", README, re.DOTALL)[0]
 
 
 @pytest.fixture(scope="module")
@@ -41,9 +59,24 @@ def env(home: Path, process_env: dict[str, str]) -> dict[str, str]:
     return {**process_env, "ONESCORE_HOME": str(home)}
 
 
-def job(home: Path, env: dict[str, str], *command: str) -> str:
+@dataclass(frozen=True)
+class Demo:
+    """What a demo printed as result and as progress, and its summary for programs."""
+
+    text: str
+    progress: str
+    summary: dict[str, Any]
+
+    @property
+    def shown(self) -> dict[str, str]:
+        """The lines of the result for people, by name."""
+        lines = [re.split(r" {2,}", line.strip(), maxsplit=1) for line in self.text.splitlines()]
+        return {line[0]: line[1] for line in lines if len(line) == 2}
+
+
+def job(home: Path, env: dict[str, str], *command: str) -> subprocess.CompletedProcess[str]:
     answer = subprocess.run(
-        [sys.executable, "-m", *command],
+        [sys.executable, *command],
         env=env,
         cwd=home,
         capture_output=True,
@@ -52,46 +85,120 @@ def job(home: Path, env: dict[str, str], *command: str) -> str:
         timeout=900,
     )
     assert answer.returncode == 0, answer.stderr[-3000:]
+    return answer
+
+
+def demo(home: Path, env: dict[str, str]) -> Demo:
+    answer = job(home, env, "-m", "jobs.run_demo", "--rows", str(ROWS))
     assert "WARN" not in answer.stderr
-    return answer.stdout
-
-
-def demo(home: Path, env: dict[str, str]) -> tuple[str, dict[str, Any]]:
-    text = job(home, env, "jobs.run_demo", "--rows", str(ROWS))
-    return text, json.loads((home / ".onescore" / "demo_summary.json").read_text())
-
-
-def test_demo_scores_what_it_says_and_a_second_one_does_nothing_again(
-    home: Path, env: dict[str, str]
-) -> None:
-    text, first = demo(home, env)
-    assert first.keys() >= KEYS
-    assert first["rows_in"] == ROWS == first["rows_scored"] + first["rows_quarantined"]
-    assert sum(first["quarantined_by_reason"].values()) == first["rows_quarantined"]
-    assert 0.6 < first["auc_without_views"] < first["auc"] - 0.02 < 0.8
-    assert first["model_version"] == "1"
-    scored = DeltaTable(first["table"]).to_pyarrow_table()
-    assert len(set(scored.column("row_id").to_pylist())) == scored.num_rows == first["rows_scored"]
-    assert sum(scored.column("label").to_pylist()) == round(
-        first["share_predicted_late"] * first["rows_scored"]
+    return Demo(
+        answer.stdout, answer.stderr, json.loads((home / ".onescore" / "demo_summary.json").read_text())
     )
-    for said in (
-        f"{first['auc']:.4f}",
-        f"{first['auc_without_views']:.4f}",
-        first["table"],
-        "jobs.show_table",
-        "mlflow ui",
-        "make demo",
-    ):
-        assert said in text
 
-    _, second = demo(home, env)
-    assert second == first
-    assert DeltaTable(first["table"]).to_pyarrow_table().num_rows == first["rows_scored"]
+
+def scored_by(made: Demo) -> pa.Table:
+    """Return the rows that the demo's own run scored; the table holds those of every run."""
+    table = DeltaTable(made.summary["table"]).to_pyarrow_table()
+    return table.filter(pc.field("run_id") == made.summary["run_id"])
+
+
+@pytest.fixture(scope="module")
+def first(home: Path, env: dict[str, str]) -> Demo:
+    """The demo in an empty home."""
+    return demo(home, env)
+
+
+@pytest.fixture(scope="module")
+def minute(first: Demo, home: Path, env: dict[str, str]) -> dict[str, float]:
+    """The scores of the batch job that the README shows, of one minute's flights."""
+    job(home, env, *COMMANDS[0].split()[1:])
+    scored = DeltaTable(home / ".onescore" / "tables" / "flights_scored").to_pyarrow_table()
+    asked = REQUEST["inputs"][0]["sched_dep_ts"].replace("Z", "+00:00")
+    of_minute = scored.filter(pc.field("as_of_ts") == pa.scalar(datetime.fromisoformat(asked)))
+    scores = {row["row_id"]: row["score"] for row in of_minute.to_pylist()}
+    assert REQUEST["inputs"][0]["flight_id"] in scores
+    return scores
+
+
+def test_demo_scores_what_its_summary_says(first: Demo) -> None:
+    facts = first.summary
+    assert facts.keys() >= DOCUMENTED_KEYS
+    assert facts["rows_per_second"] > 0
+    assert facts["rows_in"] == ROWS == facts["rows_scored"] + facts["rows_quarantined"]
+    assert sum(facts["quarantined_by_reason"].values()) == facts["rows_quarantined"]
+    assert 0.6 < facts["auc_without_views"] < facts["auc"] - 0.02 < 0.8
+    assert (facts["model_name"], facts["model_version"]) == ("flights", "1")
+    scored = scored_by(first)
+    assert len(set(scored.column("row_id").to_pylist())) == scored.num_rows == facts["rows_scored"]
+    assert set(scored.column("feature_fingerprint").to_pylist()) == {facts["feature_fingerprint"]}
+    assert sum(scored.column("label").to_pylist()) == round(
+        facts["share_predicted_late"] * facts["rows_scored"]
+    )
+
+
+def test_demo_shows_progress_while_it_works(first: Demo) -> None:
+    assert re.findall(r"^(\d)/5 ", first.progress, re.MULTILINE) == ["1", "2", "3", "4", "5"]
+    assert re.search(
+        r"^ *done +20,000 of 20,000 rows \(100%\) +[\d,]+ rows/s +0s left$", first.progress, re.MULTILINE
+    )
+
+
+def test_demo_ends_with_what_a_person_wants_to_know(first: Demo) -> None:
+    facts, shown = first.summary, first.shown
+    expected = {
+        "rows in": f"{ROWS:,}",
+        "scored": f"{facts['rows_scored']:,}",
+        "quarantined": f"{facts['rows_quarantined']:,}",
+        **{reason: f"{count:,}" for reason, count in facts["quarantined_by_reason"].items()},
+        "rows per second": f"{facts['rows_per_second']:,.0f}",
+        "feature fingerprint": f"{facts['feature_fingerprint'][:16]}...",
+        "AUC, held-out months": f"{facts['auc']:.4f}",
+        "without stored views": f"{facts['auc_without_views']:.4f}",
+        "predicted late": f"{facts['share_predicted_late']:.1%}",
+        "scored table": facts["table"],
+    }
+    assert {name: shown.get(name) for name in expected} == expected
+    assert shown["model"].startswith(f"flights version {facts['model_version']} (verified")
+    assert "make demo" in shown["add a feature"]
+
+
+def test_commands_that_the_demo_names_work(first: Demo, home: Path, env: dict[str, str]) -> None:
+    table, ui = first.shown["look at the table"].split(), first.shown["open the MLflow UI"].split()
+    assert table[:3] == [".venv/bin/python", "-m", "jobs.show_table"]
+    assert "scored_at" in job(home, env, *table[1:]).stdout
+    assert ui[:3] == [".venv/bin/mlflow", "ui", "--backend-store-uri"]
+    assert Path(ui[3].removeprefix("sqlite:///")) == home / ".onescore" / "mlflow.db"
+    for name in ("build what is new", "score a month again", "see a plan first"):
+        assert (ROOT / "jobs" / f"{first.shown[name].split()[2].removeprefix('jobs.')}.py").is_file()
+
+
+def test_a_second_demo_does_nothing_again(first: Demo, home: Path, env: dict[str, str]) -> None:
+    before = DeltaTable(first.summary["table"]).version()
+
+    second = demo(home, env)
+
+    assert second.summary == first.summary
+    assert second.shown["rows per second"].endswith("(in the first run)")
+    assert DeltaTable(first.summary["table"]).version() == before
+    assert scored_by(second).num_rows == first.summary["rows_scored"]
+
+
+def test_own_spark_code_of_the_readme_gives_the_bits_of_the_batch_job(
+    minute: dict[str, float], home: Path, env: dict[str, str], tmp_path: Path
+) -> None:
+    """The very block that is printed there, run as a program, and then its own variables asked."""
+    script = tmp_path / "own.py"
+    script.write_text(OWN_SPARK_CODE + _COMPARED)
+
+    said = job(home, env, str(script), json.dumps(list(minute))).stdout.splitlines()
+
+    bits = {flight: score.hex() for flight, score in minute.items()}
+    assert json.loads(said[-1]) == {"frame": bits, "sql": bits}
+    assert sum("|flight_id" in line.replace(" ", "") for line in said) == 2  # the two tables that it shows
 
 
 def test_a_flight_asked_for_online_as_the_readme_says_has_its_batch_score(
-    home: Path, env: dict[str, str]
+    minute: dict[str, float], home: Path, env: dict[str, str]
 ) -> None:
     """The lean server, then MLflow's own: every view looked up, the bits of the scored table."""
     assert [command.split()[2] for command in COMMANDS] == [
@@ -99,13 +206,8 @@ def test_a_flight_asked_for_online_as_the_readme_says_has_its_batch_score(
         "jobs.materialize_features",
         "jobs.serve_realtime",
     ]
-    for command in COMMANDS[:2]:
-        job(home, env, *command.split()[2:])
+    job(home, env, *COMMANDS[1].split()[1:])
     (row,) = REQUEST["inputs"]
-    tables = home / ".onescore" / "tables"
-    batch = {
-        r["row_id"]: r["score"] for r in DeltaTable(tables / "flights_scored").to_pyarrow_table().to_pylist()
-    }
     answers = []
     for command in (COMMANDS[2].split()[1:], STOCK):
         port = free_port()
@@ -121,7 +223,9 @@ def test_a_flight_asked_for_online_as_the_readme_says_has_its_batch_score(
             wait_until(lambda at=port: is_up(at), "the server answers", log=log)
             answers.append(ask(port, REQUEST))
     lean, stock = answers
-    assert lean["score"].hex() == stock["score"].hex() == batch[row["flight_id"]].hex()
+    assert lean["score"].hex() == stock["score"].hex() == minute[row["flight_id"]].hex()
+    text = job(home, env, *SHOWN.split()[1:]).stdout
+    assert set(re.findall(r"^  score +(\S+)$", text, re.MULTILINE)) == {repr(lean["score"])}
     assert lean["views"] == stock["views"]
     statuses = {name: view["status"] for name, view in lean["views"].items()}
     assert statuses.pop("plane") == "NOT_FOUND"  # a real plane that the registry does not have
@@ -174,3 +278,39 @@ def test_missing_java_is_said_with_a_line_for_each_system(root: Path, tmp_path: 
     assert answer.returncode == 1
     for line in ("apt-get install -y openjdk-17", "dnf install", "brew install"):
         assert line in answer.stderr
+
+
+def test_make_demo_scores_the_demos_own_number_of_rows(root: Path) -> None:
+    """So that what `jobs.run_demo` has as its default is what a newcomer gets."""
+    plain = {name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "MFLAGS"))}
+    printed = subprocess.run(
+        ["make", "-n", "demo"], cwd=root, env=plain, capture_output=True, text=True, check=True
+    ).stdout.splitlines()
+    assert ".ci/check-java" in printed
+    assert printed[-1] == ".venv/bin/python -m jobs.run_demo"
+
+
+@pytest.mark.parametrize("version", ["3.9.2", None])
+def test_python_that_is_too_old_or_missing_is_said_with_what_to_type(
+    root: Path, tmp_path: Path, version: str | None
+) -> None:
+    python = tmp_path / "python"
+    if version is not None:  # knows its version, and fails whatever it is asked to compute
+        python.write_text(f'#!/bin/sh\n[ "$1" = --version ] && echo Python {version} || exit 1\n')
+        python.chmod(0o755)
+    answer = subprocess.run(
+        [str(root / ".ci" / "make-venv"), "all", "stamp"],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHON": str(python)},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert answer.returncode == 1
+    found = f"Python {version}" if version else f"no {python}"
+    assert answer.stderr.splitlines() == [
+        f"Python 3.11 or later is needed; found {found}.",
+        "Install one and name it: make PYTHON=python3.12 ...",
+    ]
+    assert sorted(path.name for path in tmp_path.iterdir()) == (["python"] if version else [])

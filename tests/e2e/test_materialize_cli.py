@@ -19,6 +19,7 @@ from feature_pipelines.stores.opening import open_store
 from tests.toy.houses import RATES
 from tests.toy.processes import descendants, finished
 from tests.toy.redis_servers import RedisServer
+from tests.toy.stored import n_stored
 from tests.toy.workspace import Workspace
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow]
@@ -98,7 +99,7 @@ def test_of_two_at_once_some_are_killed_and_a_third_completes(
             for _ in range(2)
         ]  # fmt: skip
         give_up = time.monotonic() + 240
-        while not any(row is not None for row in store.read([(RATES, keys)])[0]):
+        while not n_stored(url):
             assert time.monotonic() < give_up
             time.sleep(0.02)
         for process in two[:n_killed]:

@@ -25,6 +25,14 @@ def test_readme_shows_the_three_files_of_a_model() -> None:
     assert len(COMMANDS) >= 4
 
 
+def test_readme_shows_no_python_that_no_test_runs() -> None:
+    """The files of the model are run below, the Spark code in test_demo, where its tables and model are."""
+    shown = re.findall(r"(<!-- .* -->)?\n```python\n", README)
+
+    assert len(shown) == 3
+    assert all(mark.startswith("<!-- file: ") or mark == "<!-- own Spark code -->" for mark in shown), shown
+
+
 def test_readme_links_lead_somewhere() -> None:
     headings = {
         re.sub(r"[^a-z0-9 -]", "", h.lower()).replace(" ", "-")

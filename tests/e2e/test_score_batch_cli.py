@@ -7,6 +7,7 @@ import re
 import socket
 import time
 
+import mlflow
 import pyarrow as pa
 import pytest
 from deltalake import DeltaTable, write_deltalake
@@ -192,6 +193,40 @@ def test_dry_run_of_a_replay_writes_nothing_either(workspace, job):
     assert directory_tree(workspace.root) == before
 
 
+@pytest.fixture
+def nobody_named_a_registry(monkeypatch):
+    """MLflow as in a process of its own; jobs of other tests have named theirs in this one."""
+    before = (mlflow.get_tracking_uri(), mlflow.get_registry_uri())
+    mlflow.set_tracking_uri(None)
+    mlflow.set_registry_uri(None)
+    for name in ("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI"):
+        monkeypatch.delenv(name, raising=False)
+    yield
+    mlflow.set_tracking_uri(before[0])
+    mlflow.set_registry_uri(before[1])
+
+
+@pytest.mark.parametrize("env", ["staging", "prod"])
+def test_dry_run_of_a_cluster_environment_needs_a_registry_and_plans_with_it(
+    workspace, job, monkeypatch, nobody_named_a_registry, env
+):
+    before = directory_tree(workspace.root)
+    code, out, err = job("--env", env, "--dry-run")
+    assert (code, out) == (2, "plan (nothing was written)\n")
+    assert (
+        f"error: mlflow.tracking_uri is null with --env {env}, and nothing else names the tracking server"
+        in err
+    )
+    assert "set MLFLOW_TRACKING_URI" in err
+    assert directory_tree(workspace.root) == before
+
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{workspace.root}/.onescore/mlflow.db")
+    code, out, err = job("--env", env, "--dry-run")
+    assert (code, shown(out, "rows")) == (0, "2,000"), err
+    assert shown(out, "model") == "houses version 1 (alias champion)"
+    assert directory_tree(workspace.root) == before
+
+
 # --- the ways it can go wrong
 
 CANNOT = {
@@ -297,10 +332,14 @@ def test_failed_proof_ends_with_1(workspace, job, monkeypatch):
 
 
 def test_replay_of_rows_that_are_still_bad_quarantines_them_again_under_their_ids(workspace, job):
+    """Of a few rows one is more than the limit for a whole input; it does not hold for a replay unless the user says so."""
     workspace.write("houses", house_rows(bad=(5,)), rows_per_file=200)
     _, out, _ = job()
     first = shown(out, "run")
-    code, out, err = job("--replay", first, "--set", "quarantine.max_share=1")
+    code, _, err = job("--replay", first, "--set", "quarantine.max_share=0.5")
+    assert code == 3
+    assert "1 of 1 rows break the contract (100.00%, the limit is 50.00%)" in err
+    code, out, err = job("--replay", first)
     assert code == 0, err
     assert (shown(out, "rows in"), shown(out, "quarantined")) == ("1", "1")
     assert workspace.rows(QUARANTINE).column("row_id").to_pylist() == ["5", "5"]
@@ -309,23 +348,38 @@ def test_replay_of_rows_that_are_still_bad_quarantines_them_again_under_their_id
 # --- secrets
 
 
+LITERAL_SECRETS = [
+    CANARY,
+    f"mlflow.token={CANARY}",
+    f"mlflow.tracking_uri=postgresql://h/db?user=u&password={CANARY}",
+    f"input.source=s3://KEY:{CANARY}@bucket/x",
+    f"spark.remote=sc://h:443/;token={CANARY}",
+    f"spark.conf.spark.hadoop.fs.azure.account.key.a.dfs.core.windows.net={CANARY}",
+    f"spark.conf.spark.executor.extraJavaOptions=-Dx.password={CANARY}",
+]
+
+
 def test_secret_shows_in_no_output_error_or_file(workspace, job, monkeypatch):
     monkeypatch.setenv("CANARY_OF_TEST", CANARY)
-    secret = [
-        "--set",
+    monkeypatch.setenv("CONNECT_URL_OF_TEST", f"sc://host:443/;token={CANARY}")
+    monkeypatch.setenv("JAVA_OPTIONS_OF_TEST", f"-Dx.password={CANARY}")
+    settings = (
         "mlflow.token=env:CANARY_OF_TEST",
-        "--set",
+        "spark.remote=env:CONNECT_URL_OF_TEST",
         "spark.conf.spark.hadoop.fs.s3a.secret.key=env:CANARY_OF_TEST",
-    ]
+        "spark.conf.spark.executor.extraJavaOptions=env:JAVA_OPTIONS_OF_TEST",
+    )
+    secret = [part for setting in settings for part in ("--set", setting)]
     said = []
     for arguments in (
         ["--dry-run"],
         [],
         ["--set", "input.source=housez"],
-        ["--set", f"mlflow.token={CANARY}"],
-        ["--set", f"{CANARY}"],
+        *(["--set", literal] for literal in LITERAL_SECRETS),
     ):
-        said += job(*secret, *arguments)[1:]
+        code, *texts = job(*secret, *arguments)
+        assert code == (2 if arguments[:1] == ["--set"] else 0), texts
+        said += texts
     assert any("plan" in text for text in said)
     assert CANARY not in "".join(said)
     leaks = [
@@ -348,7 +402,9 @@ def test_two_schedulers_at_once_one_works_and_the_other_ends_with_0_and_says_who
         with start_job(workspace, process_env) as second:
             assert second.ended() == 0, second.output.read_text()
             said = second.output.read_text()
-        assert f"nothing to do: process {first.pid} on {socket.gethostname()} is working on it since" in said
+        holder = re.escape(f"process {first.pid} on {socket.gethostname()}")
+        run_id = latest_run(workspace).run_id
+        assert re.search(rf"nothing to do: {holder} is working on it since \S+: run {run_id}\n", said)
         assert workspace.rows(SCORED).num_rows == 0
         first.release()
         assert first.ended() == 0, first.output.read_text()
@@ -357,6 +413,29 @@ def test_two_schedulers_at_once_one_works_and_the_other_ends_with_0_and_says_who
 
     score_table(spark, clean.conf())
     assert_equals_clean_run(workspace, clean)
+
+
+def test_another_run_in_the_same_place_ends_with_2_names_both_and_is_done_when_it_runs_again(
+    workspace, process_env, job
+):
+    """Tuesday's job, on a new snapshot, while Monday's still works: its rows must not be taken for scored."""
+    with start_job(workspace, process_env, pause_at="chunk.after_record") as monday:
+        assert monday.paused()["pid"] == monday.pid
+        run_id = latest_run(workspace).run_id
+        write_deltalake(workspace.table("houses"), house_rows(2_001).slice(2_000), mode="append")
+        code, out, err = job()
+        assert (code, out) == (2, "")
+        assert (
+            f"error: process {monday.pid} on {socket.gethostname()} is working on run {run_id} since" in err
+        )
+        assert re.search(r"input: the run has '.*houses version 9 .*', now it is '.*houses version 10 ", err)
+        assert "Nothing was scored: run this again when that one has ended" in err
+        assert latest_run(workspace).run_id == run_id
+        monday.release()
+        assert monday.ended() == 0, monday.output.read_text()
+    code, out, err = job()
+    assert (code, shown(out, "rows in")) == (0, "2,001"), err
+    assert shown(out, "run") != run_id
 
 
 def test_log_of_spark_goes_to_a_file_and_not_to_the_terminal(workspace, process_env):

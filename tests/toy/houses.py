@@ -8,7 +8,7 @@ from feature_pipelines.columns import Float64, Int64, Nullable, String, Timestam
 from feature_pipelines.definitions import FeatureSet, FeatureView, Fitted
 from feature_pipelines.schema import Field, Schema
 
-__all__ = ["FEATURES"]
+__all__ = ["FEATURES", "NEVER_NULL"]
 
 
 def area_squared(area_m2: Float64) -> Float64:
@@ -67,3 +67,11 @@ FEATURES = FeatureSet(
     row_id=("house_id",),
     as_of="asked_ts",
 )
+NEVER_NULL = FeatureSet(
+    name="houses_never_null",
+    request=REQUEST,
+    features=(area_squared, rooms_or_minus_one, asked_hour),
+    row_id=("house_id",),
+    as_of="asked_ts",
+)
+"""For estimators that take no null; without stored fields."""

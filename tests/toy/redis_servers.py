@@ -36,6 +36,11 @@ class RedisServer:
         with Redis(port=self.port) as client:
             client.flushall()
 
+    def kill(self) -> None:
+        """End it as a machine that loses power does: it holds nothing when it is started again."""
+        self.process.kill()
+        self.process.wait()
+
     @contextlib.contextmanager
     def stopped(self) -> Iterator[None]:
         """Let it accept connections and answer nothing, as a machine that swaps or hangs does."""
@@ -47,14 +52,14 @@ class RedisServer:
 
 
 @contextlib.contextmanager
-def redis_server(directory: Path, *arguments: str) -> Iterator[RedisServer]:
-    """Start a server with further arguments; fail, saying how to install it, where there is none."""
+def redis_server(directory: Path, *arguments: str, port: int | None = None) -> Iterator[RedisServer]:
+    """Start a server with further arguments, on a given port or a free one; fail, saying how to install it, where there is none."""
     binary = shutil.which("redis-server")
     if binary is None:
         pytest.fail(
             "these tests need redis-server: apt-get install redis-server (or .ci/check-redis says more)"
         )
-    port = free_port()
+    port = port or free_port()
     log = directory / "redis.log"
     command = [
         binary,

@@ -26,6 +26,7 @@ from jobs.tables.delta import orphans
 from tests.toy.workspace import Workspace
 
 __all__ = [
+    "BAD_HOUSES",
     "QUARANTINE",
     "SCORED",
     "InThisProcess",
@@ -42,6 +43,7 @@ __all__ = [
 ]
 
 SCORED, QUARANTINE = "houses_scored", "houses_quarantine"
+BAD_HOUSES = tuple(range(0, 2_000, 217))  # one in each file, three in each full chunk
 _OF_THE_ATTEMPT = ("run_id", "scored_at", "quarantined_at")
 _PATIENCE_SECONDS = 240
 
