@@ -28,12 +28,11 @@ sys.path[:0] = [str(ROOT), str(HERE), str(HERE / "peers")]
 from measure import Failed, measure  # noqa: E402 - after the path is set
 from peer_venv import ray_python  # noqa: E402
 from results import Results  # noqa: E402
-from workload import Workload, environment, make_workload  # noqa: E402
+from workload import QUICK_ROWS, Workload, environment, make_workload  # noqa: E402
 
 from tests.benchmarks.publish import add_publish_arguments, publish  # noqa: E402
 from tests.benchmarks.report import Report  # noqa: E402
 
-QUICK_ROWS = 300_000
 MEMORY_ROWS = (1_000_000, 20_000_000)
 
 

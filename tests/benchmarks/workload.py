@@ -46,6 +46,7 @@ from udfs.registry import ModelVersion, fetch, resolve
 
 PEERS = Path(__file__).parent / "peers"
 REFERENCE_ROWS = 20_000
+QUICK_ROWS = 300_000
 
 
 @dataclass(frozen=True)
