@@ -356,6 +356,7 @@ def test_redis_that_trickles_within_the_deadline_is_waited_for(redis_server: Red
 
 
 def test_cluster_that_hangs_is_given_up_in_time_by_all_who_ask(redis_cluster: RedisServer) -> None:
+    redis_cluster.flush()
     url = f"redis://127.0.0.1:{redis_cluster.port}?cluster=true"
     took: list[float] = []
 
