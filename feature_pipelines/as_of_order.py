@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from feature_pipelines.columns import Columns, take
-from feature_pipelines.packed import row_digests
+from feature_pipelines.packed import digest_ranks
 from feature_pipelines.views import FeatureView
 
 __all__ = ["NOTHING", "newest_so_far"]
@@ -63,8 +63,7 @@ def _total_order(
     if where.size:
         of_ties = {name: take(column, rows[where]) for name, column in fields.items()}
         deleted = None if is_deleted is None else is_deleted[rows[where]].tolist()
-        digests = np.array(row_digests(view.fields, of_ties, deleted), dtype="S32")
-        digest_rank[where] = np.unique(digests, return_inverse=True)[1]
+        digest_rank[where] = digest_ranks(view.fields, of_ties, deleted)
     rank = np.empty(len(rows), dtype=np.int64)
     rank[np.lexsort((digest_rank, created_ts, event_ts, entity))] = np.arange(len(rows))
     return rank

@@ -155,6 +155,7 @@ Binary = Annotated[NDArray[np.object_], DType("binary")]
 
 Column = NDArray[Any] | Strings | Nullable[Any]
 Columns = Mapping[str, Column]
+C = TypeVar("C", bound=Column)
 
 
 def decimal(precision: int, scale: int) -> DType:
@@ -224,7 +225,7 @@ def concat(parts: Sequence[Column]) -> Column:
     return _locked(np.concatenate([np.asarray(part) for part in parts]))
 
 
-def freeze(column: Column) -> Column:
+def freeze(column: C) -> C:
     """Make the column's arrays read-only in place, and return it."""
     if isinstance(column, Nullable):
         freeze(column.values)

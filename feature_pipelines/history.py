@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from feature_pipelines.columns import Column, Columns, Strings, concat, freeze, take, values_and_valid
 from feature_pipelines.errors import ContractError, DefinitionError
 from feature_pipelines.history_ops import Aggregates, range_extreme
-from feature_pipelines.packed import row_digests
+from feature_pipelines.packed import digest_ranks
 from feature_pipelines.views import FeatureView, window_seconds
 
 __all__ = ["HistoryRows", "windowed_history"]
@@ -92,8 +92,8 @@ def windowed_history(
     source_row = rows.row[groups.start[group]]
     return HistoryRows(
         tuple(take(key, source_row) for key in keys),
-        _locked(groups.event[group]),
-        _locked(created[order]),
+        freeze(groups.event[group]),
+        freeze(created[order]),
         {name: take(concat([one[name] for one in of_part]), order) for name in view.fields.names},
     )
 
@@ -280,8 +280,7 @@ def _ties_by_digest(view: FeatureView, row: Ints, times: tuple[Ints, Ints, Ints]
     where = np.flatnonzero(tied)
     if not len(where) or view.source is None:
         return row
-    digests = row_digests(view.source, {f.name: take(fields[f.name], row[where]) for f in view.source})
-    rank = np.unique(np.array(digests, dtype="S32"), return_inverse=True)[1]
+    rank = digest_ranks(view.source, {f.name: take(fields[f.name], row[where]) for f in view.source})
     order = np.lexsort((rank, *(column[where] for column in reversed(columns))))
     row = row.copy()
     row[where] = row[where][order]
@@ -301,8 +300,3 @@ def _chunks(items: Ints, sizes: Ints) -> Iterator[Ints]:
     if len(items):
         chunk = (np.cumsum(sizes) - sizes) // _SPREAD_ROWS
         yield from np.split(items, np.flatnonzero(np.diff(chunk)) + 1)
-
-
-def _locked(array: Ints) -> Ints:
-    freeze(array)
-    return array

@@ -64,8 +64,8 @@ class Aggregates:
         Raises:
             ContractError: a sum that its type cannot hold.
         """
-        compute = getattr(self, f"_{op}")
-        return freeze(compute(window, name))
+        computed: Column = getattr(self, f"_{op}")(window, name)
+        return freeze(computed)
 
     def _n(self, window: str) -> Ints:
         lo, hi = self.ranges[window]

@@ -19,11 +19,20 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from feature_pipelines.columns import Column, Columns, Nullable, Strings, length, values_and_valid
+from feature_pipelines.columns import Column, Columns, Nullable, Strings, freeze, length, values_and_valid
 from feature_pipelines.errors import ContractError
 from feature_pipelines.schema import Schema
 
-__all__ = ["TOMBSTONE", "Layout", "layout_of", "pack_rows", "row_digest", "row_digests", "unpack_rows"]
+__all__ = [
+    "TOMBSTONE",
+    "Layout",
+    "digest_ranks",
+    "layout_of",
+    "pack_rows",
+    "row_digest",
+    "row_digests",
+    "unpack_rows",
+]
 
 _GROUPS = (
     ("float64", "<f8"),
@@ -35,7 +44,7 @@ _GROUPS = (
 )
 _GROUP_OF_KIND = {"timestamp": "int64", "decimal": "int64", "string": "text", "binary": "text"}
 _FIRST = np.zeros(1, dtype=np.int32)
-_FIRST.flags.writeable = False
+freeze(_FIRST)
 
 
 class Layout(NamedTuple):
@@ -114,7 +123,7 @@ def unpack_rows(layout: Layout, rows: Sequence[bytes]) -> dict[str, Column]:
         if not row.startswith(head) or size < width or (size > width and not has_texts):
             raise _broken()
     fixed = np.frombuffer(b"".join([row[:width] for row in rows] if has_texts else rows), dtype=layout.dtype)
-    blocks = {name: _locked(fixed[name].T.copy()) for name in layout.groups}
+    blocks = {name: freeze(fixed[name].T.copy()) for name in layout.groups}
     strings = _strings(rows, width, blocks["text"]) if has_texts else []
     valid = blocks.get("valid")
     columns: dict[str, Column] = {}
@@ -146,6 +155,14 @@ def row_digests(fields: Schema, columns: Columns, is_deleted: Sequence[bool] | N
     if is_deleted is None:
         return digests
     return [TOMBSTONE if deleted else digest for deleted, digest in zip(is_deleted, digests, strict=True)]
+
+
+def digest_ranks(
+    fields: Schema, columns: Columns, is_deleted: Sequence[bool] | None = None
+) -> NDArray[np.int64]:
+    """Return each row's place among the distinct `row_digests`, from 0; equal digests have one place."""
+    digests = np.array(row_digests(fields, columns, is_deleted), dtype="S32")
+    return np.unique(digests, return_inverse=True)[1]
 
 
 def _texts(values: Any, valid: NDArray[np.bool_] | None) -> list[bytes]:
@@ -180,7 +197,7 @@ def _strings(rows: Sequence[bytes], width: int, sizes: NDArray[Any]) -> list[Str
         except UnicodeDecodeError:
             raise _broken() from None
         column = Strings.of(texts)
-        _locked(column.codes)
+        freeze(column)
         columns.append(column)
     return columns
 
@@ -200,8 +217,3 @@ def _strings_of_one(row: bytes, at: int, sizes: list[int]) -> list[Strings]:
 
 def _broken() -> ContractError:
     return ContractError("a packed row is not as its layout says: its length, or the bytes of a string")
-
-
-def _locked(array: NDArray[Any]) -> NDArray[Any]:
-    array.flags.writeable = False
-    return array

@@ -16,7 +16,7 @@ from feature_pipelines.definitions import FeatureSet
 from feature_pipelines.errors import did_you_mean
 from feature_pipelines.schema import Field, Reason, RowError, build_column
 
-__all__ = ["AS_OF_TS", "RequestReader", "Requests"]
+__all__ = ["AS_OF_TS", "RequestReader", "Requests", "as_of_field"]
 
 AS_OF_TS = "as_of_ts"
 _NOTHING: Mapping[str, Any] = {}
@@ -39,6 +39,14 @@ class Requests:
     errors: list[RowError]
 
 
+def as_of_field(feature_set: FeatureSet) -> Field | None:
+    """Return the field by which a row names its own as-of time; None where the request declares `as_of_ts` as something else."""
+    if AS_OF_TS not in feature_set.request:
+        return Field(AS_OF_TS, Nullable[Timestamp])
+    declared = feature_set.request[AS_OF_TS]
+    return declared if declared.dtype.kind == "timestamp" else None
+
+
 class RequestReader:
     """Reads the rows of one feature set's requests; holds no state between calls, any number of threads may use it.
 
@@ -48,10 +56,8 @@ class RequestReader:
 
     def __init__(self, feature_set: FeatureSet) -> None:
         self._request = feature_set.request
-        self._as_of = None if AS_OF_TS in feature_set.request else Field(AS_OF_TS, Nullable[Timestamp])
+        self._as_of = as_of_field(feature_set)
         self._known = frozenset((*feature_set.sources.names, AS_OF_TS))
-        declared = next((f for f in feature_set.request if f.name == AS_OF_TS), None)
-        self._declared_as_of = declared is not None and declared.dtype.kind == "timestamp"
 
     def read(self, rows: Sequence[Any]) -> Requests:
         """Return the rows as columns, and what is wrong with each; never raises on data."""
@@ -86,15 +92,13 @@ class RequestReader:
     def _times(
         self, rows: Sequence[Mapping[str, Any]], columns: Mapping[str, Column], errors: list[RowError]
     ) -> list[int | None]:
-        if self._as_of is not None:
-            if not any(AS_OF_TS in row for row in rows):
-                return [None] * len(rows)
-            column, broken = build_column(self._as_of, [row.get(AS_OF_TS) for row in rows])
-            errors.extend(broken)
-        elif self._declared_as_of:
+        if self._as_of is None or not (AS_OF_TS in columns or any(AS_OF_TS in row for row in rows)):
+            return [None] * len(rows)
+        if AS_OF_TS in columns:
             column = columns[AS_OF_TS]
         else:
-            return [None] * len(rows)
+            column, broken = build_column(self._as_of, [row.get(AS_OF_TS) for row in rows])
+            errors.extend(broken)
         values, valid = values_and_valid(column)
         is_valid = [True] * len(rows) if valid is None else valid.tolist()
         times = np.asarray(values).tolist()

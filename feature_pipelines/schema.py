@@ -212,9 +212,8 @@ def _column(declared: Field, parsed: list[Any], valid: list[bool]) -> Column:
         values[:] = parsed
     else:
         values = np.array(parsed, dtype=declared.dtype.numpy)
-    if not declared.nullable:
-        return freeze(values)
-    return freeze(Nullable(values, np.array(valid, dtype=np.bool_)))
+    column: Column = Nullable(values, np.array(valid, dtype=np.bool_)) if declared.nullable else values
+    return freeze(column)
 
 
 def parse_value(declared: Field, value: Any) -> Any:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from contextlib import nullcontext
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -79,14 +80,13 @@ def _materialise_view(
     request: Schema,
     rebuild: bool,
 ) -> None:
-    if rebuild:
-        plan_view(
-            conf, view, through_ts, None, spark, request=request
-        )  # nothing is dropped for a table that is refused
-    before = store.reset(view) if rebuild else store.register(view)
+    before = None if rebuild else store.register(view)
     plan = plan_view(conf, view, through_ts, before, spark, request=request)
-    if plan.is_past or (before.through_ts == through_ts and not plan.portions):
-        say(f"{view.name}: nothing to do, the store is at {shown(before.through_ts)} already")
+    if rebuild:  # only now, because nothing is dropped for a table that is refused
+        plan = replace(plan, before=store.reset(view))
+    w = before.through_ts if before is not None else None
+    if plan.is_past or (w == through_ts and not plan.portions):
+        say(f"{view.name}: nothing to do, the store is at {shown(w)} already")
         return
     print(f"{view.name}\n{table(_report(materialise(spark, conf, url, store, plan, _progress)))}", flush=True)
 

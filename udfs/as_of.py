@@ -11,9 +11,9 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from feature_pipelines.columns import Nullable, Timestamp, values_and_valid
+from feature_pipelines.columns import values_and_valid
 from feature_pipelines.definitions import FeatureSet
-from feature_pipelines.request_rows import AS_OF_TS
+from feature_pipelines.request_rows import AS_OF_TS, as_of_field
 from feature_pipelines.schema import Field, RowError
 from feature_pipelines.schema_arrow import column_from_arrow
 
@@ -25,12 +25,7 @@ def own_as_of(feature_set: FeatureSet) -> Field | None:
 
     None where nothing is asked as of a time, or where the request declares `as_of_ts` as something else than a time.
     """
-    if feature_set.as_of in (None, AS_OF_TS):
-        return None
-    if AS_OF_TS not in feature_set.request:
-        return Field(AS_OF_TS, Nullable[Timestamp])
-    declared = feature_set.request[AS_OF_TS]
-    return declared if declared.dtype.kind == "timestamp" else None
+    return None if feature_set.as_of in (None, AS_OF_TS) else as_of_field(feature_set)
 
 
 def as_of_times(

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from feature_pipelines.columns import Column, Columns, Nullable, Strings, values_and_valid
+from feature_pipelines.columns import Column, Columns, Nullable, Strings, freeze, values_and_valid
 from feature_pipelines.errors import ContractError
 from feature_pipelines.packed import Layout, layout_of, pack_rows, row_digest, unpack_rows
 from feature_pipelines.schema import null_value
@@ -213,20 +213,15 @@ def _spread(
         if isinstance(values, Strings):
             codes = np.full(n, len(values.categories), dtype=np.int32)
             codes[where] = values.codes
-            spread = Strings(_locked(codes), (*values.categories, ""))
+            spread = Strings(freeze(codes), (*values.categories, ""))
         else:
             spread = np.full(n, null_value(f.dtype), dtype=f.dtype.numpy)
             spread[where] = values
-            _locked(spread)
+            freeze(spread)
         if valid is None:
             columns[f.name] = spread
         else:
             flags = np.zeros(n, dtype=np.bool_)
             flags[where] = valid
-            columns[f.name] = Nullable(spread, _locked(flags))
+            columns[f.name] = Nullable(spread, freeze(flags))
     return columns
-
-
-def _locked(array: NDArray[Any]) -> NDArray[Any]:
-    array.flags.writeable = False
-    return array
