@@ -116,6 +116,16 @@ def trained_workspace(tmp_path_factory: pytest.TempPathFactory) -> Any:
 
 
 @pytest.fixture(scope="session")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The directory of a toy model of houses, of no registry; shared, so it must not be changed."""
+    from tests.toy.house_bundle import write_house_bundle
+
+    directory = tmp_path_factory.mktemp("houses") / "bundle"
+    write_house_bundle(directory)
+    return directory
+
+
+@pytest.fixture(scope="session")
 def every_type(tmp_path_factory: pytest.TempPathFactory) -> Any:
     """The model that digests a column of every type, in a registry of its own; shared, so it must not be changed."""
     from tests.toy.every_type_rows import EveryType

@@ -13,12 +13,11 @@ import argparse
 import json
 import math
 import shutil
-import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +29,7 @@ import numpy as np  # noqa: E402 - after the path is set
 import pyarrow as pa  # noqa: E402
 import pyarrow.parquet as pq  # noqa: E402
 from deltalake import write_deltalake  # noqa: E402
+from passes import median_seconds  # noqa: E402
 from peer_venv import feast_python  # noqa: E402
 from redis import Redis  # noqa: E402
 from workload import QUICK_ROWS, conf_of, make_workload  # noqa: E402
@@ -92,8 +92,8 @@ def measure_all(home: Path, scratch: Path, entities: int) -> list[dict[str, Any]
             sqlite, redis = (open_store(url, timeout_ms=5_000) for url in urls.values())
             _require_equal(ask(sqlite, requests), peer["answers"])
             found = {
-                "one": _median(lambda: ask(sqlite, requests[:1]), 1_000),
-                "hundred": _median(lambda: ask(sqlite, requests), 100),
+                "one": median_seconds(lambda: ask(sqlite, requests[:1]), 1_000),
+                "hundred": median_seconds(lambda: ask(sqlite, requests), 100),
             }
             raw = Redis.from_url(server.url)
             pairs = {n: _round_trips(redis, raw, requests[:n]) for n in (1, N_MANY)}
@@ -143,17 +143,7 @@ def _round_trips(store: OnlineStore, raw: Any, requests: Sequence[Mapping[str, A
     rows = store.read(wanted)
     payloads = [row.payload if row else b"" for part in rows for row in part]
     raw.mset(dict(zip(names, payloads, strict=True)))
-    return _median(lambda: store.read(wanted), 2_000), _median(lambda: raw.mget(names), 2_000)
-
-
-def _median(call: Callable[[], Any], times: int) -> float:
-    call()
-    spent = []
-    for _ in range(times):
-        begin = time.perf_counter()
-        call()
-        spent.append(time.perf_counter() - begin)
-    return statistics.median(spent)
+    return median_seconds(lambda: store.read(wanted), 2_000), median_seconds(lambda: raw.mget(names), 2_000)
 
 
 def _write_many(home: Path, scratch: Path, entities: int) -> None:

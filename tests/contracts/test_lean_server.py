@@ -20,7 +20,7 @@ import pytest
 
 from feature_pipelines.stores.opening import open_store
 from tests.toy.bits import bits_of
-from tests.toy.house_bundle import house_batch, house_wire, write_house_bundle
+from tests.toy.house_bundle import house_batch, house_wire
 from tests.toy.processes import is_listening, wait_until
 from tests.toy.serving import Serving, asking, serving, write_store
 from tests.toy.workspace import Workspace
@@ -37,14 +37,6 @@ SETTINGS = (
     "serve.max_rows=10000",
     "serve.log_flush_seconds=0.5",
 )
-
-
-@pytest.fixture(scope="module")
-def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The toy model's directory."""
-    directory = tmp_path_factory.mktemp("served-model") / "bundle"
-    write_house_bundle(directory)
-    return directory
 
 
 @pytest.fixture(scope="module")
@@ -266,6 +258,12 @@ def test_store_that_is_gone_is_named_and_used_again_when_it_is_back(served: Serv
         assert (down["error"]["code"], down["error"]["retryable"]) == ("STORE_UNAVAILABLE", True)
         assert "score" in sent
         wait_until(lambda: not served.ready()["checks"]["store"]["ok"], "/ready to say so", 10)
+        both = range(
+            12
+        )  # each connection may reach either worker, and each worker asks the store in its own time
+        wait_until(
+            lambda: all(served.call("GET", "/ready")[0] == 503 for _ in both), "all workers to say so", 10
+        )
         assert served.call("GET", "/ready")[0] == 503
         assert served.call("GET", "/health")[0] == 200
     finally:

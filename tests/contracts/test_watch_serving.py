@@ -24,7 +24,6 @@ from feature_pipelines.stores.opening import open_store
 from jobs.online.log_tail import LogTail
 from jobs.online.metrics import ServingMetrics
 from jobs.watch_serving import _answers, _store_watch
-from tests.toy.house_bundle import write_house_bundle
 from tests.toy.processes import free_port, server, wait_until
 from tests.toy.serving import asking, write_store
 from tests.toy.workspace import CONF_DIR, Workspace
@@ -33,14 +32,6 @@ from udfs.online import OnlineScorer
 from udfs.prediction_log import PredictionLog
 from udfs.prediction_rows import SCHEMA
 from udfs.scorer import Scorer
-
-
-@pytest.fixture(scope="module")
-def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The toy model's directory."""
-    directory = tmp_path_factory.mktemp("watched") / "bundle"
-    write_house_bundle(directory)
-    return directory
 
 
 @pytest.fixture(scope="module")

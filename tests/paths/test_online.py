@@ -17,7 +17,7 @@ from feature_pipelines.stores.base import OnlineStore
 from feature_pipelines.stores.opening import open_store
 from feature_pipelines.wire import parse_timestamp
 from tests.toy.bits import bits_of
-from tests.toy.house_bundle import house_wire, write_house_bundle
+from tests.toy.house_bundle import house_wire
 from tests.toy.houses import FEATURES, RATES
 from tests.toy.stored_rates import write_rates
 from tests.toy.workspace import house_rows, rate_rows
@@ -31,11 +31,9 @@ DAY = 86_400_000_000
 
 
 @pytest.fixture(scope="module")
-def scorer(tmp_path_factory: pytest.TempPathFactory) -> Scorer:
+def scorer(bundle: Path) -> Scorer:
     """The toy model."""
-    directory = tmp_path_factory.mktemp("online") / "bundle"
-    write_house_bundle(directory)
-    return load_bundle(directory)
+    return load_bundle(bundle)
 
 
 @pytest.fixture(params=["in order", "reversed", "twice"])

@@ -28,7 +28,6 @@ from jobs.online import replay as merging
 from jobs.runs.command import run
 from tests.toy import depots, houses
 from tests.toy.bits import bits_of
-from tests.toy.house_bundle import write_house_bundle
 from tests.toy.redis_servers import RedisServer
 from tests.toy.serving import serving
 from tests.toy.stored_rates import write_rates
@@ -42,19 +41,11 @@ DAY, HOUR = 86_400_000_000, 3_600_000_000
 START = 1_577_836_800_000_000  # 2020-01-01T00:00Z
 FROM, TO = "2020-01-10T00:00:00Z", "2020-02-20T00:00:00Z"
 DIES = """
-import os, signal, sys
+import sys
 import jobs.online.replay as merging
 import jobs.replay_online as job
 from jobs.online.replay_store import ReplayStore
-
-def dying(call, n):
-    def counted(*arguments, **options):
-        counted.n += 1
-        if counted.n == n:
-            os.kill(os.getpid(), signal.SIGKILL)
-        return call(*arguments, **options)
-    counted.n = 0
-    return counted
+from tests.toy.dying import dying
 
 place, n = sys.argv.pop(1), int(sys.argv.pop(1))
 owner, name = {
@@ -73,14 +64,6 @@ def rates_with_ties() -> pa.Table:
         at = rates.schema.get_field_index(name)
         again = again.set_column(at, name, pa.array(again.column(name).to_numpy() * 1.25))
     return pa.concat_tables([rates, again])
-
-
-@pytest.fixture(scope="module")
-def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The toy model of houses."""
-    directory = tmp_path_factory.mktemp("replay") / "bundle"
-    write_house_bundle(directory)
-    return directory
 
 
 @pytest.fixture

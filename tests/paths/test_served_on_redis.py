@@ -19,7 +19,6 @@ from feature_pipelines.views import FeatureView
 from jobs import materialize_features
 from jobs.runs.command import run
 from tests.toy.bits import bits_of
-from tests.toy.house_bundle import write_house_bundle
 from tests.toy.houses import FEATURES, RATES
 from tests.toy.processes import free_port, wait_until
 from tests.toy.redis_servers import RedisServer, redis_server
@@ -32,14 +31,6 @@ from udfs.online import OnlineScorer
 N = 40
 TIMEOUT_MS = 250
 SLACK = 1.0
-
-
-@pytest.fixture(scope="module")
-def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The toy model's directory."""
-    directory = tmp_path_factory.mktemp("served-on-redis") / "bundle"
-    write_house_bundle(directory)
-    return directory
 
 
 @pytest.fixture

@@ -1,7 +1,6 @@
 """Feast's SDK on its SQLite store: materialise Parquet files, read the features of one and of many entities."""
 
 import json
-import statistics
 import sys
 import time
 from datetime import UTC, datetime, timedelta
@@ -10,6 +9,7 @@ from pathlib import Path
 from feast import Entity, FeatureStore, FeatureView, Field, FileSource, RepoConfig, ValueType
 from feast.infra.online_stores.sqlite import SqliteOnlineStoreConfig
 from feast.types import Float64, Int32, Int64, String
+from passes import median_seconds
 
 _TYPES = {"float64": Float64, "int64": Int64, "int32": Int32, "string": String}
 _BEGIN, _END = datetime(2000, 1, 1, tzinfo=UTC), datetime(2100, 1, 1, tzinfo=UTC)
@@ -49,17 +49,6 @@ def opened(home: Path, views: list[dict]) -> FeatureStore:
     return store
 
 
-def seconds_of(call, times: int) -> float:
-    """Return the median of some calls, after one that does not count."""
-    call()
-    spent = []
-    for _ in range(times):
-        begin = time.perf_counter()
-        call()
-        spent.append(time.perf_counter() - begin)
-    return statistics.median(spent)
-
-
 def main() -> None:
     job = json.loads(Path(sys.argv[1]).read_text())
     home = Path(job["home"])
@@ -76,8 +65,8 @@ def main() -> None:
         return store.get_online_features(features=features, entity_rows=rows).to_dict()
 
     keys = [{name: row[name] for name in job["keys"]} for row in job["requests"]]
-    found["one"] = seconds_of(lambda: ask(keys[:1]), 300)
-    found["hundred"] = seconds_of(lambda: ask(keys), 30)
+    found["one"] = median_seconds(lambda: ask(keys[:1]), 300)
+    found["hundred"] = median_seconds(lambda: ask(keys), 30)
     found["answers"] = ask(keys)
     Path(job["report"]).write_text(json.dumps(found, default=str))
 

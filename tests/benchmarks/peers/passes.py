@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import statistics
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-__all__ = ["read_job", "run_passes"]
+__all__ = ["median_seconds", "read_job", "run_passes"]
 
 
 def read_job() -> dict[str, Any]:
@@ -37,3 +38,14 @@ def run_passes(job: dict[str, Any], score: Callable[[str], Any]) -> None:
         if seconds[-1] > LONG_SECONDS:
             break
     Path(job["report"]).write_text(json.dumps({"passes": seconds, "facts": facts}))
+
+
+def median_seconds(call: Callable[[], Any], times: int) -> float:
+    """Return the median of some calls, after one that does not count."""
+    call()
+    spent = []
+    for _ in range(times):
+        begin = time.perf_counter()
+        call()
+        spent.append(time.perf_counter() - begin)
+    return statistics.median(spent)

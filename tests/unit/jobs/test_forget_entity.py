@@ -5,7 +5,8 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
-from contextlib import closing
+from collections.abc import Iterator
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
@@ -29,18 +30,10 @@ from udfs.prediction_files import gaps
 
 TOWN, OTHER = "town-1", "town-2"
 DIES = """
-import os, signal, sys
+import sys
 import jobs.online.log_rewriting as log, jobs.tables.removal as removal
 import jobs.forget_entity as job
-
-def dying(call, n):
-    def counted(*arguments, **options):
-        counted.n += 1
-        if counted.n == n:
-            os.kill(os.getpid(), signal.SIGKILL)
-        return call(*arguments, **options)
-    counted.n = 0
-    return counted
+from tests.toy.dying import dying
 
 place, n = sys.argv.pop(1), int(sys.argv.pop(1))
 if place == "log":
@@ -195,8 +188,7 @@ def test_entity_leaves_redis_and_its_files_after_the_commands_that_are_printed(
                 return [row is not None for row in rows]
 
             def bytes_held() -> bool:
-                written = [path for path in files.rglob("*") if path.is_file() and path.name != "redis.log"]
-                return any(f'"{TOWN}"'.encode() in path.read_bytes() for path in written)
+                return any(f'"{TOWN}"'.encode() in content for content in contents(files))
 
             assert forget("--key", f"town={TOWN}", "--set", url, "--dry-run") == 0
             assert numbers(capsys.readouterr().out)["rates"] == "1"
@@ -214,6 +206,14 @@ def test_entity_leaves_redis_and_its_files_after_the_commands_that_are_printed(
             assert forget("--key", f"town={TOWN}", "--set", url) == 0
             assert numbers(capsys.readouterr().out)["rates"] == "0"
     assert held(place)["store"] == 1  # the file that the configuration names where it is not told otherwise
+
+
+def contents(files: Path) -> Iterator[bytes]:
+    """Yield what Redis has in its files; one that it removes meanwhile is not there any more."""
+    for path in files.rglob("*"):
+        if path.is_file() and path.name != "redis.log":
+            with suppress(FileNotFoundError):
+                yield path.read_bytes()
 
 
 def _is_writing(client: Redis) -> bool:

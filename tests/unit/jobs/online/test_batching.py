@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import threading
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,7 +15,7 @@ from hypothesis import strategies as st
 from feature_pipelines.errors import ContractError
 from jobs.online.batching import Batcher, Overloaded, score_together
 from jobs.online.protocol import Asked
-from tests.toy.house_bundle import house_wire, write_house_bundle
+from tests.toy.house_bundle import house_wire
 from tests.toy.memory_store import MemoryStore
 from tests.toy.stored_rates import write_rates
 from tests.toy.workspace import rate_rows
@@ -26,10 +27,8 @@ ROWS = house_wire(N)
 
 
 @pytest.fixture(scope="module")
-def online(tmp_path_factory: pytest.TempPathFactory) -> OnlineScorer:
+def online(bundle: Path) -> OnlineScorer:
     """The toy model with a store, as of a time when all of its rows are visible."""
-    bundle = tmp_path_factory.mktemp("served") / "bundle"
-    write_house_bundle(bundle)
     store: Any = MemoryStore()
     now = write_rates(store, rate_rows())
     return OnlineScorer(load_bundle(bundle), store, clock=lambda: now, model_version="1")
