@@ -10,6 +10,7 @@ import hashlib
 import hmac
 import json
 from collections.abc import Callable, Mapping, Sequence
+from json.encoder import encode_basestring_ascii
 from typing import Any
 
 import numpy as np
@@ -61,6 +62,7 @@ PII_POLICIES = ("drop", "hash", "keep")
 _STATUS_NAMES = {int(status): status.name for status in Status}
 _IMMUTABLE = frozenset({str, int, float, bool, type(None)})
 _JSON: dict[type, Callable[[Any], str]] = {  # json.dumps of these, without what it takes to begin
+    str: encode_basestring_ascii,
     float: float.__repr__,
     int: int.__repr__,
     type(None): lambda _: "null",
@@ -100,7 +102,7 @@ class PiiPolicy:
         for name in (*model.fields, *(() if "as_of_ts" in model.fields else ("as_of_ts",))):
             if name not in row:
                 continue
-            text = json.dumps(row[name], default=_type_name)
+            text = _text(row[name])
             if name not in model.pii_fields or self.policy == "keep":
                 found.append((name, text))
             elif self.policy == "hash":
@@ -134,6 +136,12 @@ class PiiPolicy:
         if not model.pii_features or self.policy == "keep":
             return list(pairs)
         return [(name, value) for name, value in pairs if name not in model.pii_features]
+
+
+def _text(value: Any) -> str:
+    """Return the JSON text of whatever a caller sent; NaN, which is none, as the standard library writes it."""
+    to_text = None if type(value) is float else _JSON.get(type(value))
+    return json.dumps(value, default=_type_name) if to_text is None else to_text(value)
 
 
 def _type_name(value: Any) -> str:
