@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 from dataclasses import replace
 from typing import Any
@@ -26,6 +27,7 @@ from udfs.trees_export import export_trees
 HOUR_US = 3_600_000_000
 
 
+@functools.cache
 def other_version(houses: SkewedHouses) -> World:
     """Another fit of the same features."""
     columns = house_columns(200, seed=77)
