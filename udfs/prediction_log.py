@@ -28,7 +28,8 @@ import pyarrow.parquet as pq
 
 from feature_pipelines.errors import ConfigurationError
 from udfs.answered import Answered
-from udfs.prediction_files import SEQUENCE, Journal, write_file
+from udfs.platform import describe_platform, platform_id
+from udfs.prediction_files import SEQUENCE, Journal, record_platform, write_file
 from udfs.prediction_rows import SCHEMA, PiiPolicy, detached, is_sampled, to_columns
 
 __all__ = ["PredictionLog"]
@@ -101,6 +102,7 @@ class PredictionLog:
         self._queue: deque[_Queued] = deque()
         self._queued = 0
         self._journals: dict[str, Journal] = {}
+        self._on_platform: set[Path] = set()
         self._thread: threading.Thread | None = None
         self._is_closed = self._is_draining = False
         self._counts = dict.fromkeys(("written", "dropped", "unwritable", "failed_writes", "files"), 0)
@@ -223,9 +225,20 @@ class PredictionLog:
             lost = [item for item in run if item.attempts >= _ATTEMPTS]
             self._count("dropped", sum(len(item.kept) for item in lost))
             return [item for item in run if item.attempts < _ATTEMPTS]
+        self._say_platform(journal.directory, run[0].answered.model.platform_id)
         self._count("written", sum(len(item.kept) for item in run))
         self._count("files", 1)
         return []
+
+    def _say_platform(self, directory: Path, named: str) -> None:
+        """Write what this platform is beside the first rows that name it; a disk that takes it not may take it next time."""
+        if directory in self._on_platform or named != platform_id():
+            return
+        try:
+            record_platform(directory, named, describe_platform())
+            self._on_platform.add(directory)
+        except OSError as exc:
+            _LOGGER.error("the prediction log cannot say what its platform is: %s", exc.strerror)
 
     def _count(self, what: str, n: int) -> None:
         with self._wake:
