@@ -187,9 +187,9 @@ class _Processes:
         self, row: Mapping[str, Any], faults: Sequence[str], touched: Touched, outcome: str
     ) -> list[list[str]]:
         parts = list(touched.parts)
-        if len(parts) < 2:
-            return [parts]
-        found = []
+        if len({tuple(sorted(causes)) for causes in touched.parts.values()}) < 2:
+            return [parts]  # whichever of them it takes, the cause is the same
+        found: list[list[str]] = []
         for order in (parts, parts[::-1]):
             kept = list(order)
             for part in order:
