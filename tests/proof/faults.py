@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import bisect
 import hashlib
+import itertools
+import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -23,7 +25,21 @@ from feature_pipelines.stores.encoding import decode_rows, encode_rows, payload_
 from feature_pipelines.views import FeatureView
 from jobs.online.replay_source import ViewSource
 
-__all__ = ["FAULTS", "Past", "Touched", "is_faulty", "ModelParts", "model_parts", "store_answer", "touch_request"]
+__all__ = [
+    "CODE",
+    "FAULTS",
+    "MODEL",
+    "PATCH",
+    "PLATFORM",
+    "ModelParts",
+    "Past",
+    "Touched",
+    "is_faulty",
+    "model_parts",
+    "pair_halves",
+    "store_answer",
+    "touch_request",
+]
 
 HOUR = 3_600_000_000
 OUTAGE_EVERY, OUTAGE_HOURS = 8 * HOUR, 3 * HOUR
@@ -44,6 +60,17 @@ FAULTS = (
     "older_version",  # an older version serves
     "other_platform",  # it serves on a processor that rounds otherwise
 )
+
+
+_SPLIT_SEED = 20130310
+
+
+def pair_halves() -> tuple[list[tuple[str, str]], list[tuple[str, str]]]:
+    """Return all pairs of faults in two halves: while explanations were written the first was looked at, the second was not."""
+    pairs = list(itertools.combinations(FAULTS, 2))
+    random.Random(_SPLIT_SEED).shuffle(pairs)
+    half = len(pairs) // 2
+    return sorted(pairs[:half]), sorted(pairs[half:])
 
 
 def is_faulty(row_id: str, seed: int, share: float) -> bool:
@@ -111,7 +138,9 @@ class Past:
         for source in sources:
             held = self._of[source.view.name] = {}
             arrived = source.rows(-(2**62), through_ts)
-            for visible, key, row in zip(arrived.visible_ts.tolist(), arrived.keys, arrived.rows, strict=True):
+            for visible, key, row in zip(
+                arrived.visible_ts.tolist(), arrived.keys, arrived.rows, strict=True
+            ):
                 times, newest = held.setdefault(key, ([], []))
                 if not newest or row.order > newest[-1].order:
                     times.append(visible)
@@ -125,7 +154,13 @@ class Past:
 
 
 def store_answer(
-    view: FeatureView, key: Key, fresh: Answer, as_of: int, faults: Sequence[str], past: Past, touched: Touched
+    view: FeatureView,
+    key: Key,
+    fresh: Answer,
+    as_of: int,
+    faults: Sequence[str],
+    past: Past,
+    touched: Touched,
 ) -> Answer:
     """Return what a faulty store answers for a key at a time at which a good one answers `fresh`."""
     if isinstance(fresh, Exception) or resolve(view, fresh, as_of) is not Status.PRESENT:

@@ -5,7 +5,7 @@ store, as it is then, a model, and a prediction log of the variant's own. What e
 the test reads: of each row the parts touched, and which of them the difference takes. That is found by serving the row again with
 parts left out, one after the other, as long as the answer stays that of the faulty process.
 
-    python -m tests.proof.traffic WORLD OUT SEED VARIANT...
+    python -m tests.proof.traffic WORLD OUT FROM TO SEED ROWS VARIANT...
 
 does a pass in a process of its own, as another platform needs.
 """
@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
@@ -33,6 +34,7 @@ from tests.proof.faults import (
     CODE,
     MODEL,
     PATCH,
+    PLATFORM,
     ModelParts,
     Past,
     Touched,
@@ -41,23 +43,36 @@ from tests.proof.faults import (
     store_answer,
     touch_request,
 )
-from tests.proof.worlds import CHANGED, HOUR, FlightsWorld, microseconds
+from tests.proof.worlds import FlightsWorld
 from udfs.bundle import load_bundle
 from udfs.online import OnlineScorer
 from udfs.prediction_log import PredictionLog
 from udfs.scorer import Scorer
 
-__all__ = ["CLEAN", "SHARE", "Served", "TruthRow", "serve", "variant_name"]
+__all__ = [
+    "CLEAN",
+    "NOTHING",
+    "SHARE",
+    "Served",
+    "TruthRow",
+    "on_other_platform",
+    "serve",
+    "serve_elsewhere",
+    "variant_name",
+]
 
 CLEAN = "clean"
+NOTHING = "nothing"
+"""The variant without a fault: what the good process answers, beside the truth of the others."""
 SHARE = 0.3
 _TRUTH = "truth.jsonl"
 _CONFIGURATION = "c0ffee"
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def variant_name(faults: Sequence[str]) -> str:
     """Return what a set of faults is called."""
-    return "+".join(faults)
+    return "+".join(faults) or NOTHING
 
 
 @dataclass(frozen=True)
@@ -82,10 +97,10 @@ class TruthRow:
 
 @dataclass(frozen=True)
 class Served:
-    """A pass: where the logs are, one directory a variant, and CLEAN; and the truth."""
+    """A pass: where the logs are, one directory a variant, and CLEAN; the truth; and what the replay counted, if it ran here."""
 
     directory: Path
-    replayed: Replayed
+    replayed: Replayed | None = None
 
     def log(self, variant: str) -> Path:
         """Return a variant's prediction log."""
@@ -109,9 +124,7 @@ class _FaultyStore:
         self._store, self._past = store, past
         self.as_of, self.faults, self.views, self.touched = 0, (), None, Touched()
 
-    def set(
-        self, as_of: int, faults: Sequence[str], views: set[str] | None, touched: Touched
-    ) -> None:
+    def set(self, as_of: int, faults: Sequence[str], views: set[str] | None, touched: Touched) -> None:
         """Say what is read next: as of when, under which faults, and which views they reach (None: all)."""
         self.as_of, self.faults, self.views, self.touched = as_of, faults, views, touched
 
@@ -136,7 +149,12 @@ class _Processes:
     """The good process and the faulty ones."""
 
     def __init__(
-        self, world: FlightsWorld, store: OnlineStore, past: Past, variants: Sequence[Sequence[str]], out: Path
+        self,
+        world: FlightsWorld,
+        store: OnlineStore,
+        past: Past,
+        variants: Sequence[Sequence[str]],
+        out: Path,
     ) -> None:
         self.clock = 0
         self._world, self._out = world, out
@@ -276,17 +294,58 @@ def serve(
 
         requests = RequestSource(features, pin_snapshot(conf.input_location))
         with closing(processes):
-            done = replay(store, sources, requests, Window(world.from_ts, world.to_ts, rows), ask, mine.advance)
+            done = replay(
+                store, sources, requests, Window(world.from_ts, world.to_ts, rows), ask, mine.advance
+            )
         mine.finish()
     return Served(out, done)
 
 
+def serve_elsewhere(
+    world: FlightsWorld,
+    variants: Sequence[Sequence[str]],
+    out: Path,
+    *,
+    seed: int,
+    rows: int | None = None,
+    environment: Mapping[str, str],
+) -> Served:
+    """Do a pass in a process of its own, whose numpy may have been told to do without some of the processor's instructions."""
+    numbers = [world.from_ts, world.to_ts, seed, rows or 0]
+    command = [sys.executable, "-m", "tests.proof.traffic", str(world.root), str(out), *map(str, numbers)]
+    command += map(variant_name, variants)
+    done = subprocess.run(
+        command, env=dict(environment), capture_output=True, text=True, check=False, cwd=ROOT
+    )
+    if done.returncode != 0:
+        raise RuntimeError(done.stderr[-3000:])
+    return Served(out)
+
+
+def on_other_platform(variant: str, here: TruthRow, there: TruthRow, good: str, alone: str) -> TruthRow:
+    """Return the truth about a row that a faulty process served elsewhere.
+
+    Args:
+        variant: what the row's faults and the platform together are called.
+        here, there: the row under the same faults, served here and elsewhere.
+        good, alone: the answers without faults, here and elsewhere.
+    """
+    parts = {**there.parts, PLATFORM: ["PLATFORM"]}
+    if there.outcome == here.outcome:
+        needed = here.needed
+    elif there.outcome == alone:
+        needed = [[PLATFORM]]
+    else:
+        needed = [[*some, PLATFORM] for some in there.needed]
+    return TruthRow(variant, here.row_id, there.outcome, there.outcome != good, parts, needed)
+
+
 def main(argv: Sequence[str]) -> int:
     """Do a pass; see the module's docstring."""
-    root, out, seed, *variants = argv
-    from_ts, to_ts = json.loads((Path(root) / "window.json").read_text())
-    world = FlightsWorld(Path(root), from_ts, to_ts)
-    serve(world, [one.split("+") for one in variants if one != CLEAN], Path(out), seed=int(seed))
+    root, out, from_ts, to_ts, seed, rows, *variants = argv
+    world = FlightsWorld(Path(root), int(from_ts), int(to_ts))
+    faults = [() if name == NOTHING else tuple(name.split("+")) for name in variants]
+    serve(world, faults, Path(out), seed=int(seed), rows=int(rows) or None)
     return 0
 
 
