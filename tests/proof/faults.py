@@ -7,7 +7,6 @@ two faults meet in one part, the part has both causes. This module knows neither
 
 from __future__ import annotations
 
-import bisect
 import hashlib
 import itertools
 import random
@@ -23,7 +22,7 @@ from feature_pipelines.lookup import Status
 from feature_pipelines.stores.base import Answer, Key, StoredRow, resolve
 from feature_pipelines.stores.encoding import decode_rows, encode_rows, payload_digest
 from feature_pipelines.views import FeatureView
-from jobs.online.replay_source import ViewSource
+from tests.toy.past import Past
 
 __all__ = [
     "CODE",
@@ -32,7 +31,6 @@ __all__ = [
     "PATCH",
     "PLATFORM",
     "ModelParts",
-    "Past",
     "Touched",
     "is_faulty",
     "model_parts",
@@ -128,29 +126,6 @@ _REQUEST: Mapping[str, Sequence[tuple[str, Callable[[Mapping[str, Any]], Any], s
 
 
 # --- the store -------------------------------------------------------------------------------------------------------
-
-
-class Past:
-    """What a store held at any time: of each key the newest row by when it became visible."""
-
-    def __init__(self, sources: Sequence[ViewSource], through_ts: int) -> None:
-        self._of: dict[str, dict[Key, tuple[list[int], list[StoredRow]]]] = {}
-        for source in sources:
-            held = self._of[source.view.name] = {}
-            arrived = source.rows(-(2**62), through_ts)
-            for visible, key, row in zip(
-                arrived.visible_ts.tolist(), arrived.keys, arrived.rows, strict=True
-            ):
-                times, newest = held.setdefault(key, ([], []))
-                if not newest or row.order > newest[-1].order:
-                    times.append(visible)
-                    newest.append(row)
-
-    def at(self, view: str, key: Key, time: int) -> StoredRow | None:
-        """Return what the store held for a key at a time."""
-        times, newest = self._of[view].get(key, ([], []))
-        position = bisect.bisect_right(times, time)
-        return newest[position - 1] if position else None
 
 
 def store_answer(

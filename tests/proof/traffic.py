@@ -36,7 +36,6 @@ from tests.proof.faults import (
     PATCH,
     PLATFORM,
     ModelParts,
-    Past,
     Touched,
     is_faulty,
     model_parts,
@@ -44,6 +43,7 @@ from tests.proof.faults import (
     touch_request,
 )
 from tests.proof.worlds import FlightsWorld
+from tests.toy.past import Past
 from udfs.bundle import load_bundle
 from udfs.online import OnlineScorer
 from udfs.prediction_log import PredictionLog
