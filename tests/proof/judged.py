@@ -8,14 +8,16 @@ told from what is served.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
+
+from jobs.proof.causes import Explained
 
 from jobs.proof.pairs import Pairs
 from tests.proof.traffic import TruthRow
 
-__all__ = ["Judged", "is_right", "judge"]
+__all__ = ["Judged", "described", "is_right", "judge"]
 
 _TOGETHER, _NEVER = "INTERACTION", "nothing"
 
@@ -57,7 +59,7 @@ def judge(
     variant: str,
     pairs: Pairs,
     truth: Mapping[str, TruthRow],
-    explain: Callable[[Pairs], tuple[Sequence[Any], Sequence[Sequence[Any]]]],
+    found: Explained,
 ) -> None:
     """Add what was said of a variant's rows.
 
@@ -66,11 +68,10 @@ def judge(
         variant: its name.
         pairs: its rows, of one version.
         truth: of each row, by id.
-        explain: returns the cause of each row, None where it does not differ, and the parts of each.
+        found: what was said of each row.
     """
-    causes, parts = explain(pairs)
     counts = judged.by_variant.setdefault(variant, [0, 0])
-    for row_id, cause, of_row in zip(pairs.row_id, causes, parts, strict=True):
+    for row_id, cause, of_row in zip(pairs.row_id, found.cause, found.parts, strict=True):
         true = truth[row_id]
         if not true.differs:
             judged.invented += cause is not None
