@@ -149,11 +149,31 @@ class AsOfIndex:
         Raises:
             ContractError: a key that is a string here and an integer in the index, or the other way round.
         """
+        row, present, status = self._find(keys, as_of)
+        return self._gather(row, present), status
+
+    def lookup_timed(
+        self, keys: Sequence[Column], as_of: NDArray[np.int64]
+    ) -> tuple[dict[str, Column], NDArray[np.int8], NDArray[np.int64]]:
+        """Return what `lookup` does, and the event_ts of the row that was found, also of an expired one.
+
+        Where none was, the time is the lowest int64.
+        """
+        row, present, status = self._find(keys, as_of)
+        times = np.full(len(as_of), _NEVER)
+        found = (status == Status.PRESENT) | (status == Status.EXPIRED)
+        times[found] = self.event_ts[row[found]]
+        return self._gather(row, present), status, times
+
+    def _find(
+        self, keys: Sequence[Column], as_of: NDArray[np.int64]
+    ) -> tuple[NDArray[np.int64], NDArray[np.bool_], NDArray[np.int8]]:
+        """Return the position of each request's row, where there is one that is PRESENT, and each Status."""
         n = len(as_of)
         if not len(self):
             nothing = np.zeros(n, dtype=np.bool_)
             status = np.full(n, Status.NOT_FOUND, dtype=np.int8)
-            return self._gather(nothing.astype(np.int64), nothing), _with_null_keys(status, keys)
+            return nothing.astype(np.int64), nothing, _with_null_keys(status, keys)
         entity, known = self._entity(keys)
         row = self._newest_row(entity, self._rank(as_of))
         found = known & (row >= 0)
@@ -168,7 +188,7 @@ class AsOfIndex:
         status = np.where(present, Status.PRESENT, np.where(found, Status.EXPIRED, Status.NOT_FOUND)).astype(
             np.int8
         )
-        return self._gather(row, present), _with_null_keys(status, keys)
+        return row, present, _with_null_keys(status, keys)
 
     def _entity(self, keys: Sequence[Column]) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
         """Return each request's entity number, and whether there is such an entity."""

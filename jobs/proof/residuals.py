@@ -1,0 +1,113 @@
+"""What of a logged answer the version that gave it does not give again, here, for the very inputs that were logged.
+
+What remains then is no input's doing: the feature functions that ran were others than those registered, or the platform was
+another. The logged features decide which: if the estimator gives the logged score for them, the features are where it went apart.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from feature_pipelines.columns import Columns, take
+from feature_pipelines.parity import differing_bits, ulp_distance
+from jobs.proof.pairs import Pairs
+from jobs.proof.worlds import Mask, Matrix, PlatformReplay, World, features_of, scores_of
+
+__all__ = ["FEW_ULPS", "Residual", "residual"]
+
+FEW_ULPS: Final = 256
+"""How far other kernels for exponentials and sums of some hundred terms may be off; a value that went through float32 is 2**28 off."""
+
+
+@dataclass(frozen=True, eq=False)
+class Residual:
+    """What is left of n rows when every input is the logged one.
+
+    Args:
+        world: the version that answered.
+        features: what its registered code gives here for the logged inputs, (n_features, n).
+        target: the logged features in its order; a feature that was not logged is what `features` has.
+        differs: where these two differ, (n_features, n).
+        score_ok: whether its estimator gives the logged score for the logged features.
+        code: whether what is left is other code under the same fingerprint.
+        platform: whether it is another platform.
+        replayed: whether that platform was replayed, and gave the logged features and score.
+    """
+
+    world: World
+    features: Matrix
+    target: Matrix
+    differs: Mask
+    score_ok: Mask
+    code: Mask
+    platform: Mask
+    replayed: Mask
+
+
+def residual(
+    pairs: Pairs, names: Sequence[str], world: World, columns: Columns, replay: PlatformReplay | None
+) -> Residual | None:
+    """Return what the version leaves unexplained of the logged answers; None where the log lacks a field that it reads.
+
+    Args:
+        pairs: n rows that were scored online.
+        names: of the rows of the pairs' matrices.
+        world: the version that answered.
+        columns: the logged inputs, in its own types.
+        replay: scores as another platform does.
+    """
+    n, scorer = len(pairs), world.scorer
+    features, _ = features_of(scorer.feature_set, columns, scorer.constants, n)
+    target = _in_order(pairs.online.matrix, names, scorer.feature_set.feature_names, features)
+    differs = differing_bits(features, target)
+    scores = scores_of(scorer, target)
+    score_ok = ~differing_bits(scores, pairs.online.score)
+    left = differs.any(axis=0) | ~score_ok
+    platform, replayed = _platform(pairs, world, columns, replay, (features, target, scores), left)
+    code = differs.any(axis=0) & score_ok & ~platform
+    return Residual(world, features, target, differs, score_ok, code, platform, replayed)
+
+
+def _in_order(logged: Matrix, names: Sequence[str], wanted: Sequence[str], features: Matrix) -> Matrix:
+    if tuple(names) == tuple(wanted):
+        return logged
+    place = {name: row for row, name in enumerate(names)}
+    rows = [logged[place[name]] if name in place else features[i] for i, name in enumerate(wanted)]
+    return np.stack(rows)
+
+
+def _platform(
+    pairs: Pairs,
+    world: World,
+    columns: Columns,
+    replay: PlatformReplay | None,
+    here: tuple[Matrix, Matrix, Matrix],
+    left: Mask,
+) -> tuple[Mask, Mask]:
+    """Return which rows' rest is the platform's, and of which that was shown by replay."""
+    ids = np.array(pairs.platform, dtype=np.object_)
+    left = left & (ids != world.platform_id)
+    found, replayed = np.zeros(len(pairs), dtype=np.bool_), np.zeros(len(pairs), dtype=np.bool_)
+    features, target, scores = here
+    for platform in sorted(set(ids[left])):
+        rows = np.flatnonzero(left & (ids == platform))
+        part = {name: take(column, rows) for name, column in columns.items()}
+        there = replay(world, platform, part, len(rows)) if replay is not None else None
+        if there is None:
+            close = _is_few(features[:, rows], target[:, rows]).all(axis=0)
+            found[rows] = close & _is_few(scores[rows], pairs.online.score[rows])
+            continue
+        same = ~differing_bits(there[0], target[:, rows]).any(axis=0)
+        found[rows] = same & ~differing_bits(there[1], pairs.online.score[rows])
+        replayed[rows] = found[rows]
+    return found, replayed
+
+
+def _is_few(left: Matrix, right: Matrix) -> Mask:
+    few: NDArray[np.bool_] = ulp_distance(left, right) <= FEW_ULPS
+    return few
