@@ -113,7 +113,14 @@ def _hows(swaps: Swaps, group: Group, rows: NDArray[np.int64]) -> list[str]:
         for text, code, minutes in zip(texts, codes, shift, strict=True):
             if code != How.SAME:
                 text[How(code).said + (_offset(minutes) if code == How.UTC_OFFSET else "")] = None
-    return ["; ".join(text) for text in texts]
+    lead = "under the same event_ts: " if group.kind == "view" and _same_row(swaps, group, rows) else ""
+    return ["; ".join(lead + part for part in text) for text in texts]
+
+
+def _same_row(swaps: Swaps, group: Group, rows: NDArray[np.int64]) -> bool:
+    """Whether both sides had rows of one event_ts: a correction that the store lacks, or a value that was put there otherwise."""
+    ours, theirs = swaps.pairs.online.event_ts[group.name], swaps.pairs.offline.event_ts[group.name]
+    return bool(((ours[rows] == theirs[rows]) & (ours[rows] != NO_TIME)).all())
 
 
 def _shift(swaps: Swaps, name: str, rows: NDArray[np.int64]) -> list[int]:

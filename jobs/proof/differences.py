@@ -161,7 +161,8 @@ def _of_arrays(dtype: DType, online: Values, offline: Values) -> NDArray[np.int8
 
 
 def _through_float32(x: Values, y: Values) -> NDArray[np.bool_]:
-    return np.equal(x, y.astype(np.float32).astype(np.float64))
+    holds: NDArray[np.bool_] = np.equal(x, y.astype(np.float32).astype(np.float64))
+    return holds
 
 
 def _digits(x: Values, y: Values) -> NDArray[np.bool_]:
@@ -175,7 +176,8 @@ def _digits(x: Values, y: Values) -> NDArray[np.bool_]:
 
 
 def _last_bit(x: Values, y: Values) -> NDArray[np.bool_]:
-    return np.equal(ulp_distance(x.astype(np.float64), y.astype(np.float64)), 1)
+    holds: NDArray[np.bool_] = np.equal(ulp_distance(x.astype(np.float64), y.astype(np.float64)), 1)
+    return holds
 
 
 def _through_float(bits: Any, exact: int) -> Rule:
@@ -183,13 +185,15 @@ def _through_float(bits: Any, exact: int) -> Rule:
         lossy = np.abs(y.astype(np.float64)) > exact
         rounded = y.astype(bits).astype(np.float64)
         back = np.where(np.abs(rounded) < 2.0**63, rounded, 0.0).astype(np.int64)
-        return np.logical_and(lossy, x == back)
+        found: NDArray[np.bool_] = np.logical_and(lossy, x == back)
+        return found
 
     return holds
 
 
 def _wrapped(x: Values, y: Values) -> NDArray[np.bool_]:
-    return np.logical_and(x == y.astype(np.int32), x != y)
+    holds: NDArray[np.bool_] = np.logical_and(x == y.astype(np.int32), x != y)
+    return holds
 
 
 def _coarser(x: Values, y: Values) -> NDArray[np.bool_]:
@@ -199,7 +203,8 @@ def _coarser(x: Values, y: Values) -> NDArray[np.bool_]:
 
 
 def _float_seconds(x: Values, y: Values) -> NDArray[np.bool_]:
-    return np.equal(np.abs(x - y), 1)
+    holds: NDArray[np.bool_] = np.equal(np.abs(x - y), 1)
+    return holds
 
 
 _RULES: Final[dict[str, tuple[tuple[How, Rule], ...]]] = {

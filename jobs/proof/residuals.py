@@ -34,8 +34,9 @@ class Residual:
         target: the logged features in its order; a feature that was not logged is what `features` has.
         differs: where these two differ, (n_features, n).
         score_ok: whether its estimator gives the logged score for the logged features.
-        code: whether what is left is other code under the same fingerprint.
-        platform: whether it is another platform.
+        code: whether the features that are left are those of other code under the same fingerprint.
+        platform: whether something that is left is another platform's: its features, or its score alone.
+        platform_features: whether the features are.
         replayed: whether that platform was replayed, and gave the logged features and score.
     """
 
@@ -46,6 +47,7 @@ class Residual:
     score_ok: Mask
     code: Mask
     platform: Mask
+    platform_features: Mask
     replayed: Mask
 
 
@@ -67,10 +69,15 @@ def residual(
     differs = differing_bits(features, target)
     scores = scores_of(scorer, target)
     score_ok = ~differing_bits(scores, pairs.online.score)
-    left = differs.any(axis=0) | ~score_ok
-    platform, replayed = _platform(pairs, world, columns, replay, (features, target, scores), left)
-    code = differs.any(axis=0) & score_ok & ~platform
-    return Residual(world, features, target, differs, score_ok, code, platform, replayed)
+    is_elsewhere = np.array([name != world.platform_id for name in pairs.platform], dtype=np.bool_)
+    left = is_elsewhere & (differs.any(axis=0) | ~score_ok)
+    replayed, unlike = _replayed(pairs, world, columns, replay, target, left)
+    few_features = left & ~unlike & _is_few(features, target).all(axis=0)
+    few_score = left & _is_few(scores, pairs.online.score)
+    platform_features = replayed | (few_features & few_score)
+    platform = platform_features | (few_score & ~score_ok)
+    code = differs.any(axis=0) & ~platform_features & (score_ok | platform)
+    return Residual(world, features, target, differs, score_ok, code, platform, platform_features, replayed)
 
 
 def _in_order(logged: Matrix, names: Sequence[str], wanted: Sequence[str], features: Matrix) -> Matrix:
@@ -81,31 +88,25 @@ def _in_order(logged: Matrix, names: Sequence[str], wanted: Sequence[str], featu
     return np.stack(rows)
 
 
-def _platform(
+def _replayed(
     pairs: Pairs,
     world: World,
     columns: Columns,
     replay: PlatformReplay | None,
-    here: tuple[Matrix, Matrix, Matrix],
+    target: Matrix,
     left: Mask,
 ) -> tuple[Mask, Mask]:
-    """Return which rows' rest is the platform's, and of which that was shown by replay."""
+    """Return which rows their platform, replayed here, gives as they were logged, and of which it gives other features."""
+    same, unlike = np.zeros(len(pairs), dtype=np.bool_), np.zeros(len(pairs), dtype=np.bool_)
     ids = np.array(pairs.platform, dtype=np.object_)
-    left = left & (ids != world.platform_id)
-    found, replayed = np.zeros(len(pairs), dtype=np.bool_), np.zeros(len(pairs), dtype=np.bool_)
-    features, target, scores = here
-    for platform in sorted(set(ids[left])):
+    for platform in sorted(set(ids[left])) if replay is not None else ():
         rows = np.flatnonzero(left & (ids == platform))
         part = {name: take(column, rows) for name, column in columns.items()}
         there = replay(world, platform, part, len(rows)) if replay is not None else None
-        if there is None:
-            close = _is_few(features[:, rows], target[:, rows]).all(axis=0)
-            found[rows] = close & _is_few(scores[rows], pairs.online.score[rows])
-            continue
-        same = ~differing_bits(there[0], target[:, rows]).any(axis=0)
-        found[rows] = same & ~differing_bits(there[1], pairs.online.score[rows])
-        replayed[rows] = found[rows]
-    return found, replayed
+        if there is not None:
+            unlike[rows] = differing_bits(there[0], target[:, rows]).any(axis=0)
+            same[rows] = ~unlike[rows] & ~differing_bits(there[1], pairs.online.score[rows])
+    return same, unlike
 
 
 def _is_few(left: Matrix, right: Matrix) -> Mask:

@@ -171,7 +171,7 @@ class Swaps:
         open_features = differing_bits(features, target[:, rows])
         if left is not None and (whole or not self._is_whole):
             known = left.differs[:, rows] & ~differing_bits(features, left.features[:, rows])
-            known &= (left.code[rows] & of_code) | (left.platform[rows] & on_platform)
+            known &= (left.code[rows] & of_code) | (left.platform_features[rows] & on_platform)
             open_features &= ~known
         score_ok = self._reference_ok[rows]
         if left is not None:
