@@ -13,7 +13,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from jobs.proof.causes import Explained
-
 from jobs.proof.pairs import Pairs
 from tests.proof.traffic import TruthRow
 

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from jobs.proof.causes import World, explain
 
+from jobs.proof.causes import World, explain
 from tests.laws.test_portable_bits import dispatched_features
 from tests.proof.faults import FAULTS, PLATFORM, pair_halves
 from tests.proof.judged import Judged, described, judge

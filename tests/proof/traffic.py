@@ -42,7 +42,7 @@ from tests.proof.faults import (
     store_answer,
     touch_request,
 )
-from tests.proof.worlds import FlightsWorld
+from tests.proof.worlds import REQUESTS, FlightsWorld
 from tests.toy.past import Past
 from udfs.bundle import load_bundle
 from udfs.online import OnlineScorer
@@ -262,7 +262,13 @@ def _outcome(answer: Mapping[str, Any]) -> str:
 
 
 def serve(
-    world: FlightsWorld, variants: Sequence[Sequence[str]], out: Path, *, seed: int, rows: int | None = None
+    world: FlightsWorld,
+    variants: Sequence[Sequence[str]],
+    out: Path,
+    *,
+    seed: int = 0,
+    rows: int | None = None,
+    source: str = REQUESTS,
 ) -> Served:
     """Replay the world's requests to the good process, and a share of them to a faulty one of each variant too.
 
@@ -272,6 +278,7 @@ def serve(
         out: an empty directory.
         seed: of the choice of rows.
         rows: at most so many requests; None: all.
+        source: the table of requests.
     """
     out.mkdir(parents=True, exist_ok=True)
     url = f"sqlite:///{out}/store.db"
@@ -292,7 +299,7 @@ def serve(
                         truth.write(json.dumps(dataclasses.asdict(found)) + "\n")
             return answers
 
-        requests = RequestSource(features, pin_snapshot(conf.input_location))
+        requests = RequestSource(features, pin_snapshot(world.table(source)))
         with closing(processes):
             done = replay(
                 store, sources, requests, Window(world.from_ts, world.to_ts, rows), ask, mine.advance

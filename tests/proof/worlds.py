@@ -9,6 +9,7 @@ codes with two fits. Nothing here knows of faults.
 from __future__ import annotations
 
 import hashlib
+import json
 import shutil
 import sys
 from collections.abc import Iterator
@@ -18,6 +19,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+import mlflow
 import numpy as np
 import pyarrow as pa
 from deltalake import DeltaTable, write_deltalake
@@ -30,14 +32,18 @@ from feature_pipelines.evaluate import constants_from_json, evaluate, fit_consta
 from feature_pipelines.history_arrow import history_from_arrow
 from feature_pipelines.packaged import load_reference
 from jobs.runs.conf import Conf, load
+from jobs.runs.tracking import connect_from
 from jobs.runs.training import TrainingSet, build_training_set
 from jobs.tables.flights_source import locate_files, parse_source
+from jobs.tables.resample import resampled_rows
 from udfs.bundle import bundle_digest, write_bundle
+from udfs.registry import register
 from udfs.scorer import OutputSpec
 
-__all__ = ["CHANGED", "MODELS", "FlightsWorld", "make_world", "microseconds"]
+__all__ = ["CHANGED", "MODELS", "REQUESTS", "SCALED", "FlightsWorld", "make_world", "microseconds"]
 
 HOUR = 3_600_000_000
+REQUESTS, SCALED = "flights_requests", "flights_requests_scaled"
 SPLIT = "2013-03-09T05:00:00Z"
 """Requests from here on are replayed, those before are learned from; the clocks change on the 10th."""
 
@@ -137,6 +143,20 @@ class FlightsWorld:
     from_ts: int
     to_ts: int
 
+    def write_scaled(self, rows: int) -> None:
+        """Write SCALED: the requests to replay, and copies of them under new ids until there are so many."""
+        real = _between(self.rows(REQUESTS), "sched_dep_ts", self.from_ts, self.to_ts).combine_chunks()
+        write_deltalake(self.table(SCALED), resampled_rows(real, 0, rows, rows=rows, seed=0))
+
+    def register(self, *models: str) -> None:
+        """Register some of MODELS, in this order from version 1 on; the last is champion."""
+        client = connect_from(self.conf(), create=True)
+        for model in models:
+            facts = json.loads((self.bundle(model) / "model.json").read_text())
+            with mlflow.start_run(run_name=model):
+                version = register(client, "flights", self.bundle(model), [], facts)
+        client.set_registered_model_alias("flights", "champion", version.version)
+
     def conf(self, *overrides: str) -> Conf:
         """Return the flights' configuration with this directory as its home and these features."""
         reference = f"model.feature_set={_reference('reference')}"
@@ -182,9 +202,9 @@ def _write_tables(world: FlightsWorld) -> None:
     until = microseconds(_UNTIL)
     for name in ("flights_arrivals", "flights_departures", "weather"):
         tables[name] = _between(tables[name], "event_ts", microseconds(_EVENTS_FROM), until)
-    requests = _between(tables["flights_requests"], "sched_dep_ts", microseconds(_LEARN_FROM), world.to_ts)
+    requests = _between(tables[REQUESTS], "sched_dep_ts", microseconds(_LEARN_FROM), world.to_ts)
     made = {name: tables[name] for name in ("weather", "planes", "flights_outcomes")}
-    made["flights_requests"] = _booked(requests)
+    made[REQUESTS] = _booked(requests)
     for view in load_reference("feature_pipelines.features.flights:FEATURES").views:
         if view.name in _SOURCES:
             made[view.name] = history_from_arrow(view, tables[_SOURCES[view.name]])
