@@ -9,8 +9,8 @@ Sets are tried in this order, and the first that closes a row's gap is its expla
 
 A set of several groups is then reduced by the groups that it does not need. "Closes" means that features, score and label become
 those that were logged. A row that was refused online has no features to compare: its reason, and what became of its look-ups, say
-why (see refusals). What the log leaves out (personal data) has to stand in the pairs as the batch's value, so that it differs in
-nothing.
+why (see refusals). What the log leaves out stands in the pairs as the batch's value: an input then differs in nothing, and of a
+feature that a swap changes the score alone decides.
 """
 
 from __future__ import annotations
@@ -22,7 +22,6 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from feature_pipelines.parity import differing_bits
 from jobs.proof.details import detail_of, where_of
 from jobs.proof.groups import ABSENT, ORDER, Cause
 from jobs.proof.pairs import Pairs
@@ -30,7 +29,7 @@ from jobs.proof.refusals import explain_refusals
 from jobs.proof.swaps import Swaps
 from jobs.proof.worlds import Mask, PlatformReplay, World
 
-__all__ = ["Cause", "Explained", "World", "differing_rows", "explain"]
+__all__ = ["Cause", "Explained", "World", "explain"]
 
 _MOST_CAUSES: Final = 6
 Rows = NDArray[np.int64]
@@ -53,17 +52,6 @@ class Explained:
     detail: list[str]
 
 
-def differing_rows(pairs: Pairs) -> Mask:
-    """Return which rows differ: in the reason of a refusal, the label, or a bit of the score or of any feature; (n,)."""
-    online, offline = pairs.online, pairs.offline
-    differs = np.array([a != b for a, b in zip(online.error, offline.error, strict=True)], dtype=np.bool_)
-    differs |= differing_bits(online.score, offline.score)
-    differs |= differing_bits(online.matrix, offline.matrix).any(axis=0)
-    if online.label is not None and offline.label is not None:
-        differs |= (online.label != offline.label) & ~np.isnan(online.score)
-    return differs
-
-
 def explain(
     pairs: Pairs, reference: World, served: World | None, replay: PlatformReplay | None = None
 ) -> Explained:
@@ -78,7 +66,7 @@ def explain(
     """
     n = len(pairs)
     made = Explained([None] * n, [""] * n, [()] * n, [""] * n)
-    rows = np.flatnonzero(differing_rows(pairs))
+    rows = np.flatnonzero(pairs.differing())
     is_refused = np.array([pairs.online.error[row] is not None for row in rows], dtype=np.bool_)
     refused, scored = rows[is_refused], rows[~is_refused]
     if refused.size:

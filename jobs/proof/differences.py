@@ -26,7 +26,6 @@ UTC_OFFSETS_MINUTES: Final = frozenset(
 """The differences from UTC that any zone has had since 1980, whole quarter hours, minutes east."""
 
 _MINUTE_US = 60_000_000
-_EXACT_FLOAT64, _EXACT_FLOAT32 = 2**53, 2**24
 
 
 class How(IntEnum):
@@ -180,12 +179,11 @@ def _last_bit(x: Values, y: Values) -> NDArray[np.bool_]:
     return holds
 
 
-def _through_float(bits: Any, exact: int) -> Rule:
+def _through_float(bits: Any) -> Rule:
     def holds(x: Values, y: Values) -> NDArray[np.bool_]:
-        lossy = np.abs(y.astype(np.float64)) > exact
         rounded = y.astype(bits).astype(np.float64)
-        back = np.where(np.abs(rounded) < 2.0**63, rounded, 0.0).astype(np.int64)
-        found: NDArray[np.bool_] = np.logical_and(lossy, x == back)
+        fits = np.abs(rounded) < 2.0**63
+        found: NDArray[np.bool_] = fits & (x == np.where(fits, rounded, 0.0).astype(np.int64))
         return found
 
     return holds
@@ -220,12 +218,12 @@ _RULES: Final[dict[str, tuple[tuple[How, Rule], ...]]] = {
         (How.TRUNCATED, lambda x, y: (x == np.trunc(y)) & np.isfinite(y)),
     ),
     "int64": (
-        (How.INT_AS_FLOAT64, _through_float(np.float64, _EXACT_FLOAT64)),
-        (How.INT_AS_FLOAT32, _through_float(np.float32, _EXACT_FLOAT32)),
+        (How.INT_AS_FLOAT64, _through_float(np.float64)),
+        (How.INT_AS_FLOAT32, _through_float(np.float32)),
         (How.INT32_WRAP, _wrapped),
     ),
-    "int32": ((How.INT_AS_FLOAT32, _through_float(np.float32, _EXACT_FLOAT32)),),
-    "decimal": ((How.INT_AS_FLOAT64, _through_float(np.float64, _EXACT_FLOAT64)),),
+    "int32": ((How.INT_AS_FLOAT32, _through_float(np.float32)),),
+    "decimal": ((How.INT_AS_FLOAT64, _through_float(np.float64)),),
     "timestamp": (
         (How.UTC_OFFSET, lambda x, y: utc_offset(x, y) != 0),
         (How.TIME_UNIT, _coarser),

@@ -85,12 +85,14 @@ class Groups:
         groups: in the order of the feature set: views, then request fields.
         cause: int8, (n_groups, n): the code of what the group would be the cause of, ABSENT where it does not differ.
         carried: by view, the place in `groups` of the key field that its difference belongs to, -1 where it is a group itself; (n,).
+        sent: by stored field that some row sent itself and that differs there, in which rows: there it is a group of its own.
         how: by field that differs somewhere, How it does, int8, (n,).
     """
 
     groups: list[Group]
     cause: NDArray[np.int8]
     carried: Mapping[str, NDArray[np.int16]]
+    sent: Mapping[str, NDArray[np.bool_]]
     how: Mapping[str, NDArray[np.int8]]
 
 
@@ -109,7 +111,14 @@ def input_groups(pairs: Pairs, feature_set: FeatureSet, read: Collection[str]) -
         if f.name in read or f.name in keys
     }
     how = {name: of_field for name, of_field in how.items() if of_field.any()}
-    fields = [f.name for f in feature_set.request if f.name in how]
+    stored = {f.name for view in feature_set.views for f in view.fields}
+    sent = {
+        name: how[name] * mask for name, mask in pairs.overrides.items() if name in how and name in stored
+    }
+    sent = {name: of_field for name, of_field in sent.items() if of_field.any()}
+    fields = [
+        f.name for f in feature_set.sources if f.name in sent or (f.name in how and f.name not in stored)
+    ]
     views = [view for view in feature_set.views if any(f.name in how for f in view.fields)]
     groups = [Group("view", view.name, tuple(f.name for f in view.fields)) for view in views]
     groups += [Group("field", name, (name,)) for name in fields]
@@ -117,14 +126,20 @@ def input_groups(pairs: Pairs, feature_set: FeatureSet, read: Collection[str]) -
     cause = np.full((len(groups), len(pairs)), ABSENT, dtype=np.int8)
     carried = {}
     for i, view in enumerate(views):
-        hows = [how[f.name] for f in view.fields if f.name in how]
+        hows = [
+            how[f.name] * (sent[f.name] == 0) if f.name in sent else how[f.name]
+            for f in view.fields
+            if f.name in how
+        ]
         changed = np.logical_or.reduce([of_field != How.SAME for of_field in hows])
         carried[view.name] = _carried(view, how, place, len(pairs))
         own = changed & (carried[view.name] == _NO_SLOT)
         cause[i, own] = view_causes(pairs, view, hows)[own]
     for name in fields:
-        cause[place[name]] = _value_causes([how[name]])
-    return Groups(groups, cause, carried, how)
+        cause[place[name]] = _value_causes([sent.get(name, how[name])])
+    return Groups(
+        groups, cause, carried, {name: of_field != How.SAME for name, of_field in sent.items()}, how
+    )
 
 
 def _carried(

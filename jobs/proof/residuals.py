@@ -52,20 +52,28 @@ class Residual:
 
 
 def residual(
-    pairs: Pairs, names: Sequence[str], world: World, columns: Columns, replay: PlatformReplay | None
-) -> Residual | None:
-    """Return what the version leaves unexplained of the logged answers; None where the log lacks a field that it reads.
+    pairs: Pairs,
+    names: Sequence[str],
+    world: World,
+    columns: Columns,
+    unlogged: Mask | None = None,
+    replay: PlatformReplay | None = None,
+) -> Residual:
+    """Return what the version leaves unexplained of the logged answers.
 
     Args:
         pairs: n rows that were scored online.
         names: of the rows of the pairs' matrices.
         world: the version that answered.
         columns: the logged inputs, in its own types.
+        unlogged: where the log has no value of a feature of the version; taken for what its code gives.
         replay: scores as another platform does.
     """
     n, scorer = len(pairs), world.scorer
     features, _ = features_of(scorer.feature_set, columns, scorer.constants, n)
     target = _in_order(pairs.online.matrix, names, scorer.feature_set.feature_names, features)
+    if unlogged is not None:
+        target = np.where(unlogged, features, target)
     differs = differing_bits(features, target)
     scores = scores_of(scorer, target)
     score_ok = ~differing_bits(scores, pairs.online.score)

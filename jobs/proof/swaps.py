@@ -9,6 +9,7 @@ of the set, so that each estimator scores the rows once, however many sets are t
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Final
 
 import numpy as np
@@ -62,10 +63,11 @@ class Swaps:
             name: concat([pairs.offline.columns[name], pairs.online.columns[name]]) for name in sorted(read)
         }
         self.left = self._residual(answered, replay)
-        self._reference_ok = ~differing_bits(
-            scores_of(reference.scorer, pairs.online.matrix), pairs.online.score
-        )
         self._add_version()
+        is_plain = self.left is None or self._is_whole
+        self._target = pairs.online.matrix if is_plain or self.left is None else self.left.target
+        scores = scores_of(reference.scorer, self._target)
+        self._reference_ok = ~differing_bits(scores, pairs.online.score)
         self._add_threshold()
         if self.left is not None:
             self._add(Group("platform", "platform"), Cause.PLATFORM, self.left.platform)
@@ -83,7 +85,9 @@ class Swaps:
         columns = as_declared(self.pairs.online.columns, feature_set.sources, answered.scorer.feature_set)
         if columns is None:
             return None
-        return residual(self.pairs, feature_set.feature_names, answered, columns, replay)
+        names = feature_set.feature_names
+        unlogged = _unlogged(self.pairs, answered.scorer.feature_set.feature_names)
+        return residual(self.pairs, names, answered, columns, unlogged, replay)
 
     # The groups that are no inputs
 
@@ -163,25 +167,40 @@ class Swaps:
         return closed
 
     def _closes(self, rows: NDArray[np.int64], chosen: Mask, of_model: bool, of_code: bool) -> Mask:
-        left, score, label = self.left, self.pairs.online.score, self.pairs.online.label
+        left, score, label = self.left, self.pairs.online.score[rows], self.pairs.online.label
         on_platform = self._is_chosen("platform", chosen)
         features, raised = self._features(rows, chosen, of_model, of_code)
         whole = self._is_whole and of_code
-        target = left.target if whole and left is not None else self.pairs.online.matrix
-        open_features = differing_bits(features, target[:, rows])
+        target = (left.target if whole and left is not None else self._target)[:, rows]
+        differs = differing_bits(features, target)
         if left is not None and (whole or not self._is_whole):
             known = left.differs[:, rows] & ~differing_bits(features, left.features[:, rows])
             known &= (left.code[rows] & of_code) | (left.platform_features[rows] & on_platform)
-            open_features &= ~known
-        score_ok = self._reference_ok[rows]
-        if left is not None:
-            score_ok = left.score_ok[rows] if of_model or not self.is_other_version else score_ok
-            score_ok = score_ok | (on_platform & left.platform[rows] & (of_model == self.is_other_version))
-        closed = ~open_features.any(axis=0) & ~raised & score_ok & ~np.isnan(score[rows])
+            differs &= ~known
+        world = left.world if left is not None and (of_model or not self.is_other_version) else self.reference
+        is_own = left is not None and world is left.world
+        score_ok = left.score_ok[rows] if left is not None and is_own else self._reference_ok[rows]
+        hidden = self._hidden(world, differs, rows)
+        if hidden.any():  # what was not logged may be anything, so that only the score can tell
+            scores = scores_of(world.scorer, features[:, hidden])
+            score_ok = score_ok.copy()
+            score_ok[hidden] = ~differing_bits(scores, score[hidden])
+        if left is not None and is_own:
+            score_ok = score_ok | (on_platform & left.platform[rows])
+        closed: Mask = ~differs.any(axis=0) & ~raised & score_ok & ~np.isnan(score)
         labels = self._labels[of_model and self.is_other_version]
         if label is not None and labels is not None:
             closed &= (labels[rows] == label[rows]) | self._is_chosen("configuration", chosen)
         return closed
+
+    def _hidden(self, world: World, differs: Mask, rows: NDArray[np.int64]) -> Mask:
+        """Return the rows with other features than assumed where the log has none; take these out of what differs, in place."""
+        unlogged = _unlogged(self.pairs, world.scorer.feature_set.feature_names)
+        if unlogged is None or unlogged.shape[0] != differs.shape[0]:
+            return np.zeros(len(rows), dtype=np.bool_)
+        hidden: Mask = np.asarray((differs & unlogged[:, rows]).any(axis=0))
+        differs &= ~unlogged[:, rows]
+        return hidden
 
     def changed_by_code(self) -> Mask:
         """Return where the served version's functions give other features than the reference's, for the logged inputs."""
@@ -228,9 +247,22 @@ class Swaps:
                 carrier = self.inputs.carried[group.name][rows]
                 by_key = chosen[np.maximum(carrier, 0), np.arange(len(rows))]
                 mask = np.where(carrier == _NO_GROUP, mask, by_key)
-            by_field |= dict.fromkeys(group.fields, mask)
+                by_field |= dict.fromkeys(group.fields, mask)
+            elif group.name in self.inputs.sent:
+                of_row = self.inputs.sent[group.name][rows]
+                by_field[group.name] = np.where(of_row, mask, by_field[group.name])
+            else:
+                by_field[group.name] = mask
         n = len(self.pairs)
         return {
             name: take(column, rows + n * by_field.get(name, nowhere))
             for name, column in self._columns.items()
         }
+
+
+def _unlogged(pairs: Pairs, names: Sequence[str]) -> Mask | None:
+    """Return where the log has no value of a feature, (n_features, n); None where it has all."""
+    if not any(name in pairs.unlogged for name in names):
+        return None
+    nowhere = np.zeros(len(pairs), dtype=np.bool_)
+    return np.stack([pairs.unlogged.get(name, nowhere) for name in names])

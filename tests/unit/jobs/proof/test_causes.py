@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 from dataclasses import replace
 from typing import Any
@@ -15,7 +16,7 @@ from feature_pipelines.columns import Nullable
 from feature_pipelines.evaluate import evaluate
 from feature_pipelines.lookup import Status
 from feature_pipelines.parity import differing_bits
-from jobs.proof.causes import Cause, Explained, differing_rows, explain
+from jobs.proof.causes import Cause, Explained, explain
 from jobs.proof.pairs import Pairs, Side
 from jobs.proof.worlds import World
 from tests.toy.house_bundle import house_columns
@@ -26,6 +27,7 @@ from udfs.trees_export import export_trees
 HOUR_US = 3_600_000_000
 
 
+@functools.cache
 def other_version(houses: SkewedHouses) -> World:
     """Another fit of the same features."""
     columns = house_columns(200, seed=77)
@@ -211,7 +213,7 @@ def test_rows_that_are_equal_have_no_cause(houses: SkewedHouses) -> None:
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.__name__)
 def test_one_fault_is_named_where_it_is(houses: SkewedHouses, fault: Any) -> None:
     pairs = houses.pairs(fault)
-    rows = np.flatnonzero(differing_rows(pairs))
+    rows = np.flatnonzero(pairs.differing())
     found = explained(houses, pairs, fault)
     assert rows.size >= 15
     assert [row for row, cause in enumerate(found.cause) if cause is not None] == rows.tolist()
@@ -222,7 +224,7 @@ def test_one_fault_is_named_where_it_is(houses: SkewedHouses, fault: Any) -> Non
 @pytest.mark.parametrize("faults", PAIRS, ids=lambda faults: " and ".join(fault.__name__ for fault in faults))
 def test_two_faults_are_told_apart_row_by_row(houses: SkewedHouses, faults: tuple[Any, Any]) -> None:
     pairs = houses.pairs(*faults)
-    rows = np.flatnonzero(differing_rows(pairs))
+    rows = np.flatnonzero(pairs.differing())
     by_itself = [same(pairs.online, houses.online(fault).side(houses.n)) for fault in faults]
     both = tuple(sorted({FAULTS[fault] for fault in faults}, key=list(Cause).index))
     expected = [
