@@ -29,6 +29,7 @@ __all__ = ["LogRows", "MapColumn", "column_from_texts", "is_hashed", "read_rows"
 _NUMBER = r"^-?[0-9]+(\.[0-9]+)?([eE][-+]?[0-9]+)?$"
 _INTEGER = r"^-?[0-9]{1,19}$"
 _UTC = r'^"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]{1,6})?Z"$'
+_PLAIN = r'^"[^"\\]*"$'
 _MAPS = ("request", "stored", "features", "statuses", "event_ts")
 _HASHED = r"^[0-9a-f]{64}$"
 _UNREADABLE = object()
@@ -291,6 +292,8 @@ def _typed(kind: str, texts: pa.Array) -> pa.Array | None:
                 return texts.cast(pa.int64())
             if _all_match(texts, _UTC):
                 return pc.utf8_slice_codeunits(texts, 1, -1).cast(pa.timestamp("us", tz="UTC"))
+        if kind == "string" and _all_match(texts, _PLAIN):
+            return pc.utf8_slice_codeunits(texts, 1, -1)
         if kind == "bool" and _all_match(texts, "^(true|false)$"):
             return pc.equal(texts, "true")
     except pa.ArrowInvalid:  # out of range, no such date: the wire form says what is wrong with which row

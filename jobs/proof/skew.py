@@ -23,8 +23,8 @@ class FieldSkew:
         exact: rows of equal bits; `differing`: the others.
         online_only_null, offline_only_null: differing rows in which one side alone is null (NaN).
         ulps: "p50", "p90", "p99" and "max" of the distance in units in the last place, among differing rows in which both are
-            numbers; {} without any. Quantiles are upper bounds, within a factor of 1 + 1/16 (exact below 16), "max" is exact.
-        absolute: the same of |online - offline|; quantiles within a factor of 1 + 1/16, "max" exact.
+            numbers; {} without any. Quantiles are exact below 32, else at most 1/16 too small; "max" is exact.
+        absolute: the same of |online - offline|; quantiles at most 1/16 too small, "max" exact.
     """
 
     name: str
