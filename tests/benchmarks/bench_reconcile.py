@@ -12,6 +12,7 @@ that it stays flat. Ends with exit code 0 if every logged row was compared and n
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import shutil
 import sys
@@ -31,6 +32,7 @@ import numpy as np  # noqa: E402 - after the path is set
 from measure import Finished, run  # noqa: E402
 from workload import Workload, conf_of, environment, make_workload  # noqa: E402
 
+from feature_pipelines.features.flights import FEATURES  # noqa: E402
 from jobs.online.replay import groups  # noqa: E402
 from jobs.online.replay_ask import ScorerAsker  # noqa: E402
 from jobs.online.replay_source import RequestSource, ViewSource  # noqa: E402
@@ -47,6 +49,7 @@ ROWS = 1_000_000
 YEAR = 2013
 MAX_QUEUE = 200_000
 ASK_ROWS = 1_000
+COMPLETE = "complete"
 ROUNDS = 2
 
 
@@ -94,42 +97,53 @@ def make_log(home: Path, rows: int, cores: int) -> Log:
         begun = time.perf_counter()
         with ProcessPoolExecutor(cores, mp_context=get_context("spawn")) as pool:
             tasks = [pool.submit(_answer_month, str(made), str(bundle), workload, month) for month in left]
-            answered = sum(task.result() for task in tasks)
+            for task in tasks:
+                task.result()
         seconds = time.perf_counter() - begun
-        print(f"logged {answered:,} answers in {seconds:.0f} s", file=sys.stderr, flush=True)
+        print(f"logged the answers of {len(left)} months in {seconds:.0f} s", file=sys.stderr, flush=True)
     return Log(workload, made / "log")
 
 
-def _answer_month(made: str, bundle: str, workload: Workload, month: int) -> int:
+def _answer_month(made: str, bundle: str, workload: Workload, month: int) -> None:
     """Answer a month's requests into a log of its own, and move its files to the others' when all are there."""
     scratch, target = Path(made) / f"making-{month:02d}", Path(made) / "log"
-    shutil.rmtree(scratch, ignore_errors=True)
-    scorer = load_bundle(Path(bundle), expected_digest=workload.version.digest)
-    features, conf = scorer.feature_set, conf_of(workload.home)
-    after_ts, through_ts = _beginning(month) - 1, _beginning(month + 1) - 1
-    sources = [
-        ViewSource(view, pin_view(view, conf.table_location(conf.views[view.name])))
-        for view in features.views
-    ]
-    store = PastStore(Past(sources, through_ts))
-    log = PredictionLog(scratch, lambda: store.now, flush_seconds=3600.0, max_queue=MAX_QUEUE)
-    asked = RequestSource(features, pin_snapshot(str(workload.requests("B")))).rows(after_ts, through_ts)
-    online = OnlineScorer(
-        scorer, store, clock=lambda: store.now, log=log, model_version=workload.version.version
-    )
+    if not (scratch / COMPLETE).exists():
+        shutil.rmtree(scratch, ignore_errors=True)
+        _answer(scratch, Path(bundle), workload, month)
+        (scratch / COMPLETE).touch()
+    for file in sorted(scratch.rglob("*")):
+        if file.is_file() and file.name != COMPLETE:
+            (target / file.relative_to(scratch)).parent.mkdir(parents=True, exist_ok=True)
+            file.rename(target / file.relative_to(scratch))
+    (Path(made) / f"month-{month:02d}").touch()
+    shutil.rmtree(scratch)
+
+
+def _answer(log_directory: Path, bundle: Path, workload: Workload, month: int) -> None:
+    scorer = load_bundle(bundle, expected_digest=workload.version.digest)
+    store = PastStore(_past(str(workload.home)))
+    log = PredictionLog(log_directory, lambda: store.now, flush_seconds=3600.0, max_queue=MAX_QUEUE)
+    requests = RequestSource(scorer.feature_set, pin_snapshot(str(workload.requests("B"))))
+    asked = requests.rows(_beginning(month) - 1, _beginning(month + 1) - 1)
+    version = workload.version.version
+    online = OnlineScorer(scorer, store, clock=lambda: store.now, log=log, model_version=version)
     with closing(ScorerAsker(online, MAX_QUEUE)) as ask:
         # at each of the distinct times other rows are visible
         for start, end in groups([np.unique(asked.as_of)], asked.as_of):
             store.now = int(asked.as_of[start])
             for at in range(start, end, ASK_ROWS):
                 ask(asked.rows[at : min(at + ASK_ROWS, end)])
-    for file in sorted(scratch.rglob("*")):
-        if file.is_file():
-            (target / file.relative_to(scratch)).parent.mkdir(parents=True, exist_ok=True)
-            file.rename(target / file.relative_to(scratch))
-    shutil.rmtree(scratch, ignore_errors=True)
-    (Path(made) / f"month-{month:02d}").touch()
-    return len(asked.rows)
+
+
+@functools.cache
+def _past(home: str) -> Past:
+    """Return what a store held in the year; a process reads it once."""
+    conf = conf_of(Path(home))
+    sources = [
+        ViewSource(view, pin_view(view, conf.table_location(conf.views[view.name])))
+        for view in FEATURES.views
+    ]
+    return Past(sources, _beginning(13))
 
 
 def _beginning(month: int) -> int:
