@@ -17,7 +17,7 @@ from jobs import reconcile_scores, replay_online
 from jobs.proof.skew import SkewReport
 from jobs.runs.command import run
 from jobs.runs.tracking import connect_from
-from tests.toy.workspace import Workspace
+from tests.toy.workspace import Workspace, rate_rows
 from udfs.prediction_rows import SCHEMA
 
 FROM, TO = "2020-01-01T00:00:00Z", "2020-03-01T00:00:00Z"
@@ -116,6 +116,7 @@ def test_altered_rows_and_no_others_differ(spark: Any, place: Workspace) -> None
     code, report, directory = reconcile(place)
     assert code == 1
     assert report.budget["exceeded"] == ["max_differing_share", "max_unexplained_share"]
+    assert [(one["cause"], one["rows"]) for one in report.causes] == [("UNEXPLAINED", 1)]
     assert (report.rows_differing, report.score.differing) == (1, 1)
     assert all(one.differing == 0 for one in report.features)
     (row,) = pq.read_table(directory / "differing.parquet").to_pylist()
@@ -129,8 +130,6 @@ def test_altered_rows_and_no_others_differ(spark: Any, place: Workspace) -> None
 def test_stale_input_is_named_with_both_sides_values(spark: Any, place: Workspace) -> None:
     """The online side saw other rates: features, score and inputs as a model gives them for these."""
     shutil.rmtree(place.table("rates"))
-    from tests.toy.workspace import rate_rows
-
     rates = rate_rows()
     at = rates.schema.get_field_index("rate_pct")
     place.write("rates", rates.set_column(at, "rate_pct", pa.compute.add(rates.column("rate_pct"), 1.0)))
@@ -139,8 +138,25 @@ def test_stale_input_is_named_with_both_sides_values(spark: Any, place: Workspac
     assert report.rows_differing > 100
     gap = next(one for one in report.features if one.name == "rate_pct_gap")
     assert gap.differing == report.rows_differing
-    assert {(one["cause"], one["where"]) for one in report.causes} == {("extracted", "rates")}
+    assert {(one["cause"], one["where"]) for one in report.causes} == {("EXTRACTED", "rates")}
     assert [one["name"] for one in report.worst[0]["inputs"]] == ["rate_pct"]
+
+
+def test_after_corrections_the_same_command_shows_zero(spark: Any, place: Workspace) -> None:
+    def other_score(row: dict[str, Any]) -> bool:
+        is_one = row["sequence"] in (7, 8)
+        row["score"] += 1.0 if is_one else 0.0
+        return bool(is_one)
+
+    alter(place, other_score)
+    code, report, _ = reconcile(place, "--corrections")
+    assert (code, report.rows_differing, report.repair["scores_to_correct"]) == (1, 2, 2)
+    assert place.rows("score_corrections").num_rows == 2
+    code, report, directory = reconcile(place, "--corrections")
+    assert (code, report.rows_differing, report.rows_corrected, report.score.differing) == (0, 0, 2, 0)
+    assert "Equal after corrections" in (directory / "report.html").read_text()
+    code, report, _ = reconcile(place)
+    assert (code, report.rows_differing) == (1, 2)
 
 
 def test_gaps_and_rows_that_stand_twice(spark: Any, place: Workspace) -> None:
