@@ -26,9 +26,9 @@ from feature_pipelines.columns import (
     Columns,
     Nullable,
     Strings,
-    freeze,
     length,
     take,
+    take_where,
     values_and_valid,
 )
 from feature_pipelines.errors import ContractError
@@ -263,7 +263,7 @@ class AsOfIndex:
 
     def _gather(self, row: NDArray[np.int64], present: NDArray[np.bool_]) -> dict[str, Column]:
         everywhere = bool(present.all())
-        return {f.name: _gather(self.fields[f.name], row, present, everywhere) for f in self.view.fields}
+        return {f.name: take_where(self.fields[f.name], row, present, everywhere) for f in self.view.fields}
 
     def save(self, directory: Path) -> None:
         """Write the index as plain .npy files and two JSON files into a new directory."""
@@ -381,30 +381,3 @@ def _entity_codes(
             known &= valid
         code = code * len(values_of_key) + part
     return code, known
-
-
-def _gather(column: Column, row: NDArray[np.int64], present: NDArray[np.bool_], everywhere: bool) -> Column:
-    """Return the rows' values, the null value where nothing is present."""
-    values, valid = values_and_valid(column)
-    if not len(values):
-        values = _nulls(values, len(row))
-        return freeze(values if valid is None else Nullable(values, np.zeros(len(row), dtype=np.bool_)))
-    if isinstance(values, Strings):
-        codes = values.codes[row]
-        categories = values.categories
-        if not everywhere:
-            categories = (*categories, "")
-            codes = np.where(present, codes, np.int32(len(categories) - 1))
-        taken: Any = Strings(codes, categories)
-    else:
-        taken = values[row]
-        if not everywhere:
-            null = np.nan if taken.dtype.kind == "f" else taken.dtype.type(0)
-            taken = np.where(present, taken, null).astype(taken.dtype, copy=False)
-    return freeze(taken if valid is None else Nullable(taken, valid[row] & present))
-
-
-def _nulls(values: Any, n: int) -> Any:
-    if isinstance(values, Strings):
-        return Strings(np.zeros(n, dtype=np.int32), ("",))
-    return np.full(n, np.nan if values.dtype.kind == "f" else 0, dtype=values.dtype)

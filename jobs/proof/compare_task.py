@@ -16,22 +16,22 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from feature_pipelines.columns import Column, concat, take
 from feature_pipelines.parity import differing_bits, ulp_distance
 from feature_pipelines.schema import Field
 from jobs.proof.aggregate import Totals
 from jobs.proof.causes import Explained, World, explain
 from jobs.proof.corrections import corrected
+from jobs.proof.differing_rows import DIFFERING_SCHEMA, differing_table
 from jobs.proof.log_files import LogFile
 from jobs.proof.log_rows import LogRows, read_rows
-from jobs.proof.pairs import NO_TIME, Pairs, Side
+from jobs.proof.logged_side import Online, Pairing, bare_pairs, is_refused, online_of
+from jobs.proof.pairs import Pairs
 from jobs.proof.platforms import SubprocessReplay
-from jobs.proof.recompute import Recomputed, logged_columns, recompute, requests_of, statuses_of
-from jobs.proof.requests import Declared, JoinedRows, Within, log_ids
+from jobs.proof.recompute import Recomputed, recompute, requests_of
+from jobs.proof.requests import Declared, JoinedRows, Within
 from jobs.proof.worst_rows import worst_rows
 from jobs.tables.files import filesystem_of
 from jobs.tables.sink import ParquetSink
@@ -39,38 +39,10 @@ from udfs.answered import LoggedModel
 from udfs.kernel import Kernel
 from udfs.shipped import load_kernel, model_directory
 
-__all__ = ["DIFFERING_SCHEMA", "RESULT", "CompareTask", "ShippedVersion"]
+__all__ = ["RESULT", "CompareTask", "ShippedVersion"]
 
 RESULT = "result string"
 """What a task yields for each unit, as DDL: its number, its totals and its file, as JSON."""
-
-_TIME = pa.timestamp("us", tz="UTC")
-DIFFERING_SCHEMA = pa.schema(
-    [
-        ("row_id", pa.string()),
-        ("as_of_ts", _TIME),
-        ("served_ts", _TIME),
-        ("process", pa.string()),
-        ("sequence", pa.int64()),
-        ("model_version", pa.string()),
-        ("model_digest", pa.string()),
-        ("platform_id", pa.string()),
-        ("request_in_table", pa.bool_()),
-        ("cause", pa.string()),
-        ("where", pa.string()),
-        ("parts", pa.list_(pa.string())),
-        ("detail", pa.string()),
-        ("online_score", pa.float64()),
-        ("offline_score", pa.float64()),
-        ("ulps", pa.float64()),
-        ("online_label", pa.bool_()),
-        ("offline_label", pa.bool_()),
-        ("online_error", pa.string()),
-        ("offline_error", pa.string()),
-        ("is_flip", pa.bool_()),
-    ]
-)
-"""One row a differing row. `row_id` is null where the key holds personal data; `ulps` where a side has no score."""
 
 _READ = (
     "process",
@@ -187,17 +159,6 @@ class _Stages:
         self._last = now
 
 
-@dataclass(frozen=True, eq=False)
-class _Online:
-    """What the log says of n rows: as in Side, and by feature the rows whose value it does not hold."""
-
-    matrix: NDArray[np.float64]
-    score: NDArray[np.float64]
-    label: NDArray[np.bool_] | None
-    error: NDArray[np.object_]
-    unlogged: dict[str, NDArray[np.bool_]]
-
-
 @dataclass
 class _Comparison:
     """Compares batches of one unit."""
@@ -213,7 +174,8 @@ class _Comparison:
         self.kernel = load_kernel(task.reference.name, task.allow_tolerance)
         scorer = self.kernel.scorer
         self.facts = LoggedModel.of(scorer, task.reference.version, "")
-        self.types = pa.ipc.read_schema(pa.py_buffer(task.types))
+        types = pa.ipc.read_schema(pa.py_buffer(task.types))
+        self.pairing = Pairing(scorer.feature_set, self.facts, task.key, types)
         corrections = task.corrections
         self.corrections = None if corrections is None else pq.read_table(corrections)
         self.replay = SubprocessReplay(task.platforms)
@@ -240,41 +202,25 @@ class _Comparison:
         self.clock.add("columns")
         offline = recompute(self.kernel, requests, rows.times("as_of_ts"))
         self.clock.add("score")
-        online = self._online(rows, offline)
+        online = online_of(rows, offline, self.facts)
         known = requests.is_known
         differing, flips = self._count(rows, online, offline, known)
         self.clock.add("compare")
         digests = rows.flat.column("model_digest").to_numpy()
         for digest in sorted(set(digests[differing].tolist()), key=str):
             index = np.flatnonzero(differing & (digests == digest))
-            pairs = self._pairs(rows, index, online, offline)
-            explained = explain(pairs, self.reference, self.served(str(digest)), self.replay)
+            served = self.served(str(digest))
+            theirs = served.scorer.feature_set if served not in (None, self.reference) else None
+            pairs = self.pairing.pairs(rows, index, online, offline, theirs)
+            explained = explain(pairs, self.reference, served, self.replay)
             yield self._explained(pairs, explained, flips[index])
         self.clock.add("explain")
 
-    def _online(self, rows: LogRows, offline: Recomputed) -> _Online:
-        flat = rows.flat
-        error = flat.column("error_code").to_numpy().astype(np.object_)
-        score = flat.column("score").to_numpy().astype(np.float64)
-        scored = flat.column("error_code").combine_chunks().is_null().to_numpy(zero_copy_only=False)
-        matrix, lacking = rows.maps["features"].matrix(self.facts.feature_names)
-        unlogged = {}
-        for name, absent in lacking.items():
-            absent = absent & scored
-            if absent.any():
-                at = self.facts.feature_names.index(name)
-                matrix[at, absent] = offline.matrix[at, absent]
-                unlogged[name] = absent
-        label = None
-        if offline.label is not None:
-            label = flat.column("label").combine_chunks().fill_null(False).to_numpy(zero_copy_only=False)
-        return _Online(matrix, score, label, error, unlogged)
-
     def _count(
-        self, rows: LogRows, online: _Online, offline: Recomputed, known: NDArray[np.bool_]
+        self, rows: LogRows, online: Online, offline: Recomputed, known: NDArray[np.bool_]
     ) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
         """Count all that is counted of rows before their causes; return which differ, and in which the decision does."""
-        refused, refused_too = _is_refused(online.error), _is_refused(offline.error)
+        refused, refused_too = is_refused(online.error), is_refused(offline.error)
         both = ~(refused | refused_too)
         differing = differing_bits(online.score, offline.score) | (refused != refused_too)
         codes = np.flatnonzero(refused & refused_too)
@@ -314,18 +260,18 @@ class _Comparison:
         return differing, flips
 
     def _corrected(
-        self, rows: LogRows, online: _Online, offline: Recomputed, differing: NDArray[np.bool_]
+        self, rows: LogRows, online: Online, offline: Recomputed, differing: NDArray[np.bool_]
     ) -> NDArray[np.bool_]:
         """Return which of the differing rows have a correction that says what the batch says."""
         mended = np.zeros(len(rows), np.bool_)
         index = np.flatnonzero(differing)
         if self.corrections is not None and len(index):
-            mended[index] = corrected(_bare(rows.take(index), index, online, offline), self.corrections)
+            mended[index] = corrected(bare_pairs(rows.take(index), index, online, offline), self.corrections)
         return mended
 
     def _count_fields(
         self,
-        online: _Online,
+        online: Online,
         offline: Recomputed,
         features: NDArray[np.bool_],
         both: NDArray[np.bool_],
@@ -365,88 +311,12 @@ class _Comparison:
                 row["version"] or "", row["digest"] or "", row["c_sum"], row["d_sum"], row["f_sum"]
             )
 
-    def _count_unlogged(self, rows: LogRows, online: _Online) -> None:
+    def _count_unlogged(self, rows: LogRows, online: Online) -> None:
         for name, absent in online.unlogged.items():
             self.totals.unlogged[name] += int(absent.sum())
         without = int((~rows.has_stored).sum())
         if without:
             self.totals.unlogged.update({f.name: without for f in self.facts.stored})
-
-    def _pairs(self, rows: LogRows, index: NDArray[np.int64], online: _Online, offline: Recomputed) -> Pairs:
-        """Return some rows of a batch, all of one digest, as pairs."""
-        feature_set, taken = self.kernel.scorer.feature_set, rows.take(index)
-        other = offline.side(feature_set.views, index)
-        personal = self.facts.pii_fields
-        columns, lacking = logged_columns(taken, tuple(feature_set.request), "request", personal)
-        stored, lacking_too = logged_columns(taken, self.facts.stored, "stored", personal)
-        columns |= stored
-        lacking |= lacking_too
-        for name, absent in lacking.items():
-            columns[name] = _mixed(columns[name], other.columns[name], absent)
-        digest = str(taken.flat.column("model_digest")[0].as_py())
-        columns |= self._further(taken, digest)
-        statuses = {view.name: statuses_of(taken, view.name) for view in feature_set.views}
-        times = {view.name: _times(taken, view.name) for view in feature_set.views}
-        label = None if online.label is None else online.label[index]
-        side = Side(
-            columns, online.matrix[:, index], online.score[index], label, statuses, times, online.error[index]
-        )
-        sent = {
-            f.name: (taken.maps["request"].positions(f.name) >= 0)
-            | lacking.get(f.name, np.zeros(len(index), np.bool_))
-            for f in feature_set.request
-        }
-        unlogged = lacking | {
-            name: absent[index] for name, absent in online.unlogged.items() if absent[index].any()
-        }
-        texts = {
-            name: [text or "" for text in taken.flat.column(name).to_pylist()]
-            for name in (
-                "process",
-                "model_version",
-                "model_digest",
-                "feature_fingerprint",
-                "configuration_digest",
-                "platform_id",
-            )
-        }
-        return Pairs(
-            row_id=self._row_ids(taken),
-            as_of=taken.times("as_of_ts"),
-            served_ts=taken.times("served_ts"),
-            online=side,
-            offline=other,
-            version=texts["model_version"],
-            digest=texts["model_digest"],
-            fingerprint=texts["feature_fingerprint"],
-            configuration=texts["configuration_digest"],
-            platform=texts["platform_id"],
-            request_in_table=offline.requests.in_table[index],
-            sent=sent,
-            process=texts["process"],
-            sequence=taken.flat.column("sequence").to_numpy(),
-            overrides=_overrides(taken),
-            unlogged=unlogged,
-        )
-
-    def _row_ids(self, rows: LogRows) -> list[str]:
-        ids = log_ids(rows, self.task.key, self.types, "\0").to_pylist()
-        return ["" if text.startswith("\0") else text for text in ids]
-
-    def _further(self, rows: LogRows, digest: str) -> dict[str, Column]:
-        """Return source fields that the version that answered has and the reference has not."""
-        world = self.served(digest)
-        if world is None or world is self.reference:
-            return {}
-        known, theirs = self.kernel.scorer.feature_set.sources, world.scorer.feature_set
-        further = [f for f in theirs.sources if f.name not in known]
-        personal = frozenset(f.name for f in further if "pii" in f.tags)
-        in_request = [f for f in further if f.name in theirs.request]
-        stored = [f for f in further if f.name not in theirs.request]
-        return (
-            logged_columns(rows, in_request, "request", personal)[0]
-            | logged_columns(rows, stored, "stored", personal)[0]
-        )
 
     def _explained(self, pairs: Pairs, explained: Explained, flips: NDArray[np.bool_]) -> pa.Table:
         """Count causes, keep the worst, and return the rows of the file."""
@@ -461,106 +331,10 @@ class _Comparison:
             self.totals.add_cause(*key, n, flipped[key])
         shown = self._without_personal(pairs)
         self.totals.add_worst(worst_rows(shown, explained, flips, self.facts, self.kernel.scorer.feature_set))
-        return _table(shown, explained, causes, parts, flips)
+        return differing_table(shown, explained, causes, parts, flips)
 
     def _without_personal(self, pairs: Pairs) -> Pairs:
         """Return the pairs with no id where that holds personal data."""
         if not self.facts.pii_fields & {f.name for f in self.task.key}:
             return pairs
         return dataclasses.replace(pairs, row_id=[""] * len(pairs))
-
-
-def _bare(rows: LogRows, index: NDArray[np.int64], online: _Online, offline: Recomputed) -> Pairs:
-    """Return pairs with scores alone: no inputs and features, and nothing that they are explained by."""
-    n = len(index)
-    texts = [""] * n
-    label = None if online.label is None else online.label[index]
-    side = Side({}, np.zeros((0, n)), online.score[index], label, {}, {}, online.error[index])
-    label = None if offline.label is None else offline.label[index]
-    other = Side({}, np.zeros((0, n)), offline.score[index], label, {}, {}, offline.error[index])
-    return Pairs(
-        row_id=texts,
-        as_of=rows.times("as_of_ts"),
-        served_ts=rows.times("served_ts"),
-        online=side,
-        offline=other,
-        version=texts,
-        digest=texts,
-        fingerprint=texts,
-        configuration=texts,
-        platform=texts,
-        request_in_table=offline.requests.in_table[index],
-        sent={},
-        process=[text or "" for text in rows.flat.column("process").to_pylist()],
-        sequence=rows.flat.column("sequence").to_numpy(),
-    )
-
-
-def _is_refused(error: NDArray[np.object_]) -> NDArray[np.bool_]:
-    return np.asarray(error != None, np.bool_)  # noqa: E711 - element by element
-
-
-def _mixed(column: Column, other: Column, where: NDArray[np.bool_]) -> Column:
-    """Return the column, with the other's values in some rows."""
-    n = len(where)
-    return take(concat([column, other]), np.arange(n) + n * where)
-
-
-def _times(rows: LogRows, view: str) -> NDArray[np.int64]:
-    values = rows.maps["event_ts"].values(view).cast(pa.int64())
-    times: NDArray[np.int64] = values.fill_null(NO_TIME).to_numpy(zero_copy_only=False)
-    return times
-
-
-def _overrides(rows: LogRows) -> dict[str, NDArray[np.bool_]]:
-    lists = rows.flat.column("overrides").combine_chunks()
-    parents = pc.list_parent_indices(lists).to_numpy()
-    names = pc.list_flatten(lists).dictionary_encode()
-    found = {}
-    for code, name in enumerate(names.dictionary.to_pylist()):
-        mask = np.zeros(len(rows), np.bool_)
-        mask[parents[names.indices.to_numpy() == code]] = True
-        found[str(name)] = mask
-    return found
-
-
-def _table(
-    pairs: Pairs, explained: Explained, causes: list[str], parts: list[list[str]], flips: NDArray[np.bool_]
-) -> pa.Table:
-    online, offline = pairs.online, pairs.offline
-    no_score = np.isnan(online.score) | np.isnan(offline.score)
-    n = len(pairs)
-    columns: dict[str, Any] = {
-        "row_id": pa.array([text or None for text in pairs.row_id], pa.string()),
-        "as_of_ts": pa.array(pairs.as_of).cast(_TIME),
-        "served_ts": pa.array(pairs.served_ts).cast(_TIME),
-        "process": pairs.process,
-        "sequence": pairs.sequence,
-        "model_version": pairs.version,
-        "model_digest": pairs.digest,
-        "platform_id": pairs.platform,
-        "request_in_table": pairs.request_in_table,
-        "cause": causes,
-        "where": explained.where,
-        "parts": parts,
-        "detail": explained.detail,
-        "online_score": pa.array(online.score, mask=_is_refused(online.error)),
-        "offline_score": pa.array(offline.score, mask=_is_refused(offline.error)),
-        "ulps": pa.array(ulp_distance(online.score, offline.score).astype(np.float64), mask=no_score),
-        "online_label": _labels(online, n),
-        "offline_label": _labels(offline, n),
-        "online_error": list(online.error),
-        "offline_error": list(offline.error),
-        "is_flip": flips,
-    }
-    arrays = [
-        value if isinstance(value := columns[f.name], pa.Array) else pa.array(value, f.type)
-        for f in DIFFERING_SCHEMA
-    ]
-    return pa.Table.from_arrays(arrays, schema=DIFFERING_SCHEMA)
-
-
-def _labels(side: Side, n: int) -> pa.Array:
-    if side.label is None:
-        return pa.nulls(n, pa.bool_())
-    return pa.array(side.label, pa.bool_(), mask=_is_refused(side.error))

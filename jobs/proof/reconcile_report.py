@@ -22,8 +22,8 @@ import pyarrow.parquet as pq
 
 from jobs.online.instants import shown
 from jobs.proof.causes import Cause
-from jobs.proof.compare_task import DIFFERING_SCHEMA
 from jobs.proof.corrections_table import write_corrections
+from jobs.proof.differing_rows import DIFFERING_SCHEMA
 from jobs.proof.reconcile_plan import ReconcilePlan
 from jobs.proof.reconcile_run import Compared, compare, stages
 from jobs.proof.repair import Target
@@ -38,7 +38,7 @@ from jobs.runs.tracking import connect_from
 from udfs.platform import describe_platform
 from udfs.registry import asking
 
-__all__ = ["Written", "log_skew_run", "reconcile", "report_of"]
+__all__ = ["Written", "budget_of", "log_skew_run", "reconcile", "report_of"]
 
 _MOST_CAUSES = 200
 _FIELDS_SCHEMA = pa.schema(

@@ -30,7 +30,7 @@ from jobs.tables.snapshot import check_snapshot
 from udfs.prediction_files import read_platforms
 from udfs.shipped import ship
 
-__all__ = ["Compared", "compare", "skew_directory"]
+__all__ = ["Compared", "compare", "skew_directory", "stages"]
 
 _MOST_TASKS = 1_000
 

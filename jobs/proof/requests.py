@@ -31,6 +31,8 @@ __all__ = [
     "ReadRequests",
     "canonical_array",
     "canonical_column",
+    "errors_of",
+    "key_types",
     "log_ids",
 ]
 
