@@ -175,7 +175,7 @@ class Swaps:
         differs = differing_bits(features, target)
         if left is not None and (whole or not self._is_whole):
             known = left.differs[:, rows] & ~differing_bits(features, left.features[:, rows])
-            known &= (left.code[rows] & of_code) | (left.platform_features[rows] & on_platform)
+            known &= (left.code_features[:, rows] & of_code) | (left.platform_features[:, rows] & on_platform)
             differs &= ~known
         world = left.world if left is not None and (of_model or not self.is_other_version) else self.reference
         is_own = left is not None and world is left.world
