@@ -26,6 +26,7 @@ from jobs.proof.causes import Explained, World, explain
 from jobs.proof.log_files import LogFile
 from jobs.proof.log_rows import LogRows, read_rows
 from jobs.proof.pairs import NO_TIME, Pairs, Side
+from jobs.proof.platforms import SubprocessReplay
 from jobs.proof.recompute import Recomputed, logged_columns, recompute, requests_of, statuses_of
 from jobs.proof.requests import Declared, JoinedRows, Within, log_ids
 from jobs.proof.worst_rows import worst_rows
@@ -105,6 +106,7 @@ class CompareTask:
     Args:
         reference: recomputes.
         served: by digest, the other versions that answered and can be loaded.
+        platforms: by id, what the log says of the platforms that rows were answered on.
         allow_tolerance: see load_bundle.
         units: the log's files.
         is_joined: the batches are rows of the join, sorted by unit and place; else numbers of units, and requests are the log's.
@@ -116,6 +118,7 @@ class CompareTask:
 
     reference: ShippedVersion
     served: Mapping[str, ShippedVersion]
+    platforms: Mapping[str, Mapping[str, Any]]
     allow_tolerance: bool
     units: tuple[tuple[LogFile, ...], ...]
     is_joined: bool
@@ -154,6 +157,8 @@ class CompareTask:
         for rows, repeated in read_rows(self.units[unit], _READ, self.batch_rows, self.within):
             totals.counts["duplicated"] += repeated
             clock.add("read")
+            if not len(rows):
+                continue
             of_table = joined.next(unit, first, len(rows)) if joined is not None else None
             first += len(rows)
             clock.add("join")
@@ -204,6 +209,7 @@ class _Comparison:
         scorer = self.kernel.scorer
         self.facts = LoggedModel.of(scorer, task.reference.version, "")
         self.types = pa.ipc.read_schema(pa.py_buffer(task.types))
+        self.replay = SubprocessReplay(task.platforms)
         self.reference = World.of(scorer, task.reference.version, model_directory(task.reference.name))
 
     def served(self, digest: str) -> World | None:
@@ -235,7 +241,7 @@ class _Comparison:
         for digest in sorted(set(digests[differing].tolist()), key=str):
             index = np.flatnonzero(differing & (digests == digest))
             pairs = self._pairs(rows, index, online, offline)
-            explained = explain(pairs, self.reference, self.served(str(digest)))
+            explained = explain(pairs, self.reference, self.served(str(digest)), self.replay)
             yield self._explained(pairs, explained, flips[index])
         self.clock.add("explain")
 

@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 from feature_pipelines.columns import Column, Nullable, Strings, freeze, values_and_valid
 from feature_pipelines.errors import VerificationError
 from feature_pipelines.reasons import Reason, RowError
-from feature_pipelines.schema import Field, Schema
+from feature_pipelines.schema import Field, Schema, null_value
 from feature_pipelines.schema_arrow import arrow_type, column_to_arrow, columns_from_arrow
 from jobs.proof.log_files import LogFile
 from jobs.proof.log_rows import LogRows, column_from_texts, read_rows
@@ -77,8 +77,8 @@ def canonical_column(declared: Field, array: pa.Array) -> Column:
         values = np.empty(len(array), np.object_)
         values[:] = [value or b"" for value in array.to_pylist()]
     else:
-        nothing: Any = np.nan if declared.dtype.is_float else kind == "bool" and False
-        filled = array.fill_null(pa.scalar(nothing, array.type)) if array.null_count else array
+        nothing = pa.scalar(null_value(declared.dtype), array.type)
+        filled = array.fill_null(nothing) if array.null_count else array
         values = filled.to_numpy(zero_copy_only=False).astype(declared.dtype.numpy, copy=False)
     column: Column = Nullable(values, valid) if declared.nullable else values
     return freeze(column)

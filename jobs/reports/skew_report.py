@@ -54,7 +54,8 @@ def render_report(report: SkewReport) -> str:
     fields = sorted(report.features, key=lambda field: (-field.differing, field.name))
     all_fields = [report.score, *fields]
     budget = words.budget_lines(report)
-    shown = {"causes": report.causes, "repair": report.repair, "worst": report.worst}
+    repair = report.repair if report.repair.get("rows") else None
+    shown = {"causes": report.causes, "repair": repair, "worst": report.worst}
     return _template().render(
         report=report,
         style=Markup(_resource("skew_report.css")),  # noqa: S704 - our own file
@@ -70,7 +71,7 @@ def render_report(report: SkewReport) -> str:
         equal=[field for field in all_fields if field.compared and not field.differing],
         families=_families(report),
         causes=_causes(report.causes),
-        repair=_repair(report.repair),
+        repair=repair,
         worst=[_worst(row) for row in report.worst],
         ulps_chart=ulps_chart(report.ulps_histogram, report.score.exact),
         hours_chart=hours_chart(report.by_hour),
@@ -121,21 +122,13 @@ def _causes(causes: Sequence[Mapping[str, Any]]) -> list[tuple[Mapping[str, Any]
     return entries
 
 
-def _repair(plan: Mapping[str, Any]) -> dict[str, Any]:
-    return {
-        "figures": [],
-        "commands": [("", command) for command in map(words.plain, plan.get("commands", ()))],
-        "tables": [],
-    }
-
-
 def _worst(row: Mapping[str, Any]) -> dict[str, Any]:
     """Return one row as texts: a head, and groups of lines with both sides' values."""
     groups = [
         ("Answer", _answer(row)),
-        ("Inputs that differ", [_line(f["name"], f["online"], f["offline"]) for f in row["inputs"]]),
+        ("Inputs that differ", [_line(f["name"], *_sides(f)) for f in row["inputs"]]),
         ("Look-ups", [*_statuses(row["statuses"]), *_times(row["event_ts"])]),
-        ("Features that differ", [_line(f["name"], f["online"], f["offline"]) for f in row["features"]]),
+        ("Features that differ", [_line(f["name"], *map(_float, _sides(f))) for f in row["features"]]),
     ]
     groups = [(title, lines) for title, lines in groups if lines]
     distance = f"{words.number(row['score']['ulps'])} ULPs, {words.number(row['score']['absolute'])} apart"
@@ -148,7 +141,9 @@ def _worst(row: Mapping[str, Any]) -> dict[str, Any]:
         "cause": f"{cause}: {where}" if where else cause,
         "family": words.family(str(row["cause"])),
         "caption": f"Scores {distance}; as of {words.moment(row['as_of'])}, {served}, {place}",
-        "score": {side: words.value(row["score"][side]) for side in ("online", "offline")},
+        "score": dict(
+            zip(("online", "offline"), map(words.value, map(_float, _sides(row["score"]))), strict=True)
+        ),
         "groups": groups,
         "bits": [
             line for _, lines in groups for line in lines if line["online_bits"] or line["offline_bits"]
@@ -156,9 +151,18 @@ def _worst(row: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
+def _sides(of: Mapping[str, Any]) -> tuple[Any, Any]:
+    return of["online"], of["offline"]
+
+
+def _float(of: Any) -> Any:
+    """Return a feature's or score's value as a float where the wire form wrote it as text."""
+    return float(of) if of in ("NaN", "Infinity", "-Infinity") else of
+
+
 def _answer(row: Mapping[str, Any]) -> list[dict[str, str]]:
     """Return the score and, where the sides differ in them, label and error code."""
-    lines = [_line("score", row["score"]["online"], row["score"]["offline"])]
+    lines = [_line("score", *map(_float, _sides(row["score"])))]
     for name in ("label", "error"):
         online, offline = row.get(name) or (None, None)
         if online != offline:

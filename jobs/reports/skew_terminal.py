@@ -112,8 +112,19 @@ def _fields(report: SkewReport) -> list[str]:
 
 
 def _repair(report: SkewReport) -> list[str]:
-    commands = [words.plain(str(command)) for command in report.repair.get("commands", ())]
-    return ["Repair", *(line for command in commands for line in _command(command))] if commands else []
+    plan = report.repair
+    if not plan.get("rows"):
+        return []
+    net = words.signed(plan["decisions"]["net"])
+    lines = [
+        f"Repair: {words.plural(plan['scores_to_correct'], 'score')} to correct, {net} positive decisions"
+    ]
+    for step in plan["steps"][:_MOST_CAUSES]:
+        where = f" ({words.plain(step['where'])})" if step["where"] else ""
+        lines += _wrapped(f"- {words.short_cause(str(step['cause']))}{where}: {words.plain(step['do'])}")
+    for command in plan["commands"]:
+        lines += _command(words.plain(str(command), 4000))
+    return lines
 
 
 def _command(command: str) -> list[str]:

@@ -33,6 +33,7 @@ __all__ = [
     "plural",
     "share",
     "short_cause",
+    "signed",
     "value",
     "verdict",
 ]
@@ -173,6 +174,15 @@ def count(n: float) -> str:
     '1,234,567'
     """
     return f"{int(n):,}"
+
+
+def signed(n: int) -> str:
+    """Return a change of a count.
+
+    >>> signed(1200), signed(-3), signed(0)
+    ('+1,200', '-3', '0')
+    """
+    return f"{n:+,}" if n else "0"
 
 
 def plural(n: int, noun: str) -> str:

@@ -136,6 +136,30 @@ def _worst(i: int, cause: str, where: str) -> dict[str, Any]:
     }
 
 
+def _repair(causes: list[dict[str, Any]], rows: int) -> dict[str, Any]:
+    again = "python -m jobs.score_batch --model flights --set model.version=3 --from 2013-06-01T00:00:00Z"
+    return {
+        "rows": rows,
+        "scores_to_correct": rows - 252,
+        "corrections": "flights_corrections",
+        "decisions": {"flips": 211, "to_positive": 140, "to_negative": 71, "net": 69},
+        "steps": [
+            {**entry, "parts": entry.get("parts", []), "do": "Bring the store up to date.", "command": None}
+            for entry in causes
+        ],
+        "backfill": [
+            {"from": "2013-06-01T00:00:00Z", "to": "2013-06-02T00:00:00Z", "rows": rows, "command": again}
+        ],
+        "refused_offline": 3,
+        "not_in_table": 37,
+        "commands": [
+            "python -m jobs.materialize_features --model flights --view plane_history",
+            f"{again} --to 2013-06-02T00:00:00Z",
+            "python -m jobs.reconcile_scores --model flights --model-version 3 --corrections",
+        ],
+    }
+
+
 def bad() -> SkewReport:
     """Return the report of two days with every family of causes, gaps, refusals, two versions and an exceeded budget."""
     rows, differing, flips = 48_211, 6_132, 211
@@ -220,12 +244,7 @@ def bad() -> SkewReport:
             )
             for i in range(20)
         ],
-        repair={
-            "commands": [
-                "python -m jobs.materialize_features --model flights --rebuild --view plane_history",
-                "python -m jobs.score_batch --model flights --from 2013-06-01T10:00:00Z --to 2013-06-02T00:00:00Z",
-            ]
-        },
+        repair=_repair(causes, differing),
         budget={
             "max_differing_share": 0.0,
             "max_flip_share": 0.001,
@@ -283,7 +302,15 @@ def hostile() -> SkewReport:
             {"cause": HOSTILE, "where": HOSTILE, "rows": 3, "flips": 1, "share": 1.0, "parts": [HOSTILE]}
         ],
         worst=[worst],
-        repair={"commands": [HOSTILE]},
+        repair={
+            **_repair([], 3),
+            "corrections": HOSTILE,
+            "steps": [
+                {"cause": HOSTILE, "where": HOSTILE, "parts": [HOSTILE], "rows": 3, "flips": 0, "do": HOSTILE}
+            ],
+            "backfill": [{"from": HOSTILE, "to": HOSTILE, "rows": 3}],
+            "commands": [HOSTILE],
+        },
         budget={"max_differing_share": 0.0, "exceeded": [HOSTILE]},
         unlogged={HOSTILE: 3},
     )
