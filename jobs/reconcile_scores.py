@@ -94,6 +94,12 @@ def _parser() -> argparse.ArgumentParser:
         metavar="DIR",
         help="recompute with the model in this directory; no registry is asked",
     )
+    parser.add_argument(
+        "--corrections",
+        action="store_true",
+        help="write what the scores of differing rows should have been to the table skew.corrections; rows that have such a "
+        "correction count as corrected, so the same command then finds none that differs",
+    )
     return parser
 
 
@@ -123,6 +129,8 @@ def _asked(arguments: argparse.Namespace, conf: Conf) -> Asked:
         from_ts=bounds[0],
         to_ts=bounds[1],
         bundle=arguments.bundle,
+        conf_model=arguments.model,
+        with_corrections=arguments.corrections,
     )
 
 

@@ -95,7 +95,7 @@ class Totals:
 
     Args:
         counts: "logged", "compared", "differing", "refused_online", "refused_offline", "not_in_table", "duplicated",
-            "not_comparable", "to_positive", "to_negative", "unexplained".
+            "not_comparable", "corrected", "to_positive", "to_negative".
         fields: by feature, and "score".
         hours: by hour (microseconds of its beginning): compared, differing, flips, most ULPs of a score.
         versions: by (version, digest): compared, differing, flips.

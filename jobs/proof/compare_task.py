@@ -16,6 +16,8 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from feature_pipelines.columns import Column, concat, take
@@ -23,6 +25,7 @@ from feature_pipelines.parity import differing_bits, ulp_distance
 from feature_pipelines.schema import Field
 from jobs.proof.aggregate import Totals
 from jobs.proof.causes import Explained, World, explain
+from jobs.proof.corrections import corrected
 from jobs.proof.log_files import LogFile
 from jobs.proof.log_rows import LogRows, read_rows
 from jobs.proof.pairs import NO_TIME, Pairs, Side
@@ -113,6 +116,7 @@ class CompareTask:
         declared: what was read of the requests table.
         key, types: see LogKeys.
         within, batch_rows: see read_rows.
+        corrections: a Parquet file of corrections that rows may have; None = none are looked at.
         output, prefix: where files of differing rows go, and how their names begin.
     """
 
@@ -127,6 +131,7 @@ class CompareTask:
     types: bytes
     within: Within
     batch_rows: int
+    corrections: str | None
     output: str
     prefix: str
 
@@ -209,6 +214,8 @@ class _Comparison:
         scorer = self.kernel.scorer
         self.facts = LoggedModel.of(scorer, task.reference.version, "")
         self.types = pa.ipc.read_schema(pa.py_buffer(task.types))
+        corrections = task.corrections
+        self.corrections = None if corrections is None else pq.read_table(corrections)
         self.replay = SubprocessReplay(task.platforms)
         self.reference = World.of(scorer, task.reference.version, model_directory(task.reference.name))
 
@@ -278,8 +285,14 @@ class _Comparison:
             differing |= flips
         features = differing_bits(online.matrix, offline.matrix) & (both & known)
         differing = (differing | features.any(axis=0)) & known
-        self._count_fields(online, offline, features, both & known)
         ulps = ulp_distance(online.score, offline.score)
+        mended = self._corrected(rows, online, offline, differing)
+        if mended.any():
+            differing &= ~mended
+            flips &= ~mended
+            features &= ~mended
+            ulps[mended] = 0
+        self._count_fields(online, offline, features, both & known, mended)
         self.totals.add_hours(rows.times("served_ts")[known], differing[known], flips[known], ulps[known])
         to_positive = int((flips & offline.label).sum()) if offline.label is not None else 0
         in_table = offline.requests.in_table
@@ -291,6 +304,7 @@ class _Comparison:
             "refused_offline": int((refused_too & known).sum()),
             "not_in_table": int((known & ~in_table).sum()),
             "not_comparable": int((~known).sum()),
+            "corrected": int(mended.sum()),
             "to_positive": to_positive,
             "to_negative": int(flips.sum()) - to_positive,
         }
@@ -299,11 +313,26 @@ class _Comparison:
         self._count_unlogged(rows, online)
         return differing, flips
 
+    def _corrected(
+        self, rows: LogRows, online: _Online, offline: Recomputed, differing: NDArray[np.bool_]
+    ) -> NDArray[np.bool_]:
+        """Return which of the differing rows have a correction that says what the batch says."""
+        mended = np.zeros(len(rows), np.bool_)
+        index = np.flatnonzero(differing)
+        if self.corrections is not None and len(index):
+            mended[index] = corrected(_bare(rows.take(index), index, online, offline), self.corrections)
+        return mended
+
     def _count_fields(
-        self, online: _Online, offline: Recomputed, features: NDArray[np.bool_], both: NDArray[np.bool_]
+        self,
+        online: _Online,
+        offline: Recomputed,
+        features: NDArray[np.bool_],
+        both: NDArray[np.bool_],
+        mended: NDArray[np.bool_],
     ) -> None:
         n = int(both.sum())
-        index = np.flatnonzero(differing_bits(online.score, offline.score) & both)
+        index = np.flatnonzero(differing_bits(online.score, offline.score) & both & ~mended)
         self.totals.fields["score"].add(n, online.score[index], offline.score[index])
         for at, name in enumerate(self.facts.feature_names):
             lacking = int((online.unlogged[name] & both).sum()) if name in online.unlogged else 0
@@ -441,6 +470,32 @@ class _Comparison:
         return dataclasses.replace(pairs, row_id=[""] * len(pairs))
 
 
+def _bare(rows: LogRows, index: NDArray[np.int64], online: _Online, offline: Recomputed) -> Pairs:
+    """Return pairs with scores alone: no inputs and features, and nothing that they are explained by."""
+    n = len(index)
+    texts = [""] * n
+    label = None if online.label is None else online.label[index]
+    side = Side({}, np.zeros((0, n)), online.score[index], label, {}, {}, online.error[index])
+    label = None if offline.label is None else offline.label[index]
+    other = Side({}, np.zeros((0, n)), offline.score[index], label, {}, {}, offline.error[index])
+    return Pairs(
+        row_id=texts,
+        as_of=rows.times("as_of_ts"),
+        served_ts=rows.times("served_ts"),
+        online=side,
+        offline=other,
+        version=texts,
+        digest=texts,
+        fingerprint=texts,
+        configuration=texts,
+        platform=texts,
+        request_in_table=offline.requests.in_table[index],
+        sent={},
+        process=[text or "" for text in rows.flat.column("process").to_pylist()],
+        sequence=rows.flat.column("sequence").to_numpy(),
+    )
+
+
 def _is_refused(error: NDArray[np.object_]) -> NDArray[np.bool_]:
     return np.asarray(error != None, np.bool_)  # noqa: E711 - element by element
 
@@ -459,8 +514,8 @@ def _times(rows: LogRows, view: str) -> NDArray[np.int64]:
 
 def _overrides(rows: LogRows) -> dict[str, NDArray[np.bool_]]:
     lists = rows.flat.column("overrides").combine_chunks()
-    parents = pa.compute.list_parent_indices(lists).to_numpy()
-    names = pa.compute.list_flatten(lists).dictionary_encode()
+    parents = pc.list_parent_indices(lists).to_numpy()
+    names = pc.list_flatten(lists).dictionary_encode()
     found = {}
     for code, name in enumerate(names.dictionary.to_pylist()):
         mask = np.zeros(len(rows), np.bool_)

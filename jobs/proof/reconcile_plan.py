@@ -41,6 +41,8 @@ class Asked:
         requests: the requests table; None = requests are the log's own.
         by: "served_ts" or "as_of_ts"; `from_ts`, `to_ts`: rows of [from_ts, to_ts) by it, microseconds, None = open.
         bundle: the reference in this directory; None = the registry's.
+        conf_model: the model's file in conf/, for the commands of a repair.
+        with_corrections: whether rows that are corrected already count as such, and the others' corrections are written.
     """
 
     log: Path
@@ -49,6 +51,8 @@ class Asked:
     from_ts: int | None = None
     to_ts: int | None = None
     bundle: Path | None = None
+    conf_model: str = ""
+    with_corrections: bool = False
 
     @property
     def within(self) -> Within:
@@ -100,6 +104,11 @@ class ReconcilePlan:
     def types(self) -> pa.Schema:
         """The Arrow types of the key's fields."""
         return key_types(self.key, None if self.snapshot is None else self.snapshot.schema)
+
+    @property
+    def corrections_uri(self) -> str:
+        """Where the table of corrected scores is."""
+        return self.conf.table_location(self.conf.skew.corrections)
 
     def describe(self) -> dict[str, Any]:
         """Return the plan for people: what --dry-run prints."""

@@ -7,9 +7,10 @@ The directory appears under its name when it is whole. It holds no personal data
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -20,13 +21,18 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from jobs.online.instants import shown
+from jobs.proof.causes import Cause
 from jobs.proof.compare_task import DIFFERING_SCHEMA
+from jobs.proof.corrections_table import write_corrections
 from jobs.proof.reconcile_plan import ReconcilePlan
 from jobs.proof.reconcile_run import Compared, compare, stages
+from jobs.proof.repair import Target
+from jobs.proof.repair import plan as plan_repair
 from jobs.proof.skew import SkewReport
 from jobs.proof.worst_rows import instant_text
 from jobs.reports.skew_report import write_report
 from jobs.runs.conf import Conf
+from jobs.runs.progress import say
 from jobs.runs.settings import SkewSettings
 from jobs.runs.tracking import connect_from
 from udfs.platform import describe_platform
@@ -73,14 +79,17 @@ def reconcile(spark: Any, plan: ReconcilePlan, directory: Path) -> Written:
     hidden.mkdir(parents=True)
     try:
         compared = compare(spark, plan, hidden / "parts")
-        report = report_of(plan, compared, created)
         _write_differing(compared, hidden / "differing.parquet")
+        repair = plan_repair(_parts_of(hidden / "differing.parquet"), _target(plan))
+        report = dataclasses.replace(report_of(plan, compared, created), repair=repair)
         shutil.rmtree(hidden / "parts", ignore_errors=True)
         pq.write_table(_fields_table(report), hidden / "fields.parquet")
         text = json.dumps(report.to_json(), indent=1, allow_nan=False)
         (hidden / "report.json").write_text(text + "\n", encoding="utf-8")
         write_report(report, hidden / "report.html")
         hidden.rename(final)
+        if plan.asked.with_corrections:
+            _correct(plan, final, created)
     except BaseException:
         shutil.rmtree(hidden, ignore_errors=True)
         raise
@@ -94,7 +103,7 @@ def report_of(plan: ReconcilePlan, compared: Compared, created: datetime) -> Ske
     n, differing = counts["compared"], counts["differing"]
     flips = counts["to_positive"] + counts["to_negative"]
     causes = _causes(plan, compared)
-    unexplained = sum(one["rows"] for one in causes if one["cause"] == "unexplained")
+    unexplained = sum(one["rows"] for one in causes if one["cause"] in ("", Cause.UNEXPLAINED))
     gaps: list[dict[str, Any]] = [
         {"process": gap.process, "first": gap.first, "last": gap.last, "missing": gap.last - gap.first + 1}
         for gap in plan.log.gaps
@@ -110,7 +119,7 @@ def report_of(plan: ReconcilePlan, compared: Compared, created: datetime) -> Ske
         to_ts=None if plan.asked.to_ts is None else shown(plan.asked.to_ts),
         rows_logged=counts["logged"],
         rows_compared=n,
-        rows_equal=n - differing,
+        rows_equal=n - differing - counts["corrected"],
         rows_differing=differing,
         rows_refused_online=counts["refused_online"],
         rows_refused_offline=counts["refused_offline"],
@@ -149,6 +158,7 @@ def report_of(plan: ReconcilePlan, compared: Compared, created: datetime) -> Ske
         },
         rows_duplicated=counts["duplicated"],
         rows_not_comparable=counts["not_comparable"],
+        rows_corrected=counts["corrected"],
         unlogged=dict(sorted(totals.unlogged.items())),
     )
 
@@ -218,6 +228,41 @@ def _write_differing(compared: Compared, path: Path) -> None:
                     writer.write_table(part.read_row_group(group).cast(DIFFERING_SCHEMA))
 
 
+def _parts_of(path: Path) -> Iterator[pa.Table]:
+    """Yield differing rows, some at a time."""
+    with pq.ParquetFile(path) as file:
+        for batch in file.iter_batches():
+            yield pa.Table.from_batches([batch])
+
+
+def _target(plan: ReconcilePlan) -> Target:
+    feature_set, asked = plan.scorer.feature_set, plan.asked
+    names = plan.snapshot.schema.names if plan.snapshot is not None else []
+    return Target(
+        model=asked.conf_model or plan.model.name,
+        version=plan.model.version,
+        environment=None if plan.conf.env == "local" else plan.conf.env,
+        views=tuple(plan.views),
+        has_as_of=feature_set.as_of in names,
+        corrections=plan.corrections_uri if asked.with_corrections else None,
+        log=None if str(asked.log) == plan.conf.serve.log_directory else str(asked.log),
+    )
+
+
+def _correct(plan: ReconcilePlan, directory: Path, created: datetime) -> None:
+    """Write the corrections of the differing rows."""
+    n = write_corrections(
+        plan.corrections_uri,
+        _parts_of(directory / "differing.parquet"),
+        report_id=directory.name,
+        model=plan.model.name,
+        version=plan.model.version,
+        digest=plan.model.digest,
+        corrected_ts=int(created.timestamp() * 1_000_000),
+    )
+    say(f"wrote {n:,} corrected scores to {plan.corrections_uri}")
+
+
 def log_skew_run(conf: Conf, plan: ReconcilePlan, written: Written) -> str:
     """Log the figures and files of a report to MLflow; return the run's id."""
     connect_from(conf, create=True)
@@ -248,6 +293,7 @@ def _metrics(report: SkewReport) -> dict[str, float]:
         "rows_not_comparable",
         "rows_duplicated",
         "rows_lost",
+        "rows_corrected",
         "unexplained",
     )
     found = {name: float(getattr(report, name)) for name in names}

@@ -13,12 +13,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 from pyspark.sql import DataFrame, SparkSession
 
 import jobs
 from feature_pipelines.errors import ConfigurationError, VerificationError
 from jobs.proof.aggregate import Totals
 from jobs.proof.compare_task import RESULT, CompareTask, ShippedVersion
+from jobs.proof.corrections_table import read_corrections
 from jobs.proof.reconcile_plan import ReconcilePlan
 from jobs.proof.requests import ID, ORDINAL, UNIT, LogKeys, ReadRequests
 from jobs.runs.views import index_view
@@ -89,6 +91,7 @@ def compare(spark: SparkSession, plan: ReconcilePlan, parts: Path) -> Compared:
         types=plan.types.serialize().to_pybytes(),
         within=plan.asked.within,
         batch_rows=plan.conf.score.batch_rows,
+        corrections=_corrections(plan, parts),
         output=str(parts),
         prefix="part",
     )
@@ -103,6 +106,18 @@ def compare(spark: SparkSession, plan: ReconcilePlan, parts: Path) -> Compared:
         totals.merge(Totals.from_json(found))
     files = tuple(file for _, _, file in sorted(lines, key=lambda line: int(line[0])) if file is not None)
     return Compared(totals, parts, files, time.perf_counter() - started)
+
+
+def _corrections(plan: ReconcilePlan, parts: Path) -> str | None:
+    """Lay the model's corrections beside the parts, where tasks can read them; None where there are none to look at."""
+    if not plan.asked.with_corrections:
+        return None
+    known = read_corrections(plan.corrections_uri, plan.model.name)
+    if not known.num_rows:
+        return None
+    parts.mkdir(parents=True, exist_ok=True)
+    pq.write_table(known, parts / "corrections.parquet")
+    return str(parts / "corrections.parquet")
 
 
 def _joined(spark: SparkSession, plan: ReconcilePlan) -> DataFrame:

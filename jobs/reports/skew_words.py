@@ -103,6 +103,9 @@ def verdict(report: SkewReport) -> Verdict:
             "nothing", "Nothing was compared", "No row of the log lies in this range: nothing is proved."
         )
     flips = int(report.decisions["flips"])
+    if report.is_equal and report.rows_corrected:
+        detail = f"{plural(report.rows_compared, 'row')} compared; {count(report.rows_corrected)} answered otherwise and are corrected."
+        return Verdict("equal", "Equal after corrections", detail)
     if report.is_equal:
         rows = plural(report.rows_compared, "row")
         return Verdict("equal", "Equal", f"{rows}, every bit equal: all features, all scores, all decisions.")
@@ -148,17 +151,17 @@ def budget_lines(report: SkewReport) -> list[tuple[str, str, bool]]:
 
 def family(cause: str) -> str:
     """Return the key in FAMILIES of a cause; an unknown one is unexplained."""
-    return _CAUSES.get(cause, ("unexplained", "", ""))[0]
+    return _CAUSES.get(cause.lower(), ("unexplained", "", ""))[0]
 
 
 def short_cause(cause: str) -> str:
     """Return a cause's name for people."""
-    return _CAUSES[cause][1] if cause in _CAUSES else plain(cause)
+    return _CAUSES[cause.lower()][1] if cause.lower() in _CAUSES else plain(cause)
 
 
 def long_cause(cause: str) -> str:
     """Return what a cause means, or nothing for an unknown one."""
-    return _CAUSES[cause][2] if cause in _CAUSES else ""
+    return _CAUSES[cause.lower()][2] if cause.lower() in _CAUSES else ""
 
 
 def parts_text(entry: Mapping[str, Any]) -> str:

@@ -380,6 +380,10 @@ class SkewSettings(Section):
         "reports of `jobs.reconcile_scores`, `<directory>/<model>/<time>/`; driver and workers must reach it by this path",
         min_length=1,
     )
+    corrections: Location = setting(
+        "table of corrected scores that `jobs.reconcile_scores --corrections` writes and honours",
+        min_length=1,
+    )
     max_differing_share: float = setting(
         "share of the compared rows that may differ; more: exit 1", "0 to 1", ge=0, le=1
     )
