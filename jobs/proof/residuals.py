@@ -80,8 +80,12 @@ def residual(
     is_elsewhere = np.array([name != world.platform_id for name in pairs.platform], dtype=np.bool_)
     left = is_elsewhere & (differs.any(axis=0) | ~score_ok)
     replayed, unlike = _replayed(pairs, world, columns, replay, target, left)
-    few_features = left & ~unlike & _is_few(features, target).all(axis=0)
-    few_score = left & _is_few(scores, pairs.online.score)
+    few_features, few_score = np.zeros(n, dtype=np.bool_), np.zeros(n, dtype=np.bool_)
+    rows = np.flatnonzero(left)
+    if rows.size:
+        close = _is_few(np.take(features, rows, axis=1), np.take(target, rows, axis=1)).all(axis=0)
+        few_features[rows] = close & ~unlike[rows]
+        few_score[rows] = _is_few(scores[rows], pairs.online.score[rows])
     platform_features = replayed | (few_features & few_score)
     platform = platform_features | (few_score & ~score_ok)
     code = differs.any(axis=0) & ~platform_features & (score_ok | platform)
@@ -112,7 +116,7 @@ def _replayed(
         part = {name: take(column, rows) for name, column in columns.items()}
         there = replay(world, platform, part, len(rows)) if replay is not None else None
         if there is not None:
-            unlike[rows] = differing_bits(there[0], target[:, rows]).any(axis=0)
+            unlike[rows] = differing_bits(there[0], np.take(target, rows, axis=1)).any(axis=0)
             same[rows] = ~unlike[rows] & ~differing_bits(there[1], pairs.online.score[rows])
     return same, unlike
 
