@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from feature_pipelines.columns import values_and_valid
 from feature_pipelines.parity import differing_bits
 from jobs.proof.differences import How, utc_offset
-from jobs.proof.groups import ORDER, Cause, Group
+from jobs.proof.groups import ORDER, Cause, Group, distinct_columns
 from jobs.proof.pairs import NO_TIME
 from jobs.proof.swaps import Swaps
 from jobs.proof.worlds import Mask
@@ -31,10 +31,10 @@ def where_of(swaps: Swaps, chosen: Mask) -> list[str]:
     by_feature = [i for i, group in enumerate(swaps.groups) if group.kind in ("code", "platform")]
     features = _features_named(swaps)
     key = chosen if not by_feature else np.concatenate([chosen, features & chosen[by_feature].any(axis=0)])
-    distinct, of_row = np.unique(key, axis=1, return_inverse=True)
+    distinct, of_row = distinct_columns(key)
     k = len(swaps.groups)
     texts = [_names(swaps, column[:k], column[k:]) for column in distinct.T]
-    return [texts[i] for i in of_row.reshape(-1)]
+    return [texts[i] for i in of_row.tolist()]
 
 
 def _features_named(swaps: Swaps) -> Mask:
@@ -109,12 +109,12 @@ class _Facts:
         """Return all that is said of each row, each text once."""
         if not self._codes:
             return [""] * self.n
-        distinct, of_row = np.unique(np.stack(self._codes), axis=1, return_inverse=True)
+        distinct, of_row = distinct_columns(np.stack(self._codes))
         texts = []
         for column in distinct.T.tolist():
             said = [of_code.get(code, "") for code, of_code in zip(column, self._said, strict=True)]
             texts.append("; ".join(dict.fromkeys(text for text in said if text)))
-        return [texts[i] for i in of_row.reshape(-1).tolist()]
+        return [texts[i] for i in of_row.tolist()]
 
 
 def _add_ages(swaps: Swaps, group: Group, rows: NDArray[np.int64], facts: _Facts) -> None:

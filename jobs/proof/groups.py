@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,7 +20,17 @@ from feature_pipelines.views import FeatureView
 from jobs.proof.differences import How, differences, is_data_type
 from jobs.proof.pairs import NO_TIME, Pairs
 
-__all__ = ["ABSENT", "ORDER", "Cause", "Group", "Groups", "code_of", "input_groups", "status_causes"]
+__all__ = [
+    "ABSENT",
+    "ORDER",
+    "Cause",
+    "Group",
+    "Groups",
+    "code_of",
+    "distinct_columns",
+    "input_groups",
+    "status_causes",
+]
 
 
 class Cause(StrEnum):
@@ -66,6 +76,21 @@ def code_of(cause: Cause) -> int:
     (0, 1)
     """
     return _CODES[cause]
+
+
+def distinct_columns(matrix: NDArray[Any]) -> tuple[NDArray[Any], NDArray[np.int64]]:
+    """Return the distinct columns of a matrix, in the order of their first, and of each column which of them it is.
+
+    >>> distinct, which = distinct_columns(np.array([[1, 0, 1], [2, 3, 2]]))
+    >>> distinct.tolist(), which.tolist()
+    ([[1, 0], [2, 3]], [0, 1, 0])
+    """
+    rows, n = np.ascontiguousarray(matrix.T), matrix.shape[1]
+    content, size = rows.tobytes(), rows.itemsize * matrix.shape[0]
+    places: dict[bytes, int] = {}  # far fewer than columns, so that this is faster than sorting them
+    which = [places.setdefault(content[i * size : (i + 1) * size], len(places)) for i in range(n)]
+    distinct = np.frombuffer(b"".join(places), dtype=matrix.dtype).reshape(len(places), matrix.shape[0])
+    return distinct.T, np.array(which, dtype=np.int64)
 
 
 @dataclass(frozen=True)

@@ -296,6 +296,17 @@ def test_version_that_changed_code_and_model_is_both(houses: SkewedHouses) -> No
     assert set(found.where) == {"version 3, area_squared"}
 
 
+def test_constants_are_the_models_and_not_the_codes(houses: SkewedHouses) -> None:
+    towns = tuple(reversed(houses.scorer.constants["towns"]))
+    scorer = replace(houses.scorer, constants={"towns": towns})
+    served = World(scorer, "8", "digest-8", "print-2", "here")
+    pairs = houses.pairs_of(replace(houses.answered(), world=served))
+    found = explain(pairs, houses.reference, served)
+    rows = np.flatnonzero(pairs.differing())
+    assert rows.size > houses.n / 2
+    assert {(found.cause[row], found.where[row]) for row in rows} == {(Cause.MODEL_VERSION, "version 8")}
+
+
 def test_labels_that_no_threshold_gives_are_unexplained(houses: SkewedHouses) -> None:
     pairs = houses.pairs()
     label = np.random.default_rng(1).random(houses.n) < 0.5
