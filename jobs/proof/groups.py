@@ -188,9 +188,8 @@ def view_causes(pairs: Pairs, view: FeatureView, hows: list[NDArray[np.int8]]) -
         pairs.online.statuses[view.name] != Status.PRESENT
     )
     filled = same_absence & (pairs.online.statuses[view.name] != Status.OVERRIDDEN)
-    by_value[filled] = _CODES[
-        Cause.NULL_FILL
-    ]  # nothing was found on either side: what stands there is a default
+    # nothing was found on either side, so what stands there is a default
+    by_value[filled] = _CODES[Cause.NULL_FILL]
     return np.where(by_status == ABSENT, by_value, by_status).astype(np.int8)
 
 

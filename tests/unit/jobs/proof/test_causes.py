@@ -178,7 +178,7 @@ WHERE = {
 ONE_PLACE = (
     {stale, future, missing, expired},
     {null_filled, extracted},
-    {changed_code, new_fingerprint, old_version, float32, platform_features},
+    {changed_code, new_fingerprint, platform_features},
     {platform_features, platform_score},
     {key_shouted, stale, future, missing, expired},
     {new_fingerprint, old_version, platform_score},
@@ -257,22 +257,22 @@ def test_version_that_cannot_be_loaded_leaves_only_what_needs_it_unexplained(hou
 
 
 def test_version_of_other_features_is_one_thing(houses: SkewedHouses) -> None:
-    fewer = replace(FEATURES, features=(*FEATURES.features[1:], large))
+    others = replace(FEATURES, features=(*other_features().features[:-1], large))
     columns = house_columns(200, seed=77)
-    matrix = evaluate(fewer, columns, houses.scorer.constants, 200)
+    matrix = evaluate(others, columns, houses.scorer.constants, 200)
     fitted = fit(matrix, columns["area_m2"])
-    scorer = replace(houses.scorer, feature_set=fewer, evaluator=export_trees(fitted))
+    scorer = replace(houses.scorer, feature_set=others, evaluator=export_trees(fitted))
     served = World(scorer, "9", "digest-9", "print-9", "here")
-    side = replace(houses.answered(), world=served, feature_set=fewer)
+    side = replace(houses.answered(), world=served, feature_set=others)
     logged = side.side(houses.n)
     offline = houses.answered().side(houses.n)
-    matrix = np.concatenate([offline.matrix[:1], logged.matrix[:-1]])
+    matrix = np.concatenate([logged.matrix[:-1], offline.matrix[-1:]])
     pairs = houses.pairs_of(replace(side, world=houses.reference, feature_set=FEATURES))
     pairs = replace(
         pairs,
         online=replace(logged, matrix=matrix),
         digest=["digest-9"] * houses.n,
-        unlogged={"area_squared": np.ones(houses.n, dtype=np.bool_)},
+        unlogged={"asked_hour": np.ones(houses.n, dtype=np.bool_)},
     )
     found = explain(pairs, houses.reference, served)
     rows = np.flatnonzero(pairs.differing())
@@ -294,6 +294,37 @@ def test_version_that_changed_code_and_model_is_both(houses: SkewedHouses) -> No
     found = explain(pairs, houses.reference, both)
     assert set(found.parts) == {(Cause.MODEL_VERSION, Cause.FEATURE_CODE)}
     assert set(found.where) == {"version 3, area_squared"}
+
+
+def test_default_of_a_view_without_row_is_a_null_filled_otherwise(houses: SkewedHouses) -> None:
+    online, offline = houses.answered(), houses.answered()
+    absent = online.statuses == Status.NOT_FOUND
+    for side, default in ((online, 3.0), (offline, 2.0)):
+        filled = np.where(absent, default, side.columns["rate_pct"])  # type: ignore[arg-type]
+        floor = np.where(absent, 1.0, side.columns["rate_pct_floor"])  # type: ignore[arg-type]
+        side.columns = {**side.columns, "rate_pct": filled, "rate_pct_floor": floor}
+    pairs = houses.pairs_of(online, offline)
+    rows = np.flatnonzero(pairs.differing())
+    assert rows.tolist() == np.flatnonzero(absent).tolist()
+    found = explain(pairs, houses.reference, None)
+    assert {(found.cause[row], found.where[row]) for row in rows} == {(Cause.NULL_FILL, "rates")}
+
+
+def test_cause_that_only_a_feature_without_log_shows_is_not_claimed(houses: SkewedHouses) -> None:
+    pairs = houses.pairs(stale, float32)
+    gap = FEATURES.feature_names.index("rate_pct_gap")
+    matrix = pairs.online.matrix.copy()
+    matrix[gap] = pairs.offline.matrix[gap]
+    pairs = replace(
+        pairs,
+        online=replace(pairs.online, matrix=matrix),
+        unlogged={"rate_pct_gap": np.ones(houses.n, dtype=np.bool_)},
+    )
+    alone = houses.online(float32).side(houses.n)
+    rows = np.flatnonzero(pairs.differing() & ~differing_bits(alone.score, pairs.online.score))
+    assert rows.size > houses.n / 2
+    found = explain(pairs, houses.reference, None)
+    assert {found.cause[row] for row in rows} == {Cause.DATA_TYPE}
 
 
 def test_constants_are_the_models_and_not_the_codes(houses: SkewedHouses) -> None:

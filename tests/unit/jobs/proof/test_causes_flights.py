@@ -138,6 +138,18 @@ def test_two_of_five_views_are_named(flights: Flights) -> None:
     assert shares(flights, pairs, Cause.STALE, "weather, route_history") >= 0.97
 
 
+def test_view_whose_difference_changes_no_feature_is_not_named(flights: Flights) -> None:
+    late = flights.late("weather", "route_history")
+    maker = flights.columns["plane_manufacturer"]
+    late["columns"]["plane_manufacturer"] = Nullable(
+        Strings(maker.values.codes, tuple(f"{name} INDUSTRIE" for name in maker.values.categories)),
+        maker.valid,
+    )
+    late["event_ts"]["plane"] = flights.event_ts["plane"] - HOUR
+    pairs = flights.pairs(flights.side(**late))
+    assert shares(flights, pairs, Cause.STALE, "weather, route_history") >= 0.97
+
+
 def test_local_times_taken_for_utc_are_one_cause_with_their_offset(flights: Flights) -> None:
     shifted = {name: flights.columns[name] - 4 * HOUR for name in ("sched_dep_ts", "sched_arr_ts")}
     pairs = flights.pairs(flights.side(shifted))
