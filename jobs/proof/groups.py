@@ -159,7 +159,7 @@ def input_groups(pairs: Pairs, feature_set: FeatureSet, read: Collection[str]) -
         changed = np.logical_or.reduce([of_field != How.SAME for of_field in hows])
         carried[view.name] = _carried(view, how, place, len(pairs))
         own = changed & (carried[view.name] == _NO_SLOT)
-        cause[i, own] = view_causes(pairs, view, hows)[own]
+        cause[i, own] = _view_causes(pairs, view, hows)[own]
     for name in fields:
         cause[place[name]] = _value_causes([sent.get(name, how[name])])
     return Groups(
@@ -177,7 +177,7 @@ def _carried(
     return slot
 
 
-def view_causes(pairs: Pairs, view: FeatureView, hows: list[NDArray[np.int8]]) -> NDArray[np.int8]:
+def _view_causes(pairs: Pairs, view: FeatureView, hows: list[NDArray[np.int8]]) -> NDArray[np.int8]:
     """Return the code of the cause that a view's difference would be, of rows in which it differs; int8, (n,).
 
     What became of the look-ups and the event_ts of their rows decide; the values do where both sides have the same row.
