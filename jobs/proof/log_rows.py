@@ -7,9 +7,9 @@ through the wire form, each distinct text once. This module knows nothing of Spa
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from functools import cached_property
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -29,7 +29,9 @@ __all__ = ["LogRows", "MapColumn", "column_from_texts", "is_hashed", "read_rows"
 _NUMBER = r"^-?[0-9]+(\.[0-9]+)?([eE][-+]?[0-9]+)?$"
 _INTEGER = r"^-?[0-9]{1,19}$"
 _UTC = r'^"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]{1,6})?Z"$'
+_PLAIN = r'^"[^"\\]*"$'
 _MAPS = ("request", "stored", "features", "statuses", "event_ts")
+_LATER = ("request", "stored", "statuses", "event_ts")
 _HASHED = r"^[0-9a-f]{64}$"
 _UNREADABLE = object()
 
@@ -137,12 +139,59 @@ class MapColumn:
         return MapColumn(offsets, self.codes[entries], self.names, self.items.take(pa.array(entries)))
 
 
+Maps = dict[str, MapColumn]
+
+
+class _Maps(Mapping[str, MapColumn]):
+    """Maps by name; some are read when the first of them is asked for."""
+
+    def __init__(self, known: Maps, later: Callable[[], Maps] | None = None) -> None:
+        self._known, self._later = known, later
+
+    def __getitem__(self, name: str) -> MapColumn:
+        if name not in self._known:
+            self._load()
+        return self._known[name]
+
+    def __iter__(self) -> Iterator[str]:
+        self._load()
+        return iter(self._known)
+
+    def __len__(self) -> int:
+        self._load()
+        return len(self._known)
+
+    def take(self, index: NDArray[np.int64]) -> _Maps:
+        """Return the maps of some rows; what is not read yet stays so."""
+        taken = {name: one.take(index) for name, one in self._known.items()}
+        if self._later is None:
+            return _Maps(taken)
+        return _Maps(taken, lambda: {name: one.take(index) for name, one in self.items()})
+
+    @classmethod
+    def concat(cls, parts: Sequence[_Maps]) -> _Maps:
+        """Return the rows of all parts; what is not read yet stays so."""
+        known = {name: MapColumn.concat([part[name] for part in parts]) for name in parts[0]._known}
+        if all(part._later is None for part in parts):
+            return cls(known)
+        return cls(
+            known, lambda: {name: MapColumn.concat([part[name] for part in parts]) for name in parts[0]}
+        )
+
+    def _load(self) -> None:
+        if self._later is not None:
+            self._known, self._later = {**self._later(), **self._known}, None
+
+
 @dataclass(frozen=True, eq=False)
 class LogRows:
-    """Rows of the log: the flat columns as they are, the maps taken apart; `has_stored` = the log has their stored values."""
+    """Rows of the log: the flat columns as they are, the maps taken apart; `has_stored` = the log has their stored values.
+
+    What a row's request and look-ups were is read when it is asked for: of rows that are equal nobody does.
+    """
 
     flat: pa.Table
-    maps: dict[str, MapColumn]
+    maps: _Maps
     has_stored: NDArray[np.bool_]
 
     def __len__(self) -> int:
@@ -157,10 +206,7 @@ class LogRows:
         """Return some rows, in the order of the index."""
         if len(index) == len(self) and (index == np.arange(len(self))).all():
             return self
-        flat = self.flat.take(pa.array(index))
-        return LogRows(
-            flat, {name: one.take(index) for name, one in self.maps.items()}, self.has_stored[index]
-        )
+        return LogRows(self.flat.take(pa.array(index)), self.maps.take(index), self.has_stored[index])
 
 
 def read_rows(
@@ -193,15 +239,44 @@ def read_rows(
 def _rows_of(
     file: LogFile, names: Sequence[str], batch_rows: int, within: tuple[str, int | None, int | None]
 ) -> Iterator[tuple[LogRows, int]]:
-    keys = [f"{name}.key_value.key" for name in _MAPS if name in names]
-    with pq.ParquetFile(file.path, read_dictionary=keys) as parquet:
+    with _open(file) as parquet:
         there = [name for name in names if name in parquet.schema_arrow.names]
-        for batch in parquet.iter_batches(batch_rows, columns=there, use_threads=False):
+        later = [name for name in there if name in _LATER] if "features" in names else []
+        now = [name for name in there if name not in later]
+        first = 0
+        for batch in parquet.iter_batches(batch_rows, columns=now, use_threads=False):
             keep, skipped = _kept(batch, file, within)
-            if keep is None:
-                yield _taken_apart(batch, names), skipped
-            elif len(keep) or skipped:
-                yield _taken_apart(batch, names).take(keep), skipped
+            if keep is None or len(keep) or skipped:
+                rows = _taken_apart(batch, partial(_read_later, file, later, first, batch.num_rows))
+                rows = replace(rows, has_stored=np.full(batch.num_rows, "stored" in there))
+                yield rows if keep is None else rows.take(keep), skipped
+            first += batch.num_rows
+
+
+def _open(file: LogFile) -> pq.ParquetFile:
+    """Open a file so that keys of maps, which are few, come as a dictionary."""
+    footer = pq.read_metadata(file.path)
+    there = footer.schema.to_arrow_schema().names
+    keys = [f"{name}.key_value.key" for name in _MAPS if name in there]
+    return pq.ParquetFile(file.path, metadata=footer, read_dictionary=keys)
+
+
+def _read_later(file: LogFile, names: Sequence[str], first: int, n: int) -> Maps:
+    """Return the maps of rows first to first + n of a file; of stored values empty ones where it has none."""
+    nothing = MapColumn(np.zeros(n + 1, np.int64), np.zeros(0, np.int32), (), pa.array([], pa.string()))
+    parts: list[pa.RecordBatch] = []
+    with _open(file) as parquet:
+        ends = np.cumsum([parquet.metadata.row_group(i).num_rows for i in range(parquet.num_row_groups)])
+        groups = np.flatnonzero((ends > first) & (np.concatenate([[0], ends[:-1]]) < first + n)).tolist()
+        at = int(ends[groups[0] - 1]) if groups and groups[0] else 0
+        for batch in parquet.iter_batches(columns=list(names), row_groups=groups, use_threads=False):
+            start, stop = max(first - at, 0), min(first + n - at, batch.num_rows)
+            parts += [batch.slice(start, stop - start)] if stop > start else []
+            at += batch.num_rows
+    read = {
+        name: MapColumn.concat([MapColumn.of(part.column(name)) for part in parts]) for name in names if parts
+    }
+    return {"stored": nothing} | read
 
 
 def _kept(
@@ -223,21 +298,17 @@ def _kept(
     return (None if keep.all() else np.flatnonzero(keep)), int((repeated & inside).sum())
 
 
-def _taken_apart(batch: pa.RecordBatch, names: Sequence[str]) -> LogRows:
+def _taken_apart(batch: pa.RecordBatch, later: Callable[[], Maps]) -> LogRows:
     there = batch.schema.names
     maps = {name: MapColumn.of(batch.column(name)) for name in _MAPS if name in there}
     flat = pa.Table.from_batches([batch.select([name for name in there if name not in _MAPS])])
-    if "stored" in names and "stored" not in there:
-        nothing = np.zeros(batch.num_rows + 1, np.int64)
-        maps["stored"] = MapColumn(nothing, np.zeros(0, np.int32), (), pa.array([], pa.string()))
-    has_stored = np.full(batch.num_rows, "stored" in there)
-    return LogRows(flat, maps, has_stored)
+    return LogRows(flat, _Maps(maps, later), np.zeros(batch.num_rows, np.bool_))
 
 
 def _joined(parts: list[LogRows]) -> LogRows:
     if len(parts) == 1:
         return parts[0]
-    maps = {name: MapColumn.concat([part.maps[name] for part in parts]) for name in parts[0].maps}
+    maps = _Maps.concat([part.maps for part in parts])
     flat = pa.concat_tables([part.flat for part in parts])
     return LogRows(flat, maps, np.concatenate([part.has_stored for part in parts]))
 
@@ -291,6 +362,8 @@ def _typed(kind: str, texts: pa.Array) -> pa.Array | None:
                 return texts.cast(pa.int64())
             if _all_match(texts, _UTC):
                 return pc.utf8_slice_codeunits(texts, 1, -1).cast(pa.timestamp("us", tz="UTC"))
+        if kind == "string" and _all_match(texts, _PLAIN):
+            return pc.utf8_slice_codeunits(texts, 1, -1)
         if kind == "bool" and _all_match(texts, "^(true|false)$"):
             return pc.equal(texts, "true")
     except pa.ArrowInvalid:  # out of range, no such date: the wire form says what is wrong with which row

@@ -23,8 +23,8 @@ class FieldSkew:
         exact: rows of equal bits; `differing`: the others.
         online_only_null, offline_only_null: differing rows in which one side alone is null (NaN).
         ulps: "p50", "p90", "p99" and "max" of the distance in units in the last place, among differing rows in which both are
-            numbers; {} without any. Quantiles are upper bounds, within a factor of 1 + 1/16 (exact below 16), "max" is exact.
-        absolute: the same of |online - offline|; quantiles within a factor of 1 + 1/16, "max" exact.
+            numbers; {} without any. Quantiles are exact below 32, else at most 1/16 too small; "max" is exact.
+        absolute: the same of |online - offline|; quantiles at most 1/16 too small, "max" exact.
     """
 
     name: str
@@ -46,7 +46,7 @@ class SkewReport:
         log: the directory that was read.
         created_ts, from_ts, to_ts: RFC 3339; the bounds as they were asked for, None = none.
         rows_logged: rows read in the range, each once.
-        rows_compared: those that could be recomputed; `rows_equal` + `rows_differing`.
+        rows_compared: those that could be recomputed; `rows_equal` + `rows_differing` + `rows_corrected`.
         rows_refused_online, rows_refused_offline: compared rows with an error on that side.
         requests_not_in_table: compared rows whose request came from the log.
         gaps: {"process", "first", "last", "missing"} each; `rows_lost`: the sum of "missing".
@@ -68,6 +68,7 @@ class SkewReport:
         rates: {"seconds", "rows_per_second"}.
         rows_duplicated: rows that are in the log more than once, beyond the first.
         rows_not_comparable: rows read whose request is not in the table and not whole in the log (personal data).
+        rows_corrected: compared rows that differed and have a correction that says what the batch says; neither equal nor differing.
         unlogged: fields and features with rows of which the log does not hold the value, and in how many.
     """
 
@@ -102,10 +103,11 @@ class SkewReport:
     rows_duplicated: int = 0
     rows_not_comparable: int = 0
     unlogged: dict[str, int] = field(default_factory=dict)
+    rows_corrected: int = 0
 
     @property
     def is_equal(self) -> bool:
-        """Whether every compared row is equal by bits, and there is one."""
+        """Whether every compared row is equal by bits or corrected, and there is one."""
         return self.rows_compared > 0 and self.rows_differing == 0
 
     def to_json(self) -> dict[str, Any]:
