@@ -81,16 +81,23 @@ def residual(
     score_ok = ~differing_bits(scores, pairs.online.score)
     is_elsewhere = np.array([name != world.platform_id for name in pairs.platform], dtype=np.bool_)
     left = is_elsewhere & (differs.any(axis=0) | ~score_ok)
-    there = _replayed(pairs, world, columns, replay, left)
-    same = ~differing_bits(there.features, target)
-    whole = there.is_done & same.all(axis=0) & ~differing_bits(there.score, pairs.online.score)
-    few_score = left & _is_few(scores, pairs.online.score)
-    likely = np.where(there.is_done, same, _is_few(features, target))
-    platform_features = differs & (whole | (likely & few_score))
-    platform = whole | platform_features.any(axis=0) | (few_score & ~score_ok)
-    replayed = whole | (there.is_done & platform_features.any(axis=0))
-    code_features = differs & ~platform_features
-    code = code_features.any(axis=0) & (score_ok | platform)
+    platform_features, score_only = np.zeros_like(differs), np.zeros(n, dtype=np.bool_)
+    replayed = np.zeros(n, dtype=np.bool_)
+    rows = np.flatnonzero(left)
+    if rows.size:
+        logged, score = np.take(target, rows, axis=1), pairs.online.score[rows]
+        there = _replayed(pairs, world, columns, replay, rows)
+        same = ~differing_bits(there.features, logged)
+        whole = there.is_done & same.all(axis=0) & ~differing_bits(there.score, score)
+        few_score = _is_few(scores[rows], score)
+        likely = np.where(there.is_done, same, _is_few(np.take(features, rows, axis=1), logged))
+        of_platform = differs[:, rows] & (whole | (likely & few_score))
+        platform_features[:, rows] = of_platform
+        score_only[rows] = whole | (few_score & ~score_ok[rows])
+        replayed[rows] = whole | (there.is_done & of_platform.any(axis=0))
+    platform = platform_features.any(axis=0) | score_only
+    code_features = differs & ~platform_features & (score_ok | platform)
+    code: Mask = np.asarray(code_features.any(axis=0))
     return Residual(
         world,
         features,
@@ -98,7 +105,7 @@ def residual(
         differs,
         score_ok,
         code,
-        code_features & code,
+        code_features,
         platform,
         platform_features,
         replayed,
@@ -114,7 +121,7 @@ def _in_order(logged: Matrix, names: Sequence[str], wanted: Sequence[str], featu
 
 
 class _Elsewhere(NamedTuple):
-    """What the rows' platforms, replayed here, give for the logged inputs, of the rows of which that was done."""
+    """What the platforms of m rows, replayed here, give for the logged inputs, where that was done."""
 
     is_done: Mask
     features: Matrix
@@ -122,18 +129,20 @@ class _Elsewhere(NamedTuple):
 
 
 def _replayed(
-    pairs: Pairs, world: World, columns: Columns, replay: PlatformReplay | None, left: Mask
+    pairs: Pairs, world: World, columns: Columns, replay: PlatformReplay | None, rows: NDArray[np.int64]
 ) -> _Elsewhere:
-    n, n_features = len(pairs), len(world.scorer.feature_set.features)
-    found = _Elsewhere(np.zeros(n, dtype=np.bool_), np.full((n_features, n), np.nan), np.full(n, np.nan))
-    ids = np.array(pairs.platform, dtype=np.object_)
-    for platform in sorted(set(ids[left])) if replay is not None else ():
-        rows = np.flatnonzero(left & (ids == platform))
-        part = {name: take(column, rows) for name, column in columns.items()}
-        there = replay(world, platform, part, len(rows)) if replay is not None else None
+    shape = (len(world.scorer.feature_set.features), len(rows))
+    found = _Elsewhere(
+        np.zeros(len(rows), dtype=np.bool_), np.full(shape, np.nan), np.full(len(rows), np.nan)
+    )
+    ids = np.array(pairs.platform, dtype=np.object_)[rows]
+    for platform in sorted(set(ids)) if replay is not None else ():
+        at = np.flatnonzero(ids == platform)
+        part = {name: take(column, rows[at]) for name, column in columns.items()}
+        there = replay(world, platform, part, len(at)) if replay is not None else None
         if there is not None:
-            found.is_done[rows] = True
-            found.features[:, rows], found.score[rows] = there
+            found.is_done[at] = True
+            found.features[:, at], found.score[at] = there
     return found
 
 
