@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from jobs.proof.details import detail_of, where_of
-from jobs.proof.groups import ABSENT, ORDER, Cause
+from jobs.proof.groups import ABSENT, ORDER, Cause, distinct_columns
 from jobs.proof.pairs import Pairs
 from jobs.proof.refusals import explain_refusals
 from jobs.proof.swaps import Swaps
@@ -111,8 +111,7 @@ class _Plan:
 def _search(swaps: Swaps) -> tuple[Mask, list[tuple[Cause, ...]], Mask]:
     """Return the closing set of each row (n_groups, n), its causes, and whether there is one."""
     n = len(swaps.pairs)
-    patterns, pattern_of = np.unique(swaps.cause, axis=1, return_inverse=True)
-    pattern_of = pattern_of.reshape(-1)
+    patterns, pattern_of = distinct_columns(swaps.cause)
     plans = [_plan(pattern) for pattern in patterns.T]
     longest = max(len(plan.parts) for plan in plans)
     sets = np.zeros((len(plans), longest, len(swaps.groups)), dtype=np.bool_)

@@ -8,12 +8,17 @@ from numpy.typing import NDArray
 from feature_pipelines.columns import values_and_valid
 from feature_pipelines.parity import differing_bits
 from jobs.proof.differences import How, utc_offset
-from jobs.proof.groups import ORDER, Cause, Group
+from jobs.proof.groups import ORDER, Cause, Group, distinct_columns
 from jobs.proof.pairs import NO_TIME
 from jobs.proof.swaps import Swaps
 from jobs.proof.worlds import Mask
 
 __all__ = ["detail_of", "where_of"]
+
+_PER_MINUTE, _SAME_ROW = (
+    1_000,
+    100,
+)  # codes of texts: of How, then whether both sides had one row, then the offset
 
 
 def where_of(swaps: Swaps, chosen: Mask) -> list[str]:
@@ -26,10 +31,10 @@ def where_of(swaps: Swaps, chosen: Mask) -> list[str]:
     by_feature = [i for i, group in enumerate(swaps.groups) if group.kind in ("code", "platform")]
     features = _features_named(swaps)
     key = chosen if not by_feature else np.concatenate([chosen, features & chosen[by_feature].any(axis=0)])
-    distinct, of_row = np.unique(key, axis=1, return_inverse=True)
+    distinct, of_row = distinct_columns(key)
     k = len(swaps.groups)
     texts = [_names(swaps, column[:k], column[k:]) for column in distinct.T]
-    return [texts[i] for i in of_row.reshape(-1)]
+    return [texts[i] for i in of_row.tolist()]
 
 
 def _features_named(swaps: Swaps) -> Mask:
@@ -69,65 +74,89 @@ def detail_of(swaps: Swaps, chosen: Mask) -> list[str]:
         swaps: n rows.
         chosen: (n_groups, n).
     """
-    said: list[list[str]] = [[] for _ in range(chosen.shape[1])]
+    facts = _Facts(chosen.shape[1])
     for i, group in enumerate(swaps.groups):
         rows = np.flatnonzero(chosen[i])
         if not rows.size:
             continue
-        for row, text in zip(rows.tolist(), _said(swaps, i, group, rows), strict=True):
-            if text:
-                said[row].append(text)
-    return ["; ".join(dict.fromkeys(texts)) for texts in said]
+        if group.kind == "view":
+            of_row = swaps.cause[i, rows] <= ORDER.index(Cause.EXPIRED)
+            _add_ages(swaps, group, rows[of_row], facts)
+            _add_hows(swaps, group, rows[~of_row], facts)
+        elif group.kind == "field":
+            _add_hows(swaps, group, rows, facts)
+        elif group.kind == "platform" and swaps.left is not None:
+            facts.add(rows, swaps.left.replayed[rows].astype(np.int64), {0: "not replayed", 1: "replayed"})
+    return facts.texts()
 
 
-def _said(swaps: Swaps, i: int, group: Group, rows: NDArray[np.int64]) -> list[str]:
-    if group.kind == "view" and (swaps.cause[i, rows] <= ORDER.index(Cause.EXPIRED)).all():
-        return _ages(swaps, group, rows)
-    if group.kind in ("view", "field"):
-        return _hows(swaps, group, rows)
-    if group.kind == "platform" and swaps.left is not None:
-        return ["replayed" if done else "not replayed" for done in swaps.left.replayed[rows].tolist()]
-    return [""] * len(rows)
+class _Facts:
+    """What is said of n rows: codes with few distinct texts, so that texts are made once for all rows that are alike."""
+
+    def __init__(self, n: int) -> None:
+        self.n = n
+        self._codes: list[NDArray[np.int64]] = []
+        self._said: list[dict[int, str]] = []
+
+    def add(self, rows: NDArray[np.int64], codes: NDArray[np.int64], said: dict[int, str]) -> None:
+        """Say a code's text of each of the rows; one that `said` has not says nothing."""
+        of_all = np.full(self.n, np.iinfo(np.int64).min)
+        of_all[rows] = codes
+        self._codes.append(of_all)
+        self._said.append(said)
+
+    def texts(self) -> list[str]:
+        """Return all that is said of each row, each text once."""
+        if not self._codes:
+            return [""] * self.n
+        distinct, of_row = distinct_columns(np.stack(self._codes))
+        texts = []
+        for column in distinct.T.tolist():
+            said = [of_code.get(code, "") for code, of_code in zip(column, self._said, strict=True)]
+            texts.append("; ".join(dict.fromkeys(text for text in said if text)))
+        return [texts[i] for i in of_row.tolist()]
 
 
-def _ages(swaps: Swaps, group: Group, rows: NDArray[np.int64]) -> list[str]:
-    ours = swaps.pairs.online.event_ts[group.name][rows].tolist()
-    theirs = swaps.pairs.offline.event_ts[group.name][rows].tolist()
-    texts = []
-    for a, b in zip(ours, theirs, strict=True):
-        if a == b or NO_TIME in (a, b):
-            texts.append("")
-        else:
-            texts.append(f"{abs(a - b) / 1_000_000:.0f} s {'older' if a < b else 'newer'}")
-    return texts
+def _add_ages(swaps: Swaps, group: Group, rows: NDArray[np.int64], facts: _Facts) -> None:
+    ours, theirs = (side.event_ts[group.name][rows] for side in (swaps.pairs.online, swaps.pairs.offline))
+    known = (ours != NO_TIME) & (theirs != NO_TIME) & (ours != theirs)
+    seconds = (ours[known] - theirs[known]) // 1_000_000
+    said = {int(value): f"{abs(value)} s {'older' if value < 0 else 'newer'}" for value in np.unique(seconds)}
+    facts.add(rows[known], seconds, said)
 
 
-def _hows(swaps: Swaps, group: Group, rows: NDArray[np.int64]) -> list[str]:
-    texts: list[dict[str, None]] = [{} for _ in rows]
+def _add_hows(swaps: Swaps, group: Group, rows: NDArray[np.int64], facts: _Facts) -> None:
+    ours, theirs = (
+        side.event_ts.get(group.name, np.full(len(swaps.pairs), NO_TIME))
+        for side in (swaps.pairs.online, swaps.pairs.offline)
+    )
+    same_row = (ours[rows] == theirs[rows]) & (ours[rows] != NO_TIME)
     for name in group.fields:
         how = swaps.inputs.how.get(name)
-        if how is None:
+        if how is None or not rows.size:
             continue
-        codes = how[rows].tolist()
-        shift = _shift(swaps, name, rows) if How.UTC_OFFSET in codes else [0] * len(rows)
-        for text, code, minutes in zip(texts, codes, shift, strict=True):
-            if code != How.SAME:
-                text[How(code).said + (_offset(minutes) if code == How.UTC_OFFSET else "")] = None
-    lead = "under the same event_ts: " if group.kind == "view" and _same_row(swaps, group, rows) else ""
-    return ["; ".join(lead + part for part in text) for text in texts]
+        codes = how[rows].astype(np.int64)
+        said = {code: How(code).said for code in np.unique(codes).tolist() if code != How.SAME}
+        if How.UTC_OFFSET in said:
+            codes, said = _with_offsets(swaps, name, rows, codes, said)
+        # of one event_ts: a correction that the store lacks, or a value that was put there otherwise
+        said |= {code + _SAME_ROW: f"under the same event_ts: {text}" for code, text in said.items()}
+        facts.add(rows, codes + _SAME_ROW * same_row, said)
 
 
-def _same_row(swaps: Swaps, group: Group, rows: NDArray[np.int64]) -> bool:
-    """Whether both sides had rows of one event_ts: a correction that the store lacks, or a value that was put there otherwise."""
-    ours, theirs = swaps.pairs.online.event_ts[group.name], swaps.pairs.offline.event_ts[group.name]
-    return bool(((ours[rows] == theirs[rows]) & (ours[rows] != NO_TIME)).all())
-
-
-def _shift(swaps: Swaps, name: str, rows: NDArray[np.int64]) -> list[int]:
-    online, _ = values_and_valid(swaps.pairs.online.columns[name])
-    offline, _ = values_and_valid(swaps.pairs.offline.columns[name])
-    shift: list[int] = utc_offset(np.asarray(online)[rows], np.asarray(offline)[rows]).tolist()
-    return shift
+def _with_offsets(
+    swaps: Swaps, name: str, rows: NDArray[np.int64], codes: NDArray[np.int64], said: dict[int, str]
+) -> tuple[NDArray[np.int64], dict[int, str]]:
+    """Give each offset a code of its own."""
+    sides = (swaps.pairs.online, swaps.pairs.offline)
+    online, offline = (np.asarray(values_and_valid(side.columns[name])[0])[rows] for side in sides)
+    minutes = np.where(codes == How.UTC_OFFSET, utc_offset(online, offline), 0)
+    offsets = {
+        _PER_MINUTE * int(m) + How.UTC_OFFSET: How.UTC_OFFSET.said + _offset(int(m))
+        for m in np.unique(minutes)
+        if m
+    }
+    return codes + _PER_MINUTE * minutes, said | offsets
 
 
 def _offset(minutes: int) -> str:

@@ -182,7 +182,7 @@ def _last_bit(x: Values, y: Values) -> NDArray[np.bool_]:
 def _through_float(bits: Any) -> Rule:
     def holds(x: Values, y: Values) -> NDArray[np.bool_]:
         rounded = y.astype(bits).astype(np.float64)
-        fits = np.abs(rounded) < 2.0**63
+        fits = (rounded >= -(2.0**63)) & (rounded < 2.0**63)
         found: NDArray[np.bool_] = fits & (x == np.where(fits, rounded, 0.0).astype(np.int64))
         return found
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,7 +20,17 @@ from feature_pipelines.views import FeatureView
 from jobs.proof.differences import How, differences, is_data_type
 from jobs.proof.pairs import NO_TIME, Pairs
 
-__all__ = ["ABSENT", "ORDER", "Cause", "Group", "Groups", "code_of", "input_groups", "status_causes"]
+__all__ = [
+    "ABSENT",
+    "ORDER",
+    "Cause",
+    "Group",
+    "Groups",
+    "code_of",
+    "distinct_columns",
+    "input_groups",
+    "status_causes",
+]
 
 
 class Cause(StrEnum):
@@ -66,6 +76,21 @@ def code_of(cause: Cause) -> int:
     (0, 1)
     """
     return _CODES[cause]
+
+
+def distinct_columns(matrix: NDArray[Any]) -> tuple[NDArray[Any], NDArray[np.int64]]:
+    """Return the distinct columns of a matrix, in the order of their first, and of each column which of them it is.
+
+    >>> distinct, which = distinct_columns(np.array([[1, 0, 1], [2, 3, 2]]))
+    >>> distinct.tolist(), which.tolist()
+    ([[1, 0], [2, 3]], [0, 1, 0])
+    """
+    rows, n = np.ascontiguousarray(matrix.T), matrix.shape[1]
+    content, size = rows.tobytes(), rows.itemsize * matrix.shape[0]
+    places: dict[bytes, int] = {}  # far fewer than columns, so that this is faster than sorting them
+    which = [places.setdefault(content[i * size : (i + 1) * size], len(places)) for i in range(n)]
+    distinct = np.frombuffer(b"".join(places), dtype=matrix.dtype).reshape(len(places), matrix.shape[0])
+    return distinct.T, np.array(which, dtype=np.int64)
 
 
 @dataclass(frozen=True)
@@ -134,7 +159,7 @@ def input_groups(pairs: Pairs, feature_set: FeatureSet, read: Collection[str]) -
         changed = np.logical_or.reduce([of_field != How.SAME for of_field in hows])
         carried[view.name] = _carried(view, how, place, len(pairs))
         own = changed & (carried[view.name] == _NO_SLOT)
-        cause[i, own] = view_causes(pairs, view, hows)[own]
+        cause[i, own] = _view_causes(pairs, view, hows)[own]
     for name in fields:
         cause[place[name]] = _value_causes([sent.get(name, how[name])])
     return Groups(
@@ -152,7 +177,7 @@ def _carried(
     return slot
 
 
-def view_causes(pairs: Pairs, view: FeatureView, hows: list[NDArray[np.int8]]) -> NDArray[np.int8]:
+def _view_causes(pairs: Pairs, view: FeatureView, hows: list[NDArray[np.int8]]) -> NDArray[np.int8]:
     """Return the code of the cause that a view's difference would be, of rows in which it differs; int8, (n,).
 
     What became of the look-ups and the event_ts of their rows decide; the values do where both sides have the same row.
@@ -163,9 +188,8 @@ def view_causes(pairs: Pairs, view: FeatureView, hows: list[NDArray[np.int8]]) -
         pairs.online.statuses[view.name] != Status.PRESENT
     )
     filled = same_absence & (pairs.online.statuses[view.name] != Status.OVERRIDDEN)
-    by_value[filled] = _CODES[
-        Cause.NULL_FILL
-    ]  # nothing was found on either side: what stands there is a default
+    # nothing was found on either side, so what stands there is a default
+    by_value[filled] = _CODES[Cause.NULL_FILL]
     return np.where(by_status == ABSENT, by_value, by_status).astype(np.int8)
 
 

@@ -7,7 +7,7 @@ of what is compared with what.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -235,7 +235,12 @@ def logged_columns(
             unknown = absent | is_hashed(texts)
         if where == "stored":
             unknown |= absent
-        columns[f.name], _ = column_from_texts(f, texts)
+        columns[f.name], _ = column_from_texts(_unbounded(f) if where == "stored" else f, texts)
         if unknown.any():
             lacking[f.name] = unknown
     return columns, lacking
+
+
+def _unbounded(declared: Field) -> Field:
+    """Return a stored field without its bounds: no store checks them, so the model read what stood there."""
+    return replace(declared, minimum=None, maximum=None)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,10 +34,11 @@ class Residual:
         target: the logged features in its order; a feature that was not logged is what `features` has.
         differs: where these two differ, (n_features, n).
         score_ok: whether its estimator gives the logged score for the logged features.
-        code: whether the features that are left are those of other code under the same fingerprint.
-        platform: whether something that is left is another platform's: its features, or its score alone.
-        platform_features: whether the features are.
-        replayed: whether that platform was replayed, and gave the logged features and score.
+        code: whether features that are left are those of other code under the same fingerprint.
+        code_features: which, (n_features, n).
+        platform: whether something that is left is another platform's: features, or the score alone.
+        platform_features: which features: those that it gives where it was replayed, else those that are off by few ULPs.
+        replayed: whether that platform was replayed, and gave what is left to it as it was logged.
     """
 
     world: World
@@ -46,6 +47,7 @@ class Residual:
     differs: Mask
     score_ok: Mask
     code: Mask
+    code_features: Mask
     platform: Mask
     platform_features: Mask
     replayed: Mask
@@ -79,13 +81,35 @@ def residual(
     score_ok = ~differing_bits(scores, pairs.online.score)
     is_elsewhere = np.array([name != world.platform_id for name in pairs.platform], dtype=np.bool_)
     left = is_elsewhere & (differs.any(axis=0) | ~score_ok)
-    replayed, unlike = _replayed(pairs, world, columns, replay, target, left)
-    few_features = left & ~unlike & _is_few(features, target).all(axis=0)
-    few_score = left & _is_few(scores, pairs.online.score)
-    platform_features = replayed | (few_features & few_score)
-    platform = platform_features | (few_score & ~score_ok)
-    code = differs.any(axis=0) & ~platform_features & (score_ok | platform)
-    return Residual(world, features, target, differs, score_ok, code, platform, platform_features, replayed)
+    platform_features, score_only = np.zeros_like(differs), np.zeros(n, dtype=np.bool_)
+    replayed = np.zeros(n, dtype=np.bool_)
+    rows = np.flatnonzero(left)
+    if rows.size:
+        logged, score = np.take(target, rows, axis=1), pairs.online.score[rows]
+        there = _replayed(pairs, world, columns, replay, rows)
+        same = ~differing_bits(there.features, logged)
+        whole = there.is_done & same.all(axis=0) & ~differing_bits(there.score, score)
+        few_score = _is_few(scores[rows], score)
+        likely = np.where(there.is_done, same, _is_few(np.take(features, rows, axis=1), logged))
+        of_platform = differs[:, rows] & (whole | (likely & few_score))
+        platform_features[:, rows] = of_platform
+        score_only[rows] = whole | (few_score & ~score_ok[rows])
+        replayed[rows] = whole | (there.is_done & of_platform.any(axis=0))
+    platform = platform_features.any(axis=0) | score_only
+    code_features = differs & ~platform_features & (score_ok | platform)
+    code: Mask = np.asarray(code_features.any(axis=0))
+    return Residual(
+        world,
+        features,
+        target,
+        differs,
+        score_ok,
+        code,
+        code_features,
+        platform,
+        platform_features,
+        replayed,
+    )
 
 
 def _in_order(logged: Matrix, names: Sequence[str], wanted: Sequence[str], features: Matrix) -> Matrix:
@@ -96,25 +120,30 @@ def _in_order(logged: Matrix, names: Sequence[str], wanted: Sequence[str], featu
     return np.stack(rows)
 
 
+class _Elsewhere(NamedTuple):
+    """What the platforms of m rows, replayed here, give for the logged inputs, where that was done."""
+
+    is_done: Mask
+    features: Matrix
+    score: Matrix
+
+
 def _replayed(
-    pairs: Pairs,
-    world: World,
-    columns: Columns,
-    replay: PlatformReplay | None,
-    target: Matrix,
-    left: Mask,
-) -> tuple[Mask, Mask]:
-    """Return which rows their platform, replayed here, gives as they were logged, and of which it gives other features."""
-    same, unlike = np.zeros(len(pairs), dtype=np.bool_), np.zeros(len(pairs), dtype=np.bool_)
-    ids = np.array(pairs.platform, dtype=np.object_)
-    for platform in sorted(set(ids[left])) if replay is not None else ():
-        rows = np.flatnonzero(left & (ids == platform))
-        part = {name: take(column, rows) for name, column in columns.items()}
-        there = replay(world, platform, part, len(rows)) if replay is not None else None
+    pairs: Pairs, world: World, columns: Columns, replay: PlatformReplay | None, rows: NDArray[np.int64]
+) -> _Elsewhere:
+    shape = (len(world.scorer.feature_set.features), len(rows))
+    found = _Elsewhere(
+        np.zeros(len(rows), dtype=np.bool_), np.full(shape, np.nan), np.full(len(rows), np.nan)
+    )
+    ids = np.array(pairs.platform, dtype=np.object_)[rows]
+    for platform in sorted(set(ids)) if replay is not None else ():
+        at = np.flatnonzero(ids == platform)
+        part = {name: take(column, rows[at]) for name, column in columns.items()}
+        there = replay(world, platform, part, len(at)) if replay is not None else None
         if there is not None:
-            unlike[rows] = differing_bits(there[0], target[:, rows]).any(axis=0)
-            same[rows] = ~unlike[rows] & ~differing_bits(there[1], pairs.online.score[rows])
-    return same, unlike
+            found.is_done[at] = True
+            found.features[:, at], found.score[at] = there
+    return found
 
 
 def _is_few(left: Matrix, right: Matrix) -> Mask:

@@ -171,11 +171,11 @@ class Swaps:
         on_platform = self._is_chosen("platform", chosen)
         features, raised = self._features(rows, chosen, of_model, of_code)
         whole = self._is_whole and of_code
-        target = (left.target if whole and left is not None else self._target)[:, rows]
-        differs = differing_bits(features, target)
-        if left is not None and (whole or not self._is_whole):
-            known = left.differs[:, rows] & ~differing_bits(features, left.features[:, rows])
-            known &= (left.code[rows] & of_code) | (left.platform_features[rows] & on_platform)
+        target = left.target if whole and left is not None else self._target
+        differs = differing_bits(features, _of_rows(target, rows))
+        if left is not None and (whole or not self._is_whole) and left.differs.any():
+            known = ~differing_bits(features, _of_rows(left.features, rows))
+            known &= (left.code_features[:, rows] & of_code) | (left.platform_features[:, rows] & on_platform)
             differs &= ~known
         world = left.world if left is not None and (of_model or not self.is_other_version) else self.reference
         is_own = left is not None and world is left.world
@@ -258,6 +258,11 @@ class Swaps:
             name: take(column, rows + n * by_field.get(name, nowhere))
             for name, column in self._columns.items()
         }
+
+
+def _of_rows(matrix: Matrix, rows: NDArray[np.int64]) -> Matrix:
+    """Return columns of a matrix, C-contiguous; the matrix itself where all are wanted, for rows ascend."""
+    return matrix if len(rows) == matrix.shape[1] else np.take(matrix, rows, axis=1)
 
 
 def _unlogged(pairs: Pairs, names: Sequence[str]) -> Mask | None:

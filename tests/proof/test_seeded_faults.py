@@ -8,117 +8,46 @@ faults and worlds beside this file.
 from __future__ import annotations
 
 import itertools
-from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
-from jobs.proof.causes import World, explain
+from jobs.proof.causes import Cause, World, explain
+from jobs.proof.platforms import SubprocessReplay
 from tests.laws.test_portable_bits import dispatched_features
 from tests.proof.faults import FAULTS, PLATFORM, pair_halves
 from tests.proof.judged import Judged, described, judge
 from tests.proof.paired import logged_rows, pairs_of
-from tests.proof.traffic import (
-    CLEAN,
-    NOTHING,
-    Served,
-    TruthRow,
-    on_other_platform,
-    serve,
-    serve_elsewhere,
-    variant_name,
-)
+from tests.proof.passes import ELSEWHERE, Passes, serve_all
+from tests.proof.traffic import CLEAN
 from tests.proof.worlds import MODELS, FlightsWorld
 from udfs.bundle import load_bundle
+from udfs.prediction_files import read_platforms
 
-ELSEWHERE = "other_platform"
-SEED = 1
 REQUESTS = 400
 LEAST_RIGHT = 0.99
 LEAST_ROWS = 10
-Faults = tuple[str, ...]
 
 
-@dataclass(frozen=True)
-class Passes:
-    """What was served here and on the other platform, and the truth, by variant and row."""
-
-    here: Served
-    there: Served | None
-    truth: Mapping[str, Mapping[str, TruthRow]]
-
-    def log(self, variant: str) -> Path:
-        """Return a variant's log."""
-        faults = variant.split("+")
-        if ELSEWHERE not in faults or self.there is None:
-            return self.here.log(variant)
-        return self.there.log(variant_name([fault for fault in faults if fault != ELSEWHERE]))
-
-
-def serve_all(
-    world: FlightsWorld,
-    variants: Iterable[Faults],
-    out: Path,
-    environment: Mapping[str, str],
-    rows: int | None = None,
-) -> Passes:
-    """Serve variants, those of another platform in a process that does without vector instructions."""
-    wanted = list(dict.fromkeys(variants))
-    elsewhere = [tuple(f for f in faults if f != ELSEWHERE) for faults in wanted if ELSEWHERE in faults]
-    plain = dict.fromkeys([(), *(faults for faults in wanted if ELSEWHERE not in faults), *elsewhere])
-    here = serve(world, list(plain), out / "here", seed=SEED, rows=rows)
-    truth = {name: of for name, of in _by_variant(here).items() if tuple(name.split("+")) in wanted}
-    if not elsewhere or not dispatched_features():
-        return Passes(here, None, truth)
-    environment = {**environment, "NPY_DISABLE_CPU_FEATURES": " ".join(dispatched_features())}
-    there = serve_elsewhere(
-        world, [(), *elsewhere], out / "there", seed=SEED, rows=rows, environment=environment
-    )
-    of_here, of_there = _by_variant(here), _by_variant(there)
-    for faults in dict.fromkeys(elsewhere):
-        served, name = variant_name(faults), variant_name(_in_order((*faults, ELSEWHERE)))
-        truth[name] = {
-            row: on_other_platform(
-                name,
-                of_here[served][row],
-                of_there[served][row],
-                of_here[NOTHING][row].outcome,
-                of_there[NOTHING][row].outcome,
-            )
-            for row in of_there[served]
-        }
-    return Passes(here, there, truth)
-
-
-def _by_variant(served: Served) -> dict[str, dict[str, TruthRow]]:
-    found: dict[str, dict[str, TruthRow]] = defaultdict(dict)
-    for row in served.truth():
-        found[row.variant][row.row_id] = row
+def worlds_of(world: FlightsWorld) -> dict[str, World]:
+    """Load the models, by digest."""
+    found = {}
+    for model in MODELS:
+        scorer = load_bundle(world.bundle(model), allow_tolerance=True)
+        one = World.of(scorer, world.version(model), world.bundle(model))
+        found[one.digest] = one
     return found
-
-
-def _in_order(faults: Sequence[str]) -> Faults:
-    return tuple(sorted(faults, key=FAULTS.index))
 
 
 def judged_by_replay(world: FlightsWorld, passes: Passes) -> Judged:
     """Explain every row of every variant from the logs and the models alone, then hold it against the truth."""
-    worlds = {
-        model: World.of(
-            load_bundle(world.bundle(model), allow_tolerance=True), world.version(model), world.bundle(model)
-        )
-        for model in MODELS
-    }
-    by_digest = {one.digest: one for one in worlds.values()}
-    reference = worlds["reference"]
+    worlds = worlds_of(world)
+    reference = worlds[world.digest("reference")]
     good = logged_rows(passes.here.log(CLEAN))
     judged = Judged()
     for variant, truth in passes.truth.items():
         pairs = pairs_of(reference.scorer.feature_set, logged_rows(passes.log(variant)), good)
-        found = explain(pairs, reference, by_digest[pairs.digest[0]])
-        judge(judged, variant, pairs, truth, found)
+        judge(judged, variant, pairs, truth, explain(pairs, reference, worlds[pairs.digest[0]]))
     return judged
 
 
@@ -182,12 +111,20 @@ def test_causes_of_held_out_pairs_are_right(judged: Judged) -> None:
 @pytest.mark.skipif(
     not dispatched_features(), reason="numpy uses no instructions beyond its baseline on this processor"
 )
-def test_other_platform_is_another_to_the_log(passes: Passes) -> None:
-    ids = {
-        row["platform_id"] for name in (ELSEWHERE, NOTHING) for row in logged_rows(passes.log(name)).values()
-    }
-    assert len(ids) == 2
-    assert any(PLATFORM in part for row in passes.truth[ELSEWHERE].values() for part in row.needed)
+def test_other_platform_is_replayed_for_real_where_the_log_describes_it(
+    flights_world: FlightsWorld, passes: Passes
+) -> None:
+    worlds = worlds_of(flights_world)
+    reference = worlds[flights_world.digest("reference")]
+    faulty, good = (logged_rows(passes.log(name)) for name in (ELSEWHERE, CLEAN))
+    pairs = pairs_of(reference.scorer.feature_set, faulty, good)
+    assert set(pairs.platform) != {reference.platform_id}
+    described_there = read_platforms(passes.log(ELSEWHERE) / "flights")
+    found = explain(pairs, reference, None, SubprocessReplay(described_there))
+    rows = [row for row in passes.truth[ELSEWHERE].values() if row.differs]
+    assert [row.needed for row in rows] == [[[PLATFORM]]] * len(rows)
+    assert found.cause.count(Cause.PLATFORM) == len(rows) >= LEAST_ROWS
+    assert set(found.detail) == {"", "replayed"}
 
 
 @pytest.mark.slow

@@ -148,14 +148,15 @@ class FlightsWorld:
         real = _between(self.rows(REQUESTS), "sched_dep_ts", self.from_ts, self.to_ts).combine_chunks()
         write_deltalake(self.table(SCALED), resampled_rows(real, 0, rows, rows=rows, seed=0))
 
-    def register(self, *models: str) -> None:
-        """Register some of MODELS, in this order from version 1 on; the last is champion."""
+    def register(self, *models: str, champion: str) -> None:
+        """Register some of MODELS, in this order from version 1 on, and make one the champion."""
         client = connect_from(self.conf(), create=True)
         for model in models:
             facts = json.loads((self.bundle(model) / "model.json").read_text())
             with mlflow.start_run(run_name=model):
                 version = register(client, "flights", self.bundle(model), [], facts)
-        client.set_registered_model_alias("flights", "champion", version.version)
+            if model == champion:
+                client.set_registered_model_alias("flights", "champion", version.version)
 
     def conf(self, *overrides: str) -> Conf:
         """Return the flights' configuration with this directory as its home and these features."""

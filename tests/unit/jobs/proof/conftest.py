@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from threadpoolctl import threadpool_limits
 
 from tests.toy.house_bundle import write_house_bundle
 from tests.toy.skewed_houses import SkewedHouses
@@ -13,7 +14,8 @@ from udfs.scorer import Scorer
 @pytest.fixture(scope="session")
 def house_scorer(tmp_path_factory: pytest.TempPathFactory) -> Scorer:
     directory = tmp_path_factory.mktemp("proof") / "houses"
-    write_house_bundle(directory)
+    with threadpool_limits(1):  # threads that wait for a busy core take longer than one alone
+        write_house_bundle(directory)
     return load_bundle(directory)
 
 

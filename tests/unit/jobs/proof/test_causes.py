@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from sklearn.ensemble import HistGradientBoostingRegressor
+from threadpoolctl import threadpool_limits
 
-from feature_pipelines.columns import Nullable
+from feature_pipelines.columns import Float64, Int64, Nullable
 from feature_pipelines.evaluate import evaluate
 from feature_pipelines.lookup import Status
 from feature_pipelines.parity import differing_bits
@@ -22,6 +23,7 @@ from jobs.proof.worlds import World
 from tests.toy.house_bundle import house_columns
 from tests.toy.houses import FEATURES
 from tests.toy.skewed_houses import DAY_US, Answered, SkewedHouses, mapped, only, other_features
+from udfs.scorer import OutputSpec
 from udfs.trees_export import export_trees
 
 HOUR_US = 3_600_000_000
@@ -32,9 +34,14 @@ def other_version(houses: SkewedHouses) -> World:
     """Another fit of the same features."""
     columns = house_columns(200, seed=77)
     matrix = evaluate(FEATURES, columns, houses.scorer.constants, 200)
-    fitted = HistGradientBoostingRegressor(max_iter=5, random_state=0).fit(matrix.T, matrix[0] ** 0.5 * 3)
+    fitted = fit(matrix, matrix[0] ** 0.5 * 3)
     scorer = replace(houses.scorer, evaluator=export_trees(fitted))
     return World(scorer, "1", "digest-1", "print-2", "here")
+
+
+def fit(matrix: Any, target: Any) -> HistGradientBoostingRegressor:
+    with threadpool_limits(1):
+        return HistGradientBoostingRegressor(max_iter=5, random_state=0).fit(matrix.T, target)
 
 
 def new_code(houses: SkewedHouses) -> World:
@@ -171,7 +178,7 @@ WHERE = {
 ONE_PLACE = (
     {stale, future, missing, expired},
     {null_filled, extracted},
-    {changed_code, new_fingerprint, old_version, float32, platform_features},
+    {changed_code, new_fingerprint, platform_features},
     {platform_features, platform_score},
     {key_shouted, stale, future, missing, expired},
     {new_fingerprint, old_version, platform_score},
@@ -232,3 +239,151 @@ def test_two_faults_are_told_apart_row_by_row(houses: SkewedHouses, faults: tupl
         for row in rows
     ]
     assert share_right(explained(houses, pairs, *faults), rows, expected) >= 0.99
+
+
+# What is not a fault of the list
+
+
+def test_version_that_cannot_be_loaded_leaves_only_what_needs_it_unexplained(houses: SkewedHouses) -> None:
+    pairs = houses.pairs(old_version)
+    found = explain(pairs, houses.reference, None)
+    rows = np.flatnonzero(pairs.differing())
+    assert {found.cause[row] for row in rows} == {Cause.UNEXPLAINED}
+    assert "version 1 cannot be loaded" in found.detail[rows[0]]
+    unlike = replace(houses.pairs(float32), digest=["of a version that is gone"] * houses.n)
+    rows = np.flatnonzero(unlike.differing())
+    found = explain(unlike, houses.reference, None)
+    assert {found.cause[row] for row in rows} == {Cause.DATA_TYPE}
+
+
+def test_version_of_other_features_is_one_thing(houses: SkewedHouses) -> None:
+    others = replace(FEATURES, features=(*other_features().features[:-1], large))
+    columns = house_columns(200, seed=77)
+    matrix = evaluate(others, columns, houses.scorer.constants, 200)
+    fitted = fit(matrix, columns["area_m2"])
+    scorer = replace(houses.scorer, feature_set=others, evaluator=export_trees(fitted))
+    served = World(scorer, "9", "digest-9", "print-9", "here")
+    side = replace(houses.answered(), world=served, feature_set=others)
+    logged = side.side(houses.n)
+    offline = houses.answered().side(houses.n)
+    matrix = np.concatenate([logged.matrix[:-1], offline.matrix[-1:]])
+    pairs = houses.pairs_of(replace(side, world=houses.reference, feature_set=FEATURES))
+    pairs = replace(
+        pairs,
+        online=replace(logged, matrix=matrix),
+        digest=["digest-9"] * houses.n,
+        unlogged={"asked_hour": np.ones(houses.n, dtype=np.bool_)},
+    )
+    found = explain(pairs, houses.reference, served)
+    rows = np.flatnonzero(pairs.differing())
+    assert rows.size > houses.n * 0.9
+    assert {(found.cause[row], found.where[row]) for row in rows} == {(Cause.MODEL_VERSION, "version 9")}
+
+
+def large(area_m2: Float64, rooms: Nullable[Int64]) -> Float64:
+    """Whether a house is large. Never null."""
+    return np.where((area_m2 > 100.0) & rooms.valid, area_m2, 0.0)
+
+
+def test_version_that_changed_code_and_model_is_both(houses: SkewedHouses) -> None:
+    both = replace(
+        new_code(houses), scorer=replace(other_version(houses).scorer, feature_set=other_features())
+    )
+    side = replace(houses.answered(), world=both, feature_set=other_features())
+    pairs = houses.pairs_of(side)
+    found = explain(pairs, houses.reference, both)
+    assert set(found.parts) == {(Cause.MODEL_VERSION, Cause.FEATURE_CODE)}
+    assert set(found.where) == {"version 3, area_squared"}
+
+
+def test_default_of_a_view_without_row_is_a_null_filled_otherwise(houses: SkewedHouses) -> None:
+    online, offline = houses.answered(), houses.answered()
+    absent = online.statuses == Status.NOT_FOUND
+    for side, default in ((online, 3.0), (offline, 2.0)):
+        filled = np.where(absent, default, side.columns["rate_pct"])  # type: ignore[arg-type]
+        floor = np.where(absent, 1.0, side.columns["rate_pct_floor"])  # type: ignore[arg-type]
+        side.columns = {**side.columns, "rate_pct": filled, "rate_pct_floor": floor}
+    pairs = houses.pairs_of(online, offline)
+    rows = np.flatnonzero(pairs.differing())
+    assert rows.tolist() == np.flatnonzero(absent).tolist()
+    found = explain(pairs, houses.reference, None)
+    assert {(found.cause[row], found.where[row]) for row in rows} == {(Cause.NULL_FILL, "rates")}
+
+
+def test_cause_that_only_a_feature_without_log_shows_is_not_claimed(houses: SkewedHouses) -> None:
+    pairs = houses.pairs(stale, float32)
+    gap = FEATURES.feature_names.index("rate_pct_gap")
+    matrix = pairs.online.matrix.copy()
+    matrix[gap] = pairs.offline.matrix[gap]
+    pairs = replace(
+        pairs,
+        online=replace(pairs.online, matrix=matrix),
+        unlogged={"rate_pct_gap": np.ones(houses.n, dtype=np.bool_)},
+    )
+    alone = houses.online(float32).side(houses.n)
+    rows = np.flatnonzero(pairs.differing() & ~differing_bits(alone.score, pairs.online.score))
+    assert rows.size > houses.n / 2
+    found = explain(pairs, houses.reference, None)
+    assert {found.cause[row] for row in rows} == {Cause.DATA_TYPE}
+
+
+def test_constants_are_the_models_and_not_the_codes(houses: SkewedHouses) -> None:
+    towns = tuple(reversed(houses.scorer.constants["towns"]))
+    scorer = replace(houses.scorer, constants={"towns": towns})
+    served = World(scorer, "8", "digest-8", "print-2", "here")
+    pairs = houses.pairs_of(replace(houses.answered(), world=served))
+    found = explain(pairs, houses.reference, served)
+    rows = np.flatnonzero(pairs.differing())
+    assert rows.size > houses.n / 2
+    assert {(found.cause[row], found.where[row]) for row in rows} == {(Cause.MODEL_VERSION, "version 8")}
+
+
+def test_labels_that_no_threshold_gives_are_unexplained(houses: SkewedHouses) -> None:
+    pairs = houses.pairs()
+    label = np.random.default_rng(1).random(houses.n) < 0.5
+    pairs = replace(pairs, online=replace(pairs.online, label=label))
+    found = explain(pairs, houses.reference, None)
+    assert {found.cause[row] for row in np.flatnonzero(pairs.differing())} == {Cause.UNEXPLAINED}
+
+
+def test_score_that_nothing_gives_is_unexplained(houses: SkewedHouses) -> None:
+    pairs = houses.pairs(float32)
+    pairs = replace(pairs, online=replace(pairs.online, score=pairs.online.score + 1e-3))
+    assert set(explain(pairs, houses.reference, None).cause) == {Cause.UNEXPLAINED}
+
+
+def test_batch_that_is_not_what_its_code_gives_explains_nothing(houses: SkewedHouses) -> None:
+    pairs = houses.pairs()
+    pairs = replace(pairs, offline=replace(pairs.offline, score=pairs.offline.score + 1e-3))
+    found = explain(pairs, houses.reference, None)
+    assert set(found.cause) == {Cause.UNEXPLAINED}
+    assert set(found.detail) == {"the batch's side is not what its code gives here"}
+
+
+def test_regression_has_no_labels_to_compare(houses: SkewedHouses) -> None:
+    scorer = replace(houses.scorer, output=OutputSpec("regression"))
+    reference = replace(houses.reference, scorer=scorer)
+    pairs = houses.pairs(float32)
+    pairs = replace(
+        pairs, online=replace(pairs.online, label=None), offline=replace(pairs.offline, label=None)
+    )
+    rows = np.flatnonzero(pairs.differing())
+    assert {explain(pairs, reference, None).cause[row] for row in rows} == {Cause.DATA_TYPE}
+
+
+def test_rows_are_explained_alike_alone_and_among_others(houses: SkewedHouses) -> None:
+    pairs = houses.pairs(stale, float32)
+    whole = explain(pairs, houses.reference, None)
+    for row in range(0, houses.n, 37):
+        alone = explain(pairs.take(np.array([row])), houses.reference, None)
+        assert (alone.cause[0], alone.where[0], alone.parts[0], alone.detail[0]) == (
+            whole.cause[row],
+            whole.where[row],
+            whole.parts[row],
+            whole.detail[row],
+        )
+
+
+def test_no_rows_have_no_causes(houses: SkewedHouses) -> None:
+    empty = houses.pairs().take(np.array([], dtype=np.int64))
+    assert explain(empty, houses.reference, None) == Explained([], [], [], [])

@@ -13,7 +13,6 @@ from jobs.proof.causes import Cause, explain
 from jobs.proof.pairs import Pairs, Side
 from jobs.proof.platforms import SubprocessReplay, environment
 from jobs.proof.worlds import World
-from tests.toy.exponents import FEATURES
 from udfs.bundle import load_bundle, write_bundle
 from udfs.platform import describe_platform
 from udfs.scorer import OutputSpec
@@ -62,38 +61,59 @@ def pairs_of(
     )
 
 
-@pytest.mark.skipif(WIDEST is None, reason="this CPU has no AVX-512, so numpy has no second kernel to replay")
-def test_kernels_of_an_older_cpu_are_replayed_and_explain_the_rows(world: World) -> None:
+@pytest.fixture(scope="module")
+def columns() -> dict[str, Any]:
+    return {"row": np.arange(N), "rate": np.random.default_rng(8).uniform(0, 3, N)}
+
+
+@pytest.fixture(scope="module")
+def there(world: World, columns: dict[str, Any]) -> tuple[Any, Any]:
+    """What an older CPU's kernels give."""
+    if WIDEST is None:
+        pytest.skip("this CPU has no AVX-512, so numpy has no second kernel to replay")
     older = [name for name in HERE["numpy_dispatch"] if not name.startswith(("AVX512", "X86_V4"))]
-    replay = SubprocessReplay({"older": other(numpy_dispatch=older)})
-    columns = {"row": np.arange(N), "rate": np.random.default_rng(8).uniform(0, 3, N)}
+    found = SubprocessReplay({"older": other(numpy_dispatch=older)})(world, "older", columns, N)
+    assert found is not None
+    return found
+
+
+def replay_of(found: tuple[Any, Any], columns: dict[str, Any]) -> Any:
+    """A replay that has its answers already."""
+
+    def replay(world: World, platform: str, asked: Any, n_rows: int) -> tuple[Any, Any]:
+        at = np.argsort(columns["rate"])
+        rows = at[np.searchsorted(columns["rate"], asked["rate"], sorter=at)]
+        assert (platform, n_rows) == ("older", len(rows))
+        return found[0][:, rows], found[1][rows]
+
+    return replay
+
+
+def test_kernels_of_an_older_cpu_are_replayed_and_explain_the_rows(
+    world: World, columns: dict[str, Any], there: tuple[Any, Any]
+) -> None:
     scored = world.scorer.score(columns, N)
     here = scored.matrix, scored.outputs["score"]
-    there = replay(world, "older", columns, N)
-    assert there is not None
     differs = (there[0] != here[0]).any(axis=0)
     assert 10 < differs.sum() < N / 2
-    assert set(FEATURES.feature_names) == {"growth"}
     pairs = pairs_of(world, there, here, columns, "older")
-    for replayed, where, detail in ((replay, "growth", "replayed"), (None, "growth", "not replayed")):
-        found = explain(pairs, world, None, replayed)
+    for replay, detail in ((replay_of(there, columns), "replayed"), (None, "not replayed")):
+        found = explain(pairs, world, None, replay)
         assert {found.cause[i] for i in np.flatnonzero(differs)} == {Cause.PLATFORM}
-        assert {found.where[i] for i in np.flatnonzero(differs)} == {where}
+        assert {found.where[i] for i in np.flatnonzero(differs)} == {"growth"}
         assert {found.detail[i] for i in np.flatnonzero(differs)} == {detail}
         assert all(found.cause[i] is None for i in np.flatnonzero(~differs))
 
 
-@pytest.mark.skipif(WIDEST is None, reason="this CPU has no AVX-512, so numpy has no second kernel to replay")
-def test_features_that_the_replayed_platform_does_not_give_are_other_code(world: World) -> None:
-    older = [name for name in HERE["numpy_dispatch"] if not name.startswith(("AVX512", "X86_V4"))]
-    replay = SubprocessReplay({"older": other(numpy_dispatch=older)})
-    columns = {"row": np.arange(N), "rate": np.random.default_rng(8).uniform(0, 3, N)}
+def test_features_that_the_replayed_platform_does_not_give_are_other_code(
+    world: World, columns: dict[str, Any], there: tuple[Any, Any]
+) -> None:
     scored = world.scorer.score(columns, N)
     moved = np.nextafter(np.nextafter(np.nextafter(scored.matrix, 9e9), 9e9), 9e9)
     online = moved, world.scorer.evaluator.score(moved)
     pairs = pairs_of(world, online, (scored.matrix, scored.outputs["score"]), columns, "older")
     assert set(explain(pairs, world, None).cause) == {Cause.PLATFORM}
-    assert set(explain(pairs, world, None, replay).cause) == {Cause.FEATURE_CODE}
+    assert set(explain(pairs, world, None, replay_of(there, columns)).cause) == {Cause.FEATURE_CODE}
 
 
 def test_variables_are_found_from_two_descriptions() -> None:
