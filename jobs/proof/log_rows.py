@@ -10,6 +10,7 @@ import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from feature_pipelines.columns import Column, take
+from feature_pipelines.errors import ContractError
 from feature_pipelines.reasons import RowError
 from feature_pipelines.schema import Field, build_column
 from feature_pipelines.schema_arrow import column_from_arrow
@@ -239,6 +241,24 @@ def read_rows(
 def _rows_of(
     file: LogFile, names: Sequence[str], batch_rows: int, within: tuple[str, int | None, int | None]
 ) -> Iterator[tuple[LogRows, int]]:
+    """Yield a file's rows; what cannot be read is said by the file's name."""
+    try:
+        yield from _parts_of(file, names, batch_rows, within)
+    except (OSError, pa.ArrowException) as exc:
+        raise _unreadable(file, exc) from exc
+
+
+def _unreadable(file: LogFile, exc: Exception) -> ContractError:
+    name = "/".join(Path(file.path).parts[-2:])
+    return ContractError(
+        f"prediction log: {name} cannot be read any more ({type(exc).__name__}): it is damaged, or was removed meanwhile; run again, "
+        "or leave its day out with --from and --to"
+    )
+
+
+def _parts_of(
+    file: LogFile, names: Sequence[str], batch_rows: int, within: tuple[str, int | None, int | None]
+) -> Iterator[tuple[LogRows, int]]:
     with _open(file) as parquet:
         there = [name for name in names if name in parquet.schema_arrow.names]
         later = [name for name in there if name in _LATER] if "features" in names else []
@@ -265,14 +285,17 @@ def _read_later(file: LogFile, names: Sequence[str], first: int, n: int) -> Maps
     """Return the maps of rows first to first + n of a file; of stored values empty ones where it has none."""
     nothing = MapColumn(np.zeros(n + 1, np.int64), np.zeros(0, np.int32), (), pa.array([], pa.string()))
     parts: list[pa.RecordBatch] = []
-    with _open(file) as parquet:
-        ends = np.cumsum([parquet.metadata.row_group(i).num_rows for i in range(parquet.num_row_groups)])
-        groups = np.flatnonzero((ends > first) & (np.concatenate([[0], ends[:-1]]) < first + n)).tolist()
-        at = int(ends[groups[0] - 1]) if groups and groups[0] else 0
-        for batch in parquet.iter_batches(columns=list(names), row_groups=groups, use_threads=False):
-            start, stop = max(first - at, 0), min(first + n - at, batch.num_rows)
-            parts += [batch.slice(start, stop - start)] if stop > start else []
-            at += batch.num_rows
+    try:
+        with _open(file) as parquet:
+            ends = np.cumsum([parquet.metadata.row_group(i).num_rows for i in range(parquet.num_row_groups)])
+            groups = np.flatnonzero((ends > first) & (np.concatenate([[0], ends[:-1]]) < first + n)).tolist()
+            at = int(ends[groups[0] - 1]) if groups and groups[0] else 0
+            for batch in parquet.iter_batches(columns=list(names), row_groups=groups, use_threads=False):
+                start, stop = max(first - at, 0), min(first + n - at, batch.num_rows)
+                parts += [batch.slice(start, stop - start)] if stop > start else []
+                at += batch.num_rows
+    except (OSError, pa.ArrowException) as exc:
+        raise _unreadable(file, exc) from exc
     read = {
         name: MapColumn.concat([MapColumn.of(part.column(name)) for part in parts]) for name in names if parts
     }

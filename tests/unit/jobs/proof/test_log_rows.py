@@ -27,6 +27,7 @@ from feature_pipelines.columns import (
     decimal,
     values_and_valid,
 )
+from feature_pipelines.errors import ContractError
 from feature_pipelines.schema import Field, build_column
 from jobs.proof.log_files import files_of
 from jobs.proof.log_rows import MapColumn, column_from_texts, read_rows
@@ -172,3 +173,29 @@ def test_number_that_stands_in_two_files_counts_once(tmp_path: Path) -> None:
         4,
     ]
     assert sum(repeated for _, repeated in found) == 3
+
+
+@pytest.mark.parametrize("how", ["removed", "damaged"])
+def test_file_that_cannot_be_read_any_more_is_named(tmp_path: Path, how: str) -> None:
+    write_log(tmp_path, [(0, [{"house_id": i} for i in range(100)])])
+    log = files_of(tmp_path, "houses")
+    path = Path(log.files[0].path)
+    if how == "removed":
+        path.unlink()
+    else:
+        whole = path.read_bytes()
+        path.write_bytes(whole[:4] + bytes(len(whole) // 2) + whole[4 + len(whole) // 2 :])
+    with pytest.raises(ContractError, match=r"date=1970-01-01/part-.* cannot be read any more"):
+        list(read_rows(log.files, ["sequence", "served_ts", "request"], 100, ("served_ts", None, None)))
+
+
+def test_maps_that_are_read_later_are_those_of_the_rows(tmp_path: Path) -> None:
+    write_log(tmp_path, [(0, [{"house_id": i} for i in range(k, k + 5)]) for k in (0, 5)])
+    log = files_of(tmp_path, "houses")
+    names = ["sequence", "served_ts", "request", "stored", "features"]
+    ((rows, _),) = read_rows(log.files, names, 100, ("served_ts", None, None))
+    assert rows.take(np.array([9, 0, 4])).maps["request"].values("house_id").to_pylist() == ["9", "0", "4"]
+    parts = [part for part, _ in read_rows(log.files, names, 3, ("served_ts", None, None))]
+    found = [text for part in parts for text in part.maps["request"].values("house_id").to_pylist()]
+    assert found == [str(i) for i in range(10)]
+    assert len(parts[0].maps["stored"]) == len(parts[0])
