@@ -20,7 +20,8 @@ from feature_pipelines.missing import apply_missing
 from feature_pipelines.reasons import RowError
 from feature_pipelines.schema import Field
 from feature_pipelines.views import FeatureView
-from jobs.proof.log_rows import LogRows, column_from_texts, is_hashed
+from jobs.proof.log_rows import LogRows
+from jobs.proof.log_texts import column_from_texts, is_hashed
 from jobs.proof.pairs import NO_TIME, Side
 from jobs.proof.requests import ERROR, THERE, Declared, canonical_column, errors_of
 from udfs.kernel import Kernel

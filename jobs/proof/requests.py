@@ -20,7 +20,8 @@ from feature_pipelines.reasons import Reason, RowError
 from feature_pipelines.schema import Field, Schema, null_value
 from feature_pipelines.schema_arrow import arrow_type, column_to_arrow, columns_from_arrow
 from jobs.proof.log_files import LogFile
-from jobs.proof.log_rows import LogRows, column_from_texts, read_rows
+from jobs.proof.log_rows import LogRows, read_rows
+from jobs.proof.log_texts import column_from_texts
 from jobs.runs.ids import row_ids
 from jobs.tables.units import Unit, read_unit
 

@@ -30,7 +30,9 @@ from feature_pipelines.columns import (
 from feature_pipelines.errors import ContractError
 from feature_pipelines.schema import Field, build_column
 from jobs.proof.log_files import files_of
-from jobs.proof.log_rows import MapColumn, column_from_texts, read_rows
+from jobs.proof.log_rows import read_rows
+from jobs.proof.log_texts import column_from_texts
+from jobs.proof.map_columns import MapColumn
 from tests.toy.logged import write_log
 
 TYPES: dict[str, Any] = {

@@ -7,7 +7,8 @@ import pyarrow as pa
 
 from feature_pipelines.columns import Float64
 from feature_pipelines.schema import Field
-from jobs.proof.log_rows import LogRows, MapColumn
+from jobs.proof.log_rows import LogRows
+from jobs.proof.map_columns import MapColumn
 from jobs.proof.recompute import logged_columns
 
 YEAR = Field("plane_year", Float64, "year of manufacture", minimum=1903, maximum=2100)

@@ -26,7 +26,8 @@ from feature_pipelines.columns import (
 from feature_pipelines.errors import VerificationError
 from feature_pipelines.reasons import Reason
 from feature_pipelines.schema import Field, build_column, to_wire
-from jobs.proof.log_rows import LogRows, MapColumn
+from jobs.proof.log_rows import LogRows
+from jobs.proof.map_columns import MapColumn
 from jobs.proof.requests import (
     JoinedRows,
     canonical_array,
