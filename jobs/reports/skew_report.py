@@ -131,16 +131,18 @@ def _worst(row: Mapping[str, Any]) -> dict[str, Any]:
         ("Features that differ", [_line(f["name"], *map(_float, _sides(f))) for f in row["features"]]),
     ]
     groups = [(title, lines) for title, lines in groups if lines]
-    distance = f"{words.number(row['score']['ulps'])} ULPs, {words.number(row['score']['absolute'])} apart"
     served = f"served {words.moment(row['served_ts'])} by version {words.plain(str(row['version']))}"
     place = f"row {words.count(row['sequence'])} of process {words.plain(str(row['process']))}"
     where = words.plain(str(row["where"] or ""))
-    cause = words.short_cause(str(row["cause"]))
+    cause = words.short_cause(str(row["cause"] or "unexplained"))
+    detail = words.plain(str(row.get("detail") or ""))
     return {
         "row_id": words.plain(str(row["row_id"])),
         "cause": f"{cause}: {where}" if where else cause,
-        "family": words.family(str(row["cause"])),
-        "caption": f"Scores {distance}; as of {words.moment(row['as_of'])}, {served}, {place}",
+        "family": words.family(str(row["cause"] or "unexplained")),
+        "parts": words.parts_text(row),
+        "detail": detail,
+        "caption": f"{_distance(row['score'])}; as of {words.moment(row['as_of'])}, {served}, {place}",
         "score": dict(
             zip(("online", "offline"), map(words.value, map(_float, _sides(row["score"]))), strict=True)
         ),
@@ -149,6 +151,12 @@ def _worst(row: Mapping[str, Any]) -> dict[str, Any]:
             line for _, lines in groups for line in lines if line["online_bits"] or line["offline_bits"]
         ],
     }
+
+
+def _distance(score: Mapping[str, Any]) -> str:
+    if score["ulps"] is None:
+        return "One side has no score"
+    return f"Scores {words.number(score['ulps'])} ULPs, {words.number(score['absolute'])} apart"
 
 
 def _sides(of: Mapping[str, Any]) -> tuple[Any, Any]:
@@ -172,6 +180,8 @@ def _answer(row: Mapping[str, Any]) -> list[dict[str, str]]:
 
 def _line(name: Any, online: Any, offline: Any) -> dict[str, str]:
     left, right = words.beside(online, offline)
+    if online is None and offline is None:  # they differ, and only of personal data is no value given
+        left = right = "not shown"
     return {
         "name": words.plain(str(name)),
         "online": left,

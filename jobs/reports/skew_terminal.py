@@ -59,7 +59,10 @@ def _compared(report: SkewReport) -> list[str]:
         f"{words.count(report.rows_refused_online)} refused online",
         f"{words.count(report.rows_refused_offline)} refused in batch",
     ]
-    model = f"{words.plain(report.model)}, reference version {words.plain(report.reference_version)}"
+    version = (
+        f", reference version {words.plain(report.reference_version)}" if report.reference_version else ""
+    )
+    model = f"{words.plain(report.model)}{version}"
     return [
         *_wrapped(f"{model}: {', '.join(figures)}"),
         *_wrapped(f"log {words.plain(report.log)}, {start} to {end}"),

@@ -230,7 +230,7 @@ def number(amount: float | None) -> str:
     return f"{mantissa}e{int(exponent)}"
 
 
-def moment(when: str | None) -> str:
+def moment(when: Any) -> str:
     """Return a time for reading, in UTC, to the microsecond where it has them; what is no RFC 3339 time stays as it is.
 
     >>> moment("2013-06-01T12:15:00+02:00"), moment("2013-06-01T10:15:00.000250Z"), moment(None)
@@ -239,9 +239,9 @@ def moment(when: str | None) -> str:
     if when is None:
         return "–"
     try:
-        read = datetime.fromisoformat(when).astimezone(UTC)
+        read = datetime.fromisoformat(str(when)).astimezone(UTC)
     except (ValueError, OverflowError):
-        return plain(when)
+        return plain(str(when))
     return f"{read.replace(tzinfo=None).isoformat(sep=' ')} UTC"
 
 

@@ -111,8 +111,36 @@ def test_worst_rows_show_exact_values_and_bits_of_both_sides() -> None:
     assert len(page.of("details")) >= len(bad().worst)
 
 
+def test_refused_row_and_personal_data_have_no_values_to_show() -> None:
+    report = bad()
+    refused = {
+        **report.worst[0],
+        "cause": None,
+        "detail": "not replayed",
+        "score": {"online": None, "offline": 0.25, "ulps": None, "absolute": None},
+        "label": [None, True],
+        "error": ["STORE_UNAVAILABLE", None],
+        "features": [],
+        "inputs": [{"name": "passenger_name", "online": None, "offline": None}],
+    }
+
+    page = Page(render_report(replace(report, worst=[refused])))
+
+    (caption,) = [text for text in page.texts["caption"] if "One side has no score" in text]
+    assert caption.startswith("not replayed. One side has no score; as of 2013-06-01 10:15:00 UTC")
+    cells = page.texts["td"]
+    assert '"STORE_UNAVAILABLE"' in cells
+    assert cells.count("not shown") == 2
+    assert "unexplained" in next(text for text in page.texts["summary"] if "EWR" in text)
+
+
 def test_repair_commands_stand_whole_and_in_order() -> None:
     assert page_of(bad).texts["pre"] == bad().repair["commands"]
+
+
+def test_report_without_a_registered_version_names_none() -> None:
+    assert "flights, reference version 3" in page_of(clean).texts["dd"]
+    assert "flights" in Page(render_report(replace(clean(), reference_version=""))).texts["dd"]
 
 
 def test_regression_has_no_threshold() -> None:
