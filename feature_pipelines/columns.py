@@ -48,6 +48,7 @@ __all__ = [
     "freeze",
     "length",
     "take",
+    "take_where",
     "values_and_valid",
 ]
 
@@ -212,6 +213,41 @@ def take(column: Column, index: NDArray[Any]) -> Column:
     if isinstance(column, Strings):
         return Strings(_locked(column.codes[index]), column.categories)
     return _locked(column[index])
+
+
+def take_where(
+    column: Column, row: NDArray[np.int64], present: NDArray[np.bool_], everywhere: bool
+) -> Column:
+    """Return the rows that `row` names, read-only, and the null value where nothing is present.
+
+    Args:
+        column: n rows, or none.
+        row: of each answer the position of its row; any position where nothing is present.
+        present: which answers have a row; `everywhere`: whether all do.
+    """
+    values, valid = values_and_valid(column)
+    if not len(values):
+        values = _nulls(values, len(row))
+        return freeze(values if valid is None else Nullable(values, np.zeros(len(row), dtype=np.bool_)))
+    if isinstance(values, Strings):
+        codes = values.codes[row]
+        categories = values.categories
+        if not everywhere:
+            categories = (*categories, "")
+            codes = np.where(present, codes, np.int32(len(categories) - 1))
+        taken: Any = Strings(codes, categories)
+    else:
+        taken = values[row]
+        if not everywhere:
+            null = np.nan if taken.dtype.kind == "f" else taken.dtype.type(0)
+            taken = np.where(present, taken, null).astype(taken.dtype, copy=False)
+    return freeze(taken if valid is None else Nullable(taken, valid[row] & present))
+
+
+def _nulls(values: Any, n: int) -> Any:
+    if isinstance(values, Strings):
+        return Strings(np.zeros(n, dtype=np.int32), ("",))
+    return np.full(n, np.nan if values.dtype.kind == "f" else 0, dtype=values.dtype)
 
 
 def concat(parts: Sequence[Column]) -> Column:

@@ -26,9 +26,9 @@ from feature_pipelines.columns import (
     Columns,
     Nullable,
     Strings,
-    freeze,
     length,
     take,
+    take_where,
     values_and_valid,
 )
 from feature_pipelines.errors import ContractError
@@ -149,11 +149,31 @@ class AsOfIndex:
         Raises:
             ContractError: a key that is a string here and an integer in the index, or the other way round.
         """
+        row, present, status = self._find(keys, as_of)
+        return self._gather(row, present), status
+
+    def lookup_timed(
+        self, keys: Sequence[Column], as_of: NDArray[np.int64]
+    ) -> tuple[dict[str, Column], NDArray[np.int8], NDArray[np.int64]]:
+        """Return what `lookup` does, and the event_ts of the row that was found, also of an expired one.
+
+        Where none was, the time is the lowest int64.
+        """
+        row, present, status = self._find(keys, as_of)
+        times = np.full(len(as_of), _NEVER)
+        found = (status == Status.PRESENT) | (status == Status.EXPIRED)
+        times[found] = self.event_ts[row[found]]
+        return self._gather(row, present), status, times
+
+    def _find(
+        self, keys: Sequence[Column], as_of: NDArray[np.int64]
+    ) -> tuple[NDArray[np.int64], NDArray[np.bool_], NDArray[np.int8]]:
+        """Return the position of each request's row, where there is one that is PRESENT, and each Status."""
         n = len(as_of)
         if not len(self):
             nothing = np.zeros(n, dtype=np.bool_)
             status = np.full(n, Status.NOT_FOUND, dtype=np.int8)
-            return self._gather(nothing.astype(np.int64), nothing), _with_null_keys(status, keys)
+            return nothing.astype(np.int64), nothing, _with_null_keys(status, keys)
         entity, known = self._entity(keys)
         row = self._newest_row(entity, self._rank(as_of))
         found = known & (row >= 0)
@@ -168,7 +188,7 @@ class AsOfIndex:
         status = np.where(present, Status.PRESENT, np.where(found, Status.EXPIRED, Status.NOT_FOUND)).astype(
             np.int8
         )
-        return self._gather(row, present), _with_null_keys(status, keys)
+        return row, present, _with_null_keys(status, keys)
 
     def _entity(self, keys: Sequence[Column]) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
         """Return each request's entity number, and whether there is such an entity."""
@@ -243,7 +263,7 @@ class AsOfIndex:
 
     def _gather(self, row: NDArray[np.int64], present: NDArray[np.bool_]) -> dict[str, Column]:
         everywhere = bool(present.all())
-        return {f.name: _gather(self.fields[f.name], row, present, everywhere) for f in self.view.fields}
+        return {f.name: take_where(self.fields[f.name], row, present, everywhere) for f in self.view.fields}
 
     def save(self, directory: Path) -> None:
         """Write the index as plain .npy files and two JSON files into a new directory."""
@@ -361,30 +381,3 @@ def _entity_codes(
             known &= valid
         code = code * len(values_of_key) + part
     return code, known
-
-
-def _gather(column: Column, row: NDArray[np.int64], present: NDArray[np.bool_], everywhere: bool) -> Column:
-    """Return the rows' values, the null value where nothing is present."""
-    values, valid = values_and_valid(column)
-    if not len(values):
-        values = _nulls(values, len(row))
-        return freeze(values if valid is None else Nullable(values, np.zeros(len(row), dtype=np.bool_)))
-    if isinstance(values, Strings):
-        codes = values.codes[row]
-        categories = values.categories
-        if not everywhere:
-            categories = (*categories, "")
-            codes = np.where(present, codes, np.int32(len(categories) - 1))
-        taken: Any = Strings(codes, categories)
-    else:
-        taken = values[row]
-        if not everywhere:
-            null = np.nan if taken.dtype.kind == "f" else taken.dtype.type(0)
-            taken = np.where(present, taken, null).astype(taken.dtype, copy=False)
-    return freeze(taken if valid is None else Nullable(taken, valid[row] & present))
-
-
-def _nulls(values: Any, n: int) -> Any:
-    if isinstance(values, Strings):
-        return Strings(np.zeros(n, dtype=np.int32), ("",))
-    return np.full(n, np.nan if values.dtype.kind == "f" else 0, dtype=values.dtype)

@@ -27,7 +27,7 @@ from udfs.bundle import load_bundle
 from udfs.kernel import Kernel
 from udfs.sources import package_files
 
-__all__ = ["is_remote", "load_kernel", "ship", "ship_code"]
+__all__ = ["is_remote", "load_kernel", "model_directory", "ship", "ship_code"]
 
 _KERNELS: dict[tuple[str, bool], Kernel] = {}
 _SENT: set[tuple[str, str]] = set()
@@ -131,6 +131,15 @@ def load_kernel(name: str, allow_tolerance: bool = False) -> Kernel:
         }
         _KERNELS[key] = Kernel(scorer, indexes)
     return _KERNELS[key]
+
+
+def model_directory(name: str) -> Path:
+    """Return, inside a task, the directory of the model that `ship` sent.
+
+    Raises:
+        FileNotFoundError: it did not arrive.
+    """
+    return _located(name) / "model"
 
 
 def _add(archive: zipfile.ZipFile, name: str, directory: Path) -> None:

@@ -37,6 +37,7 @@ from jobs.runs.settings import (
     ScoreSettings,
     Section,
     ServeSettings,
+    SkewSettings,
     SparkSettings,
     StorageSettings,
     StoreSettings,
@@ -54,6 +55,7 @@ _LOCATIONS = (
     "storage.cache",
     "mlflow.artifact_root",
     "serve.log_directory",
+    "skew.directory",
 )
 _URIS = ("mlflow.tracking_uri", "mlflow.registry_uri", "store.url")
 _HAS_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.\-]*:/")
@@ -83,6 +85,7 @@ class Conf(Section):
     score: ScoreSettings
     quarantine: QuarantineSettings
     serve: ServeSettings
+    skew: SkewSettings
 
     _env: str = PrivateAttr(default="")
     _files: tuple[str, ...] = PrivateAttr(default=())

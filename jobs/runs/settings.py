@@ -36,6 +36,7 @@ __all__ = [
     "ScoreSettings",
     "Section",
     "ServeSettings",
+    "SkewSettings",
     "SparkSettings",
     "StorageSettings",
     "StoreSettings",
@@ -370,3 +371,23 @@ class ServeSettings(Section):
         gt=0,
     )
     log_max_queue: int = setting("rows that may wait to be written; further ones are dropped", "rows", gt=0)
+
+
+class SkewSettings(Section):
+    """What a comparison of the prediction log with the batch may find, and where its reports are."""
+
+    directory: Location = setting(
+        "reports of `jobs.reconcile_scores`, `<directory>/<model>/<time>/`; driver and workers must reach it by this path",
+        min_length=1,
+    )
+    corrections: Location = setting(
+        "table of corrected scores that `jobs.reconcile_scores --corrections` writes and honours",
+        min_length=1,
+    )
+    max_differing_share: float = setting(
+        "share of the compared rows that may differ; more: exit 1", "0 to 1", ge=0, le=1
+    )
+    max_flip_share: float = setting("share of them whose decision may differ; likewise", "0 to 1", ge=0, le=1)
+    max_unexplained_share: float = setting(
+        "share of them that may differ for no cause that was found; likewise", "0 to 1", ge=0, le=1
+    )

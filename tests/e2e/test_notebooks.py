@@ -1,8 +1,13 @@
-"""Every notebook runs from the first cell to the last, in a directory of its own, where an earlier model was champion and scored."""
+"""Every notebook runs from the first cell to the last, in a directory of its own, and shows what its text says.
+
+The walk-through runs where an earlier model was champion and scored.
+"""
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
+from typing import Any
 
 import nbformat
 import pyarrow.compute as pc
@@ -10,7 +15,8 @@ import pytest
 from deltalake import DeltaTable
 from nbclient import NotebookClient
 
-NOTEBOOKS = sorted((Path(__file__).resolve().parents[2] / "notebooks").glob("*.ipynb"))
+ROOT = Path(__file__).resolve().parents[2]
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 _CHAMPION = """
 from jobs.runs.batch import score_table
 from jobs.runs.train_run import train
@@ -22,27 +28,39 @@ champion
 """
 
 
+def opened(name: str, monkeypatch: pytest.MonkeyPatch) -> Any:
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    return nbformat.read(ROOT / "notebooks" / f"{name}.ipynb", as_version=4)
+
+
+def run(notebook: Any, directory: Path) -> None:
+    NotebookClient(notebook, timeout=600, resources={"metadata": {"path": str(directory)}}).execute()
+
+
+def answer_of(cell: Any) -> Any:
+    return eval(cell.outputs[-1]["data"]["text/plain"], {"nan": math.nan})
+
+
 @pytest.mark.slow
 @pytest.mark.e2e
-@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
-def test_notebook_compares_its_own_run_where_another_model_is_champion(
-    path: Path, home: Path, monkeypatch: pytest.MonkeyPatch
+def test_walkthrough_compares_its_own_run_where_another_model_is_champion(
+    home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("PYTHONPATH", str(path.parents[1]))
-    notebook = nbformat.read(path, as_version=4)
+    notebook = opened("walkthrough", monkeypatch)
     views_are_built = next(i for i, cell in enumerate(notebook.cells) if "build_views(" in cell.source)
     earlier = nbformat.v4.new_code_cell(_CHAMPION)
     notebook.cells.insert(views_are_built + 1, earlier)
 
-    NotebookClient(notebook, timeout=600, resources={"metadata": {"path": str(home)}}).execute()
+    run(notebook, home)
 
-    def answer(source: str) -> object:
-        cell = next(cell for cell in notebook.cells if source in cell.source and cell is not earlier)
-        return eval(cell.outputs[-1]["data"]["text/plain"])
+    def answer(source: str) -> Any:
+        return answer_of(
+            next(cell for cell in notebook.cells if source in cell.source and cell is not earlier)
+        )
 
-    assert eval(earlier.outputs[-1]["data"]["text/plain"]) == "champion"
-    assert answer("trained = train(conf)")[0] == "challenger"  # type: ignore[index]
-    rows, differing = answer("udf_scores")  # type: ignore[misc]
+    assert answer_of(earlier) == "champion"
+    assert answer("trained = train(conf)")[0] == "challenger"
+    rows, differing = answer("udf_scores")
     assert rows > 5_000
     assert differing == 0
     scored = DeltaTable(home / ".onescore" / "tables" / "flights_scored").to_pyarrow_table()
@@ -51,6 +69,44 @@ def test_notebook_compares_its_own_run_where_another_model_is_champion(
     ]
     assert [len(scores) for scores in of_version] == [rows, rows] == [scored.num_rows / 2] * 2
     assert of_version[0] != of_version[1]
+
+
+@pytest.mark.e2e
+def test_three_causes_shows_each_cause_and_that_it_is_ruled_out(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    notebook = opened("three_causes", monkeypatch)
+
+    run(notebook, home)
+
+    def answer(source: str) -> Any:
+        return answer_of(next(cell for cell in notebook.cells if source in cell.source))
+
+    account, rounded = 2**53 + 1, 2**53
+    assert answer("def unchanged(") == [
+        (account, account),
+        (account, account),
+        (account, rounded),
+        (None, None),
+    ]
+    assert answer("def unchanged_amount(")[1][1] is None
+    assert math.isnan(answer("def unchanged_amount(")[1][0])
+    first, second = answer("def seen(")
+    assert first == second == "2013-11-03 01:30:00"
+    features, equal = zip(*answer("as_json ="), strict=True)
+    assert equal == (True, True, True, True)
+    assert [row["account_last_digit"] for row in features] == [3.0, 3.0, 3.0, None]
+    assert [row["paid_minute"] for row in features] == [330.0, 390.0, 390.0, 390.0]
+    assert answer("by_pandas =") == ["BAD_TIMESTAMP"] * 4
+    sent, ulps, narrow_differs = answer("build_column(")
+    assert (sent, narrow_differs) == (1085.0999755859375, False)
+    assert ulps > 2**26
+    assert answer("LibraryEvaluator(") == 0
+    assert answer("index_from_arrow(") == (800.0, [500.0, 800.0])
+    differing, exact, rewritten = answer("rewritten =")
+    assert differing > 0
+    assert (exact, rewritten != 0.0) == (0.0, True)
+    assert answer("importlib.reload(") == (False, True, True)
 
 
 def test_notebooks_are_committed_without_output() -> None:

@@ -64,6 +64,17 @@ def test_a_row_is_visible_from_the_later_of_event_and_creation() -> None:
     assert ask(early, ("N1", 6.999999), ("N1", 7)) == [(None, NOT_FOUND), (2001.0, PRESENT)]
 
 
+def test_timed_lookup_says_when_the_row_happened_also_of_one_that_is_too_old() -> None:
+    index = build([("N1", 5, 7, 2001.0), ("N2", 1, 1, 2002.0)])
+    asked = [Strings.of(["N1", "N1", "N1", "N3"])], np.array([6 * S, 7 * S, 16 * S, 7 * S])
+    never = np.iinfo(np.int64).min
+    columns, statuses, times = index.lookup_timed(*asked)
+    assert times.tolist() == [never, 5 * S, 5 * S, never]
+    assert statuses.tolist() == [NOT_FOUND, PRESENT, EXPIRED, NOT_FOUND] == index.lookup(*asked)[1].tolist()
+    assert np.array_equal(columns["year"], index.lookup(*asked)[0]["year"], equal_nan=True)
+    assert build([]).lookup_timed(*asked)[2].tolist() == [never] * 4
+
+
 def test_ttl_is_inclusive_and_counts_from_the_event() -> None:
     index = build([("N1", 5, 7, 2001.0)])
     assert ask(index, ("N1", 15), ("N1", 15.000001)) == [(2001.0, PRESENT), (None, EXPIRED)]

@@ -1,0 +1,340 @@
+"""What one Spark task of a reconciliation does: read logged rows, recompute them, compare by bits, explain those that differ.
+
+Rows that are equal leave counts alone; each that differs becomes a row of a Parquet file with its cause. Nothing else leaves the task.
+It imports neither Delta nor MLflow, for it travels to the workers.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import time
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from feature_pipelines.parity import differing_bits, ulp_distance
+from feature_pipelines.schema import Field
+from jobs.proof.aggregate import Totals
+from jobs.proof.causes import Explained, World, explain
+from jobs.proof.corrections import corrected
+from jobs.proof.differing_rows import DIFFERING_SCHEMA, differing_table
+from jobs.proof.log_files import LogFile
+from jobs.proof.log_rows import LogRows, read_rows
+from jobs.proof.logged_side import Online, Pairing, bare_pairs, is_refused, online_of
+from jobs.proof.pairs import Pairs
+from jobs.proof.platforms import SubprocessReplay
+from jobs.proof.recompute import Recomputed, recompute, requests_of
+from jobs.proof.requests import Declared, JoinedRows, Within
+from jobs.proof.worst_rows import worst_rows
+from jobs.tables.files import filesystem_of
+from jobs.tables.sink import ParquetSink
+from udfs.answered import LoggedModel
+from udfs.kernel import Kernel
+from udfs.shipped import load_kernel, model_directory
+
+__all__ = ["RESULT", "CompareTask", "ShippedVersion"]
+
+RESULT = "result string"
+"""What a task yields for each unit, as DDL: its number, its totals and its file, as JSON."""
+
+_READ = (
+    "process",
+    "sequence",
+    "served_ts",
+    "as_of_ts",
+    "model_version",
+    "model_digest",
+    "feature_fingerprint",
+    "configuration_digest",
+    "platform_id",
+    "request",
+    "stored",
+    "features",
+    "statuses",
+    "event_ts",
+    "overrides",
+    "score",
+    "label",
+    "error_code",
+)
+
+
+@dataclass(frozen=True)
+class ShippedVersion:
+    """A version of the model on the workers: the name by which `ship` sent it, and its number in the registry."""
+
+    name: str
+    version: str
+
+
+@dataclass(frozen=True)
+class CompareTask:
+    """A function for `mapInArrow`; it travels by pickle, so it holds plain values alone.
+
+    Args:
+        reference: recomputes.
+        served: by digest, the other versions that answered and can be loaded.
+        platforms: by id, what the log says of the platforms that rows were answered on.
+        allow_tolerance: see load_bundle.
+        units: the log's files.
+        is_joined: the batches are rows of the join, sorted by unit and place; else numbers of units, and requests are the log's.
+        declared: what was read of the requests table.
+        key, types: see LogKeys.
+        within, batch_rows: see read_rows.
+        corrections: a Parquet file of corrections that rows may have; None = none are looked at.
+        output, prefix: where files of differing rows go, and how their names begin.
+    """
+
+    reference: ShippedVersion
+    served: Mapping[str, ShippedVersion]
+    platforms: Mapping[str, Mapping[str, Any]]
+    allow_tolerance: bool
+    units: tuple[tuple[LogFile, ...], ...]
+    is_joined: bool
+    declared: Declared
+    key: tuple[Field, ...]
+    types: bytes
+    within: Within
+    batch_rows: int
+    corrections: str | None
+    output: str
+    prefix: str
+
+    def __call__(self, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        """Compare the units; yield a row for each (see RESULT)."""
+        if not self.is_joined:
+            for number in (n for batch in batches for n in batch.column(0).to_pylist()):
+                yield self._result(number, None)
+            return
+        joined = JoinedRows(batches)
+        while (unit := joined.enter()) is not None:
+            yield self._result(unit, joined)
+
+    def _result(self, unit: int, joined: JoinedRows | None) -> pa.RecordBatch:
+        filesystem, path = filesystem_of(self.output)
+        filesystem.create_dir(path, recursive=True)
+        with ParquetSink(self.output, DIFFERING_SCHEMA, f"{self.prefix}-{unit:06d}") as sink:
+            totals = self.run(unit, joined, sink)
+            written = sink.close()
+        line = json.dumps([unit, totals.to_json(), written.path if written else None])
+        return pa.RecordBatch.from_arrays([pa.array([line], pa.string())], names=["result"])
+
+    def run(self, unit: int, joined: JoinedRows | None, sink: ParquetSink) -> Totals:
+        """Compare one unit."""
+        totals, clock, first = Totals(), _Stages(), 0
+        comparison = _Comparison(self, totals, clock)
+        clock.add("load")
+        for rows, repeated in read_rows(self.units[unit], _READ, self.batch_rows, self.within):
+            totals.counts["duplicated"] += repeated
+            clock.add("read")
+            if not len(rows):
+                continue
+            of_table = joined.next(unit, first, len(rows)) if joined is not None else None
+            first += len(rows)
+            clock.add("join")
+            for differing in comparison.compare(rows, of_table):
+                sink.append(differing)
+            clock.add("write")
+        totals.seconds.update(clock.seconds)
+        return totals
+
+
+class _Stages:
+    """Wall time per stage of a task."""
+
+    def __init__(self) -> None:
+        self.seconds: Counter[str] = Counter()
+        self._last = time.perf_counter()
+
+    def add(self, stage: str) -> None:
+        now = time.perf_counter()
+        self.seconds[stage] += now - self._last  # type: ignore[assignment]
+        self._last = now
+
+
+@dataclass
+class _Comparison:
+    """Compares batches of one unit."""
+
+    task: CompareTask
+    totals: Totals
+    clock: _Stages
+    kernel: Kernel = field(init=False)
+    worlds: dict[str, World | None] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        task = self.task
+        self.kernel = load_kernel(task.reference.name, task.allow_tolerance)
+        scorer = self.kernel.scorer
+        self.facts = LoggedModel.of(scorer, task.reference.version, "")
+        types = pa.ipc.read_schema(pa.py_buffer(task.types))
+        self.pairing = Pairing(scorer.feature_set, self.facts, task.key, types)
+        corrections = task.corrections
+        self.corrections = None if corrections is None else pq.read_table(corrections)
+        self.replay = SubprocessReplay(task.platforms)
+        self.reference = World.of(scorer, task.reference.version, model_directory(task.reference.name))
+
+    def served(self, digest: str) -> World | None:
+        """Return a version that answered; None where it is not at hand."""
+        if digest == self.reference.digest:
+            return self.reference
+        if digest not in self.worlds:
+            shipped = self.task.served.get(digest)
+            self.worlds[digest] = None
+            if shipped is not None:
+                scorer = load_kernel(shipped.name, self.task.allow_tolerance).scorer
+                self.worlds[digest] = World.of(scorer, shipped.version, model_directory(shipped.name))
+        return self.worlds[digest]
+
+    def compare(self, rows: LogRows, of_table: pa.RecordBatch | None) -> Iterator[pa.Table]:
+        """Count the rows, and yield those that differ."""
+        feature_set = self.kernel.scorer.feature_set
+        requests = requests_of(
+            rows, of_table, self.task.declared, self.facts.pii_fields, frozenset(feature_set.inputs)
+        )
+        self.clock.add("columns")
+        offline = recompute(self.kernel, requests, rows.times("as_of_ts"))
+        self.clock.add("score")
+        online = online_of(rows, offline, self.facts)
+        known = requests.is_known
+        differing, flips = self._count(rows, online, offline, known)
+        self.clock.add("compare")
+        digests = rows.flat.column("model_digest").to_numpy()
+        for digest in sorted(set(digests[differing].tolist()), key=str):
+            index = np.flatnonzero(differing & (digests == digest))
+            served = self.served(str(digest))
+            theirs = served.scorer.feature_set if served not in (None, self.reference) else None
+            pairs = self.pairing.pairs(rows, index, online, offline, theirs)
+            explained = explain(pairs, self.reference, served, self.replay)
+            yield self._explained(pairs, explained, flips[index])
+        self.clock.add("explain")
+
+    def _count(
+        self, rows: LogRows, online: Online, offline: Recomputed, known: NDArray[np.bool_]
+    ) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+        """Count all that is counted of rows before their causes; return which differ, and in which the decision does."""
+        refused, refused_too = is_refused(online.error), is_refused(offline.error)
+        both = ~(refused | refused_too)
+        differing = differing_bits(online.score, offline.score) | (refused != refused_too)
+        codes = np.flatnonzero(refused & refused_too)
+        differing[codes] |= np.asarray(online.error[codes] != offline.error[codes], np.bool_)
+        flips = np.zeros(len(rows), np.bool_)
+        if online.label is not None and offline.label is not None:
+            flips = (online.label != offline.label) & both & known
+            differing |= flips
+        features = differing_bits(online.matrix, offline.matrix) & (both & known)
+        differing = (differing | features.any(axis=0)) & known
+        ulps = ulp_distance(online.score, offline.score)
+        mended = self._corrected(rows, online, offline, differing)
+        if mended.any():
+            differing &= ~mended
+            flips &= ~mended
+            features &= ~mended
+            ulps[mended] = 0
+        self._count_fields(online, offline, features, both & known, mended)
+        self.totals.add_hours(rows.times("served_ts")[known], differing[known], flips[known], ulps[known])
+        to_positive = int((flips & offline.label).sum()) if offline.label is not None else 0
+        in_table = offline.requests.in_table
+        counted = {
+            "logged": len(rows),
+            "compared": int(known.sum()),
+            "differing": int(differing.sum()),
+            "refused_online": int((refused & known).sum()),
+            "refused_offline": int((refused_too & known).sum()),
+            "not_in_table": int((known & ~in_table).sum()),
+            "not_comparable": int((~known).sum()),
+            "corrected": int(mended.sum()),
+            "to_positive": to_positive,
+            "to_negative": int(flips.sum()) - to_positive,
+        }
+        self.totals.counts.update(counted)
+        self._count_versions(rows, known, differing, flips)
+        self._count_unlogged(rows, online)
+        return differing, flips
+
+    def _corrected(
+        self, rows: LogRows, online: Online, offline: Recomputed, differing: NDArray[np.bool_]
+    ) -> NDArray[np.bool_]:
+        """Return which of the differing rows have a correction that says what the batch says."""
+        mended = np.zeros(len(rows), np.bool_)
+        index = np.flatnonzero(differing)
+        if self.corrections is not None and len(index):
+            mended[index] = corrected(bare_pairs(rows.take(index), index, online, offline), self.corrections)
+        return mended
+
+    def _count_fields(
+        self,
+        online: Online,
+        offline: Recomputed,
+        features: NDArray[np.bool_],
+        both: NDArray[np.bool_],
+        mended: NDArray[np.bool_],
+    ) -> None:
+        n = int(both.sum())
+        index = np.flatnonzero(differing_bits(online.score, offline.score) & both & ~mended)
+        self.totals.fields["score"].add(n, online.score[index], offline.score[index])
+        for at, name in enumerate(self.facts.feature_names):
+            lacking = int((online.unlogged[name] & both).sum()) if name in online.unlogged else 0
+            index = np.flatnonzero(features[at])
+            self.totals.fields[name].add(n - lacking, online.matrix[at, index], offline.matrix[at, index])
+
+    def _count_versions(
+        self,
+        rows: LogRows,
+        known: NDArray[np.bool_],
+        differing: NDArray[np.bool_],
+        flips: NDArray[np.bool_],
+    ) -> None:
+        table = pa.table(
+            {
+                "version": rows.flat.column("model_version"),
+                "digest": rows.flat.column("model_digest"),
+                **{
+                    name: pa.array(mask.astype(np.int64))
+                    for name, mask in (("c", known), ("d", differing), ("f", flips))
+                },
+            }
+        )
+        for row in (
+            table.group_by(["version", "digest"])
+            .aggregate([("c", "sum"), ("d", "sum"), ("f", "sum")])
+            .to_pylist()
+        ):
+            self.totals.add_version(
+                row["version"] or "", row["digest"] or "", row["c_sum"], row["d_sum"], row["f_sum"]
+            )
+
+    def _count_unlogged(self, rows: LogRows, online: Online) -> None:
+        for name, absent in online.unlogged.items():
+            self.totals.unlogged[name] += int(absent.sum())
+        without = int((~rows.has_stored).sum())
+        if without:
+            self.totals.unlogged.update({f.name: without for f in self.facts.stored})
+
+    def _explained(self, pairs: Pairs, explained: Explained, flips: NDArray[np.bool_]) -> pa.Table:
+        """Count causes, keep the worst, and return the rows of the file."""
+        causes = [str(cause) if cause is not None else "" for cause in explained.cause]
+        parts = [[str(part) for part in of_row] for of_row in explained.parts]
+        counted: Counter[tuple[str, str, str]] = Counter()
+        flipped: Counter[tuple[str, str, str]] = Counter()
+        keys = [(c, w, " + ".join(p)) for c, w, p in zip(causes, explained.where, parts, strict=True)]
+        counted.update(keys)
+        flipped.update(key for key, flip in zip(keys, flips.tolist(), strict=True) if flip)
+        for key, n in counted.items():
+            self.totals.add_cause(*key, n, flipped[key])
+        shown = self._without_personal(pairs)
+        self.totals.add_worst(worst_rows(shown, explained, flips, self.facts, self.kernel.scorer.feature_set))
+        return differing_table(shown, explained, causes, parts, flips)
+
+    def _without_personal(self, pairs: Pairs) -> Pairs:
+        """Return the pairs with no id where that holds personal data."""
+        if not self.facts.pii_fields & {f.name for f in self.task.key}:
+            return pairs
+        return dataclasses.replace(pairs, row_id=[""] * len(pairs))

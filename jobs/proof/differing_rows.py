@@ -1,0 +1,98 @@
+"""A row of the file of differing rows: both sides' scores, decisions and refusals, and the cause. No inputs, no features."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from feature_pipelines.parity import ulp_distance
+from jobs.proof.causes import Explained
+from jobs.proof.logged_side import is_refused
+from jobs.proof.pairs import Pairs, Side
+
+__all__ = ["DIFFERING_SCHEMA", "differing_table"]
+
+_TIME = pa.timestamp("us", tz="UTC")
+DIFFERING_SCHEMA = pa.schema(
+    [
+        ("row_id", pa.string()),
+        ("as_of_ts", _TIME),
+        ("served_ts", _TIME),
+        ("process", pa.string()),
+        ("sequence", pa.int64()),
+        ("model_version", pa.string()),
+        ("model_digest", pa.string()),
+        ("platform_id", pa.string()),
+        ("request_in_table", pa.bool_()),
+        ("cause", pa.string()),
+        ("where", pa.string()),
+        ("parts", pa.list_(pa.string())),
+        ("detail", pa.string()),
+        ("online_score", pa.float64()),
+        ("offline_score", pa.float64()),
+        ("ulps", pa.float64()),
+        ("online_label", pa.bool_()),
+        ("offline_label", pa.bool_()),
+        ("online_error", pa.string()),
+        ("offline_error", pa.string()),
+        ("is_flip", pa.bool_()),
+    ]
+)
+"""One row a differing row. `row_id` is null where the key holds personal data; `ulps` where a side has no score."""
+
+
+def differing_table(
+    pairs: Pairs,
+    explained: Explained,
+    causes: Sequence[str],
+    parts: Sequence[Sequence[str]],
+    flips: NDArray[np.bool_],
+) -> pa.Table:
+    """Return differing rows as rows of the file.
+
+    Args:
+        pairs: the rows.
+        explained: why; `causes` and `parts` the same as text.
+        flips: in which the decision differs.
+    """
+    online, offline = pairs.online, pairs.offline
+    no_score = np.isnan(online.score) | np.isnan(offline.score)
+    n = len(pairs)
+    columns: dict[str, Any] = {
+        "row_id": pa.array([text or None for text in pairs.row_id], pa.string()),
+        "as_of_ts": pa.array(pairs.as_of).cast(_TIME),
+        "served_ts": pa.array(pairs.served_ts).cast(_TIME),
+        "process": pairs.process,
+        "sequence": pairs.sequence,
+        "model_version": pairs.version,
+        "model_digest": pairs.digest,
+        "platform_id": pairs.platform,
+        "request_in_table": pairs.request_in_table,
+        "cause": causes,
+        "where": explained.where,
+        "parts": parts,
+        "detail": explained.detail,
+        "online_score": pa.array(online.score, mask=is_refused(online.error)),
+        "offline_score": pa.array(offline.score, mask=is_refused(offline.error)),
+        "ulps": pa.array(ulp_distance(online.score, offline.score).astype(np.float64), mask=no_score),
+        "online_label": _labels(online, n),
+        "offline_label": _labels(offline, n),
+        "online_error": list(online.error),
+        "offline_error": list(offline.error),
+        "is_flip": flips,
+    }
+    arrays = [
+        value if isinstance(value := columns[f.name], pa.Array) else pa.array(value, f.type)
+        for f in DIFFERING_SCHEMA
+    ]
+    return pa.Table.from_arrays(arrays, schema=DIFFERING_SCHEMA)
+
+
+def _labels(side: Side, n: int) -> pa.Array:
+    if side.label is None:
+        return pa.nulls(n, pa.bool_())
+    return pa.array(side.label, pa.bool_(), mask=is_refused(side.error))

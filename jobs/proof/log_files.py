@@ -1,0 +1,190 @@
+"""Which files a model's prediction log has, which rows stand in two of them, and which numbers are in none.
+
+Files are looked at, never changed; a server may write meanwhile: what appears later is not part of the comparison. This module
+knows nothing of Spark, nor of what a row holds beyond who answered it.
+"""
+
+from __future__ import annotations
+
+import datetime
+import re
+from collections import defaultdict
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import quote, unquote
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from feature_pipelines.errors import ConfigurationError, ContractError, TableError, did_you_mean
+from udfs.prediction_files import Gap, gaps
+from udfs.prediction_rows import SCHEMA
+
+__all__ = ["LogFile", "PredictionFiles", "Served", "files_of", "in_units", "survey"]
+
+_FILE = re.compile(r"part-(?P<process>[0-9a-f-]+)-(?P<first>[0-9]{12})-(?P<last>[0-9]{12})\.parquet")
+_OPTIONAL = frozenset({"stored"})
+_ANSWERED = ("model", "model_version", "model_digest", "feature_fingerprint")
+_THREADS = 8
+
+
+@dataclass(frozen=True)
+class Served:
+    """A version that answered rows of a log: as logged; "" where the process did not know it."""
+
+    version: str
+    digest: str
+    fingerprint: str
+
+
+@dataclass(frozen=True)
+class LogFile:
+    """One file.
+
+    Args:
+        path: absolute.
+        skip: [first, last] of the numbers that an earlier file of the process holds already.
+        rows: how many the file has; -1 = not looked at yet.
+    """
+
+    path: str
+    skip: tuple[tuple[int, int], ...] = ()
+    rows: int = -1
+
+
+@dataclass(frozen=True)
+class PredictionFiles:
+    """The log of one model.
+
+    Args:
+        directory: <log>/<model>.
+        files: in the order of process and number.
+        gaps: numbers in no file, of all days.
+    """
+
+    directory: Path
+    files: tuple[LogFile, ...]
+    gaps: tuple[Gap, ...]
+
+
+def files_of(log: Path, model: str, from_ts: int | None = None, to_ts: int | None = None) -> PredictionFiles:
+    """Return the files of a model's log.
+
+    Args:
+        log: the directory that `serve.log_directory` names, or a replay's own.
+        model: the registered name.
+        from_ts, to_ts: only days that have a part in [from_ts, to_ts), by when rows were served, microseconds; None = open.
+
+    Raises:
+        ConfigurationError: no such directory. TableError: it has no log of this model (lists whose there are), or no file.
+    """
+    if not log.is_dir():
+        raise ConfigurationError(
+            f"prediction log {log}: there is no such directory. Give --log DIR, or serve.log_directory; servers write it when it is set",
+            log=str(log),
+        )
+    directory = log / quote(model, safe="")
+    if not directory.is_dir():
+        others = [unquote(path.name) for path in sorted(log.iterdir()) if any(path.glob("date=*"))]
+        raise TableError(
+            f"prediction log {log}: no row of model {model!r} is in it.{did_you_mean(model, others)}",
+            log=str(log),
+        )
+    found: dict[str, list[tuple[int, int, str]]] = defaultdict(list)
+    for path in sorted(directory.glob("date=*/part-*.parquet")):
+        match = _FILE.fullmatch(path.name)
+        if match is not None and _may_hold(path.parent.name, from_ts, to_ts):
+            found[match["process"]].append((int(match["first"]), -int(match["last"]), str(path.absolute())))
+    files = tuple(file for process in sorted(found) for file in _without_overlaps(sorted(found[process])))
+    if not files:
+        when = "" if from_ts is None and to_ts is None else " of the days asked for"
+        raise TableError(
+            f"prediction log {directory}: it has no file{when}; nothing can be compared", log=str(directory)
+        )
+    return PredictionFiles(directory, files, tuple(gaps(directory)))
+
+
+def survey(log: PredictionFiles, model: str) -> tuple[PredictionFiles, dict[Served, int]]:
+    """Return the files with their numbers of rows, and how many rows each version answered, as far as footers and columns say.
+
+    Raises:
+        ContractError: a file cannot be read, lacks columns, or holds another model's rows; names the first five.
+    """
+    with ThreadPoolExecutor(_THREADS) as pool:
+        looked_at = list(pool.map(lambda file: _look(file, model), log.files))
+    problems = [said for _, _, said in looked_at if said]
+    if problems:
+        raise ContractError(
+            f"prediction log {log.directory}: {len(problems)} of {len(log.files)} files cannot be compared: "
+            f"{'; '.join(problems[:5])}. Move them away, or leave their days out with --from and --to",
+            n_files=len(problems),
+        )
+    served: dict[Served, int] = defaultdict(int)
+    for _, of_file, _ in looked_at:
+        for one, n in of_file.items():
+            served[one] += n
+    return PredictionFiles(log.directory, tuple(file for file, _, _ in looked_at), log.gaps), dict(served)
+
+
+def in_units(files: Sequence[LogFile], unit_rows: int) -> tuple[tuple[LogFile, ...], ...]:
+    """Return the files in groups of about so many rows, in order; a file is never cut."""
+    units: list[tuple[LogFile, ...]] = []
+    held: list[LogFile] = []
+    for file in files:
+        if held and sum(one.rows for one in held) + file.rows > unit_rows:
+            units.append(tuple(held))
+            held = []
+        held.append(file)
+    return (*units, tuple(held)) if held else tuple(units)
+
+
+def _may_hold(day: str, from_ts: int | None, to_ts: int | None) -> bool:
+    try:
+        date = datetime.date.fromisoformat(day.removeprefix("date="))
+    except ValueError:
+        return False
+    begins = (date - datetime.date(1970, 1, 1)) // datetime.timedelta(microseconds=1)
+    return (to_ts is None or begins < to_ts) and (from_ts is None or begins + 86_400_000_000 > from_ts)
+
+
+def _without_overlaps(ranges: list[tuple[int, int, str]]) -> list[LogFile]:
+    """Return the files of a process; a number that two hold is the first one's."""
+    files: list[LogFile] = []
+    covered = 0
+    for first, negative, path in ranges:
+        skip = ((first, min(covered, -negative)),) if first <= covered else ()
+        files.append(LogFile(path, skip))
+        covered = max(covered, -negative)
+    return files
+
+
+def _look(file: LogFile, model: str) -> tuple[LogFile, dict[Served, int], str]:
+    name = "/".join(Path(file.path).parts[-2:])
+    try:
+        with pq.ParquetFile(file.path) as parquet:
+            schema = parquet.schema_arrow
+            wrong = [
+                f.name
+                for f in SCHEMA
+                if (f.name not in schema.names and f.name not in _OPTIONAL)
+                or (f.name in schema.names and not schema.field(f.name).type.equals(f.type))
+            ]
+            if wrong:
+                return file, {}, f"{name} lacks, or has of another type, {', '.join(wrong[:5])}"
+            rows = parquet.metadata.num_rows
+            table = parquet.read(columns=list(_ANSWERED), use_threads=False)
+    except (OSError, pa.ArrowException) as exc:
+        return file, {}, f"{name} cannot be read ({type(exc).__name__})"
+    counted = table.group_by(list(_ANSWERED)).aggregate([([], "count_all")]).to_pylist()
+    others = sorted({str(row["model"]) for row in counted} - {model})
+    if others:
+        return file, {}, f"{name} has rows of model {others[0]!r}"
+    served = {
+        Served(row["model_version"] or "", row["model_digest"] or "", row["feature_fingerprint"] or ""): row[
+            "count_all"
+        ]
+        for row in counted
+    }
+    return LogFile(file.path, file.skip, rows), served, ""

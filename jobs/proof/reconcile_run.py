@@ -1,0 +1,153 @@
+"""A reconciliation as a whole: requests and logged rows are joined by row id, compared in tasks, and added up on the driver.
+
+Spark joins ids and carries the requests' canonical values to the files of the log; the log itself, views and models are read by the
+tasks, so that no logged row passes through the JVM. Memory holds one batch a task and, on the driver, counts.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+from pyspark.sql import DataFrame, SparkSession
+
+import jobs
+from feature_pipelines.errors import ConfigurationError, VerificationError
+from jobs.proof.aggregate import Totals
+from jobs.proof.compare_task import RESULT, CompareTask, ShippedVersion
+from jobs.proof.corrections_table import read_corrections
+from jobs.proof.reconcile_plan import ReconcilePlan
+from jobs.proof.requests import ID, ORDINAL, UNIT, LogKeys, ReadRequests
+from jobs.runs.views import index_view
+from jobs.runs.worker_errors import errors_of_workers
+from jobs.tables.files import is_local, normal_uri
+from jobs.tables.snapshot import check_snapshot
+from udfs.prediction_files import read_platforms
+from udfs.shipped import ship
+
+__all__ = ["Compared", "compare", "skew_directory", "stages"]
+
+_MOST_TASKS = 1_000
+
+
+@dataclass(frozen=True)
+class Compared:
+    """What the tasks found: totals, the files of differing rows (in `parts`), and how long it took."""
+
+    totals: Totals
+    parts: Path
+    files: tuple[str, ...]
+    seconds: float
+
+
+def skew_directory(location: str) -> Path:
+    """Return the directory of reports.
+
+    Raises:
+        ConfigurationError: it is in no file system that this machine has mounted.
+    """
+    if not is_local(location):
+        raise ConfigurationError(
+            f"skew.directory: {location} cannot be written as files here; name a directory that driver and workers have mounted"
+        )
+    return Path(normal_uri(location))
+
+
+def compare(spark: SparkSession, plan: ReconcilePlan, parts: Path) -> Compared:
+    """Compare all rows of the plan.
+
+    Args:
+        spark: classic or Connect.
+        plan: see make_plan.
+        parts: where tasks write the differing rows.
+
+    Raises:
+        VerificationError: not every group of files came back once, or the join did not bring back each logged row once.
+    """
+    started = time.perf_counter()
+    if plan.snapshot is not None:
+        check_snapshot(plan.snapshot)
+    indexes = {name: index_view(*view) for name, view in plan.views.items()}
+    reference = ShippedVersion(ship(spark, plan.bundle, indexes, [jobs]), plan.model.version)
+    served = {
+        one.served.digest: ShippedVersion(ship(spark, one.bundle, {}, [jobs]), one.served.version)
+        for one in plan.others
+        if one.bundle is not None
+    }
+    task = CompareTask(
+        reference=reference,
+        served=served,
+        platforms=read_platforms(plan.log.directory),
+        allow_tolerance=plan.conf.model.allow_tolerance,
+        units=plan.log_units,
+        is_joined=plan.snapshot is not None,
+        declared=plan.declared,
+        key=plan.key,
+        types=plan.types.serialize().to_pybytes(),
+        within=plan.asked.within,
+        batch_rows=plan.conf.score.batch_rows,
+        corrections=_corrections(plan, parts),
+        output=str(parts),
+        prefix="part",
+    )
+    n = len(plan.log_units)
+    frame = _joined(spark, plan) if plan.snapshot is not None else spark.range(0, n, 1, n)
+    with errors_of_workers():
+        lines = [json.loads(row[0]) for row in frame.mapInArrow(task, RESULT).collect()]
+    if sorted(line[0] for line in lines) != list(range(n)):
+        raise VerificationError(f"{n} groups of the log's files were sent out, {len(lines)} came back")
+    totals = Totals()
+    for _, found, _ in sorted(lines, key=lambda line: int(line[0])):
+        totals.merge(Totals.from_json(found))
+    files = tuple(file for _, _, file in sorted(lines, key=lambda line: int(line[0])) if file is not None)
+    return Compared(totals, parts, files, time.perf_counter() - started)
+
+
+def _corrections(plan: ReconcilePlan, parts: Path) -> str | None:
+    """Lay the model's corrections beside the parts, where tasks can read them; None where there are none to look at."""
+    if not plan.asked.with_corrections:
+        return None
+    known = read_corrections(plan.corrections_uri, plan.model.name)
+    if not known.num_rows:
+        return None
+    parts.mkdir(parents=True, exist_ok=True)
+    pq.write_table(known, parts / "corrections.parquet")
+    return str(parts / "corrections.parquet")
+
+
+def _joined(spark: SparkSession, plan: ReconcilePlan) -> DataFrame:
+    """Return the logged rows' places with their requests, sorted, all rows of a group of files in one partition."""
+    schema: Any = plan.snapshot.schema if plan.snapshot is not None else None
+    names = tuple(f.name for f in plan.key)
+    read = ReadRequests(
+        plan.declared, plan.request_units, plan.columns, schema.serialize().to_pybytes(), names
+    )
+    keys = LogKeys(
+        plan.log_units,
+        plan.key,
+        plan.types.serialize().to_pybytes(),
+        plan.asked.within,
+        plan.conf.score.batch_rows,
+    )
+    requests = _numbers(spark, len(plan.request_units)).mapInArrow(read, plan.declared.ddl())
+    logged = _numbers(spark, len(plan.log_units)).mapInArrow(keys, LogKeys.DDL)
+    return (
+        logged.join(requests, on=ID, how="left")
+        .drop(ID)
+        .repartition(min(len(plan.log_units), _MOST_TASKS), UNIT)
+        .sortWithinPartitions(UNIT, ORDINAL)
+    )
+
+
+def _numbers(spark: SparkSession, n: int) -> DataFrame:
+    return spark.range(0, n, 1, max(n, 1))
+
+
+def stages(totals: Totals) -> Mapping[str, float]:
+    """Return the seconds that tasks spent, by stage."""
+    return {name: round(float(seconds), 3) for name, seconds in totals.seconds.items()}
