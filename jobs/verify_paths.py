@@ -18,7 +18,7 @@ from typing import Any
 
 from jobs.proof.path_bench import Bench
 from jobs.proof.path_outcome import Golden, Outcome, outcome_table, read_golden
-from jobs.proof.paths import PATHS, Entry, chosen_paths, remote_paths, verified_paths
+from jobs.proof.paths import PATHS, chosen_paths, remote_paths, verified_paths
 from jobs.runs.command import job_parser, run
 from jobs.runs.conf import load
 from jobs.runs.progress import say, table

@@ -85,7 +85,7 @@ def answer_of(said: Mapping[str, Any], feature_names: Sequence[str]) -> Answer:
     )
 
 
-def as_answered(path: str, answers: Sequence[Any], rows: Sequence[Row]) -> Sequence[Any]:
+def as_answered(path: str, answers: Sequence[Any], rows: Sequence[Any]) -> Sequence[Any]:
     """Return the answers if there is one for each row.
 
     Raises:

@@ -114,11 +114,13 @@ class Bench:
 
     def lean(self) -> Server:
         """Return a lean server of the model."""
-        return self._once("lean", self._start_lean)
+        server: Server = self._once("lean", self._start_lean)
+        return server
 
     def stock(self) -> Server:
         """Return MLflow's own server of the model."""
-        return self._once("stock", self._start_stock)
+        server: Server = self._once("stock", self._start_stock)
+        return server
 
     def _once(self, name: str, start: Callable[[], Any]) -> Any:
         if name not in self._started:

@@ -53,16 +53,19 @@ def placed(n_rows: int, *parts: dict[int, Answer]) -> list[Answer]:
         parts: by position; of two answers to one row the first counts.
     """
     nothing = Answer(code="NO_ANSWER")
-    found: list[Answer] = []
-    for i in range(n_rows):
-        found.append(next((part[i] for part in parts if i in part), nothing))
-    return found
+    return [next((part[i] for part in parts if i in part), nothing) for i in range(n_rows)]
 
 
 def _without_bounds(declared: Field) -> Field:
-    nullable: Any = declared.type if declared.nullable or declared.dtype.is_float else Nullable[declared.type]
+    nullable: Any = Nullable
+    as_is = declared.nullable or declared.dtype.is_float
     return dataclasses.replace(
-        declared, type=nullable, required=False, minimum=None, maximum=None, infinite=declared.dtype.is_float
+        declared,
+        type=declared.type if as_is else nullable[declared.type],
+        required=False,
+        minimum=None,
+        maximum=None,
+        infinite=declared.dtype.is_float,
     )
 
 

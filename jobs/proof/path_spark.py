@@ -30,7 +30,7 @@ class UdfPath:
     """
 
     def __init__(self, bench: Bench, kind: str) -> None:
-        self._bench, self._kind = bench, kind
+        self._bench, self._kind, self._spark = bench, kind, bench.spark()
         codes = {Reason.BAD_TIMESTAMP, Reason.PRECISION_LOST} if kind == "pandas" else ()
         self.cannot_carry = frozenset(map(str, codes))
 
@@ -45,16 +45,20 @@ class UdfPath:
         if self._kind == "pandas":
             table, beyond = _within_nanoseconds(table)
             refused |= beyond
-        spark, conf = bench.spark(), bench.conf
+        conf = bench.conf
         score = score_udf(
-            spark,
+            self._spark,
             bench.model_uri(),
             kind=self._kind,
             cache=conf.storage.cache,
             allow_tolerance=conf.model.allow_tolerance,
         )
         names = bench.scorer.feature_set.sources.names
-        frame = spark.createDataFrame(table).select(ROW, score(struct(*names)).alias("s")).select(ROW, "s.*")
+        frame = (
+            self._spark.createDataFrame(table)
+            .select(ROW, score(struct(*names)).alias("s"))
+            .select(ROW, "s.*")
+        )
         found = {row[ROW]: _of_struct(row.asDict()) for row in frame.collect()}
         return placed(len(rows), refused, found)
 
@@ -70,7 +74,7 @@ class BatchPath:
     cannot_carry: ClassVar[frozenset[str]] = frozenset()
 
     def __init__(self, bench: Bench, source: str) -> None:
-        self._bench, self._source = bench, source
+        self._bench, self._source, self._spark = bench, source, bench.spark()
         self._runs = 0
 
     def score(self, rows: Sequence[Row]) -> Sequence[Answer]:
@@ -105,7 +109,7 @@ class BatchPath:
             ]
         )
         plan = make_plan(conf, bench.model, bench.bundle)
-        score(bench.spark(), plan)
+        score(self._spark, plan)
         scored = DeltaTable(plan.scored).to_pyarrow_table().to_pylist()
         bad = DeltaTable(plan.quarantine).to_pyarrow_table().to_pylist()
         found = {
