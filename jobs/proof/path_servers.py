@@ -300,7 +300,7 @@ def _await(
             return found
         time.sleep(0.1)
     code = process.poll()
-    what = f"did not answer within {seconds:.0f} s" if code is None else f"ended with exit code {code}"
+    what = f"did not answer within {seconds:g} s" if code is None else f"ended with exit code {code}"
     said = " | ".join(log.read_text(errors="replace").strip().splitlines()[-3:])
     raise UnavailableError(f"{name} {what}; it said last: {said[-600:] or 'nothing'}")
 
