@@ -136,7 +136,8 @@ def _verdict(outcomes: Sequence[Outcome]) -> str:
 _EPILOG = """\
 Rows bring their stored fields, so no store is read; servers that are started listen on the loopback interface and end with the job.
 Expected are the bits that were recorded when the model was logged. A path that refuses a row because it cannot carry it exactly
-(CSV tells no null from an empty text) has it counted under "cannot say", never as equal.
+(CSV tells no null from an empty text) has it counted under "cannot say", never as equal. Under model.allow_tolerance the
+expected bits are still those of the platform where the model was logged: a difference within the tolerance is a difference here.
 Exit codes: 0 equal; 1 a bit differs, a row was refused that should not be, or another model version answers; 2 usage, configuration,
 the model does not reproduce its golden rows here at all, or a path could not be asked."""
 

@@ -14,7 +14,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from feature_pipelines.errors import ConfigurationError
+from feature_pipelines.errors import ConfigurationError, OnescoreError
 from jobs.proof.path_servers import Server, lean_server, stock_server
 from jobs.runs.conf import Conf
 from jobs.runs.progress import say
@@ -123,9 +123,16 @@ class Bench:
         return server
 
     def _once(self, name: str, start: Callable[[], Any]) -> Any:
+        """Start something, or say again why it could not be: paths that share a server do not each wait for it in vain."""
         if name not in self._started:
-            self._started[name] = start()
-        return self._started[name]
+            try:
+                self._started[name] = start()
+            except OnescoreError as exc:
+                self._started[name] = exc
+        found = self._started[name]
+        if isinstance(found, OnescoreError):
+            raise found
+        return found
 
     def _start_spark(self) -> Any:
         from jobs.runs.session import spark_log, spark_session

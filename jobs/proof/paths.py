@@ -135,6 +135,9 @@ def _verified(entry: Entry, bench: Bench, golden: Golden) -> Outcome:
         seconds = time.perf_counter() - started
     except OnescoreError as exc:
         return dataclasses.replace(asked, status="failed", problem=f"could not be asked: {exc}")
+    except Exception as exc:  # noqa: BLE001 - whatever Spark, MLflow or a library of theirs raises: the other paths are asked
+        first = str(exc).strip().partition("\n")[0][:200]
+        return dataclasses.replace(asked, status="failed", problem=f"failed: {type(exc).__name__}: {first}")
     found = compared(name, golden.expected, answers, cannot_carry=path.cannot_carry, seconds=seconds)
     others = sorted(
         {(a.version or "unknown", a.digest) for a in answers if a.digest not in (None, golden.digest)}
