@@ -16,9 +16,10 @@ from feature_pipelines.definitions import FeatureSet
 from feature_pipelines.errors import ConfigurationError, OnescoreError, did_you_mean
 from jobs.proof.path_answers import ScoringPath
 from jobs.proof.path_bench import Bench
+from jobs.proof.path_http import LEAN_FORMS, STOCK_FORMS, Form, HttpPath
 from jobs.proof.path_local import EvaluatorPath, KernelPath, OnlinePath, PyfuncPath
 from jobs.proof.path_outcome import Golden, Outcome, compared
-from jobs.proof.path_servers import LEAN_FORMS, STOCK_FORMS, Form, HttpPath, Server
+from jobs.proof.path_servers import Server
 from jobs.proof.path_spark import BatchPath, UdfPath
 
 __all__ = ["PATHS", "Entry", "chosen_paths", "remote_paths", "verified_paths"]
