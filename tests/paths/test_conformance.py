@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import base64
 import unicodedata
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import pytest
@@ -21,6 +21,7 @@ from jobs.proof.path_outcome import Outcome, compared
 from jobs.proof.paths import PATHS, Entry
 from tests.toy.every_type import FEATURES
 from tests.toy.nasty_rows import conformance_rows
+from tests.toy.verified import verified
 
 ROWS = conformance_rows()
 NAMES = list(ROWS)
@@ -56,27 +57,36 @@ CANNOT_SAY: dict[str, Callable[[dict[str, Any]], bool]] = {
 """What each path refuses, and no other row: said here apart from the code that refuses it."""
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
+def bench(every_type: Any, spark: Any, process_env: dict[str, str]) -> Iterator[Bench]:
+    """The model `every_type`; a server is started by the first path that needs it, and ends with the last of these tests."""
+    environment = {**process_env, **every_type.workspace.env()}
+    flags = ["--model", "every_type"]
+    with Bench(lambda more: every_type.conf(*more), flags, environment=environment) as opened:
+        yield opened
+
+
+@pytest.fixture(scope="module")
 def alone(bench: Bench) -> dict[str, Answer]:
     """What every path must say of each row: that of the row scored alone, with no other row in its batch."""
     path = EvaluatorPath(bench)
     return {name: path.score([row])[0] for name, row in ROWS.items()}
 
 
-@pytest.fixture(scope="session", params=PATHS, ids=lambda entry: entry.name)
+@pytest.fixture(scope="module", params=PATHS, ids=lambda entry: entry.name)
 def entry(request: pytest.FixtureRequest) -> Entry:
     """Each path."""
     found: Entry = request.param
     return found
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def path(entry: Entry, bench: Bench) -> ScoringPath:
     """The path, with what it needs started."""
     return entry.make(bench)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def answers(path: ScoringPath) -> Sequence[Answer]:
     """What the path says of all rows, asked at once."""
     return path.score(list(ROWS.values()))
@@ -146,3 +156,28 @@ def test_rows_have_what_the_suite_is_for() -> None:
         "NFC",
         "NFD",
     }
+
+
+def test_stock_server_that_runs_already_is_verified_in_each_of_its_forms(
+    bench: Bench, every_type: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, value in every_type.workspace.env().items():
+        monkeypatch.setenv(name, value)
+    url = bench.stock().url
+    code, lines, said = verified(capsys, "--url", url, model="every_type")
+    assert code == 0, said
+    assert list(lines) == ["stock-inputs", "stock-csv", "stock-parquet"]
+    assert lines["stock-inputs"][1:8] == [url, "64", "64", "0", "0", "-", "0"]
+    assert "BAD_VALUE" in lines["stock-csv"]
+    assert "PRECISION_LOST" in lines["stock-parquet"]
+    assert "could not be said on their path, which refused them" in said
+
+
+def test_lean_server_that_runs_already_is_known_by_its_answer_and_forms_can_be_chosen(
+    bench: Bench, every_type: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, value in every_type.workspace.env().items():
+        monkeypatch.setenv(name, value)
+    chosen = "lean-split,lean-inputs"
+    code, lines, _ = verified(capsys, "--url", bench.lean().url, "--paths", chosen, model="every_type")
+    assert (code, list(lines)) == (0, ["lean-inputs", "lean-split"])

@@ -16,18 +16,17 @@ from typing import Any
 import numpy as np
 import pytest
 
-from jobs.proof.path_bench import Bench
 from jobs.proof.paths import PATHS
 from jobs.runs.command import run
 from jobs.verify_paths import main
 from tests.toy.answers import NOW
 from tests.toy.processes import descendants, free_port, wait_until
+from tests.toy.verified import table_of, verified
 from tests.toy.workspace import Workspace
 from udfs.bundle import load_bundle
 from udfs.online import OnlineScorer
 
 GROUPS = {entry.name.partition("-")[0] for entry in PATHS}
-Lines = dict[str, list[str]]
 
 
 @pytest.fixture
@@ -36,20 +35,6 @@ def houses(workspace: Workspace, process_env: dict[str, str], monkeypatch: pytes
     for name, value in (process_env | workspace.env()).items():
         monkeypatch.setenv(name, value)
     return workspace
-
-
-def table_of(output: str) -> Lines:
-    """Return the table's lines by path."""
-    lines = output.partition("path ")[2].partition("\n\n")[0].splitlines()[1:]
-    return {line.split()[0]: line.split() for line in lines if not line.startswith(" ")}
-
-
-def verified(
-    capsys: pytest.CaptureFixture[str], *flags: str, model: str = "houses"
-) -> tuple[int, Lines, str]:
-    code = run(main, ["--model", model, *flags])
-    said = capsys.readouterr()
-    return code, table_of(said.out), said.out + said.err
 
 
 def test_golden_rows_are_equal_on_every_path_of_this_process_and_on_the_lean_server(
@@ -74,32 +59,6 @@ def test_golden_rows_are_equal_on_every_path_of_this_process_and_on_the_lean_ser
     assert [path["path"] for path in content["paths"]] == list(lines)
     assert {(path["rows"], path["equal"], path["n_differing"]) for path in content["paths"]} == {(64, 64, 0)}
     assert list((houses.root / ".onescore").glob("proof-*")) == []
-
-
-def test_stock_server_that_runs_already_is_asked_in_each_of_its_forms(
-    bench: Bench, every_type: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    for name, value in every_type.workspace.env().items():
-        monkeypatch.setenv(name, value)
-    url = bench.stock().url
-    code, lines, said = verified(capsys, "--url", url, model="every_type")
-    assert code == 0, said
-    assert list(lines) == ["stock-inputs", "stock-csv", "stock-parquet"]
-    assert lines["stock-inputs"][1:8] == [url, "64", "64", "0", "0", "-", "0"]
-    assert "BAD_VALUE" in lines["stock-csv"]
-    assert "PRECISION_LOST" in lines["stock-parquet"]
-    assert "could not be said on their path, which refused them" in said
-
-
-def test_lean_server_that_runs_already_is_known_by_its_answer_and_forms_can_be_chosen(
-    bench: Bench, every_type: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    for name, value in every_type.workspace.env().items():
-        monkeypatch.setenv(name, value)
-    code, lines, _ = verified(
-        capsys, "--url", bench.lean().url, "--paths", "lean-split,lean-inputs", model="every_type"
-    )
-    assert (code, list(lines)) == (0, ["lean-inputs", "lean-split"])
 
 
 @contextmanager
