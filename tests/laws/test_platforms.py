@@ -92,7 +92,7 @@ def test_models_are_what_the_test_is_about(here: dict[str, Any], models: Path) -
     for name in TREES:
         model = json.loads((models / name / "model.json").read_text())
         assert model["certification"]["evaluator"] == "trees"
-        assert len(set(here["scores"][name])) > 500
+        assert len(set(here["scores"][name])) > 100
     assert {loaded["verified"] for loaded in here["loaded"].values()} == {"verified"}
 
 
