@@ -18,6 +18,7 @@ Every array is read-only. This module knows nothing of JSON, Arrow or feature se
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Generic, NamedTuple, TypeVar, get_args, get_origin
@@ -114,13 +115,12 @@ class Strings:
 
     def encode(self, vocabulary: Sequence[str]) -> NDArray[np.int64]:
         """Return each row's position in the vocabulary; len(vocabulary) where it is unknown. int64, shape (n,)."""
-        position = {s: i for i, s in enumerate(vocabulary)}
-        unknown = len(vocabulary)
+        position, unknown = _positions(tuple(vocabulary)), len(vocabulary)
         return np.array([position.get(s, unknown) for s in self.categories], dtype=np.int64).take(self.codes)
 
     def tolist(self) -> list[str]:
         """Return the rows' strings in order."""
-        return [self.categories[code] for code in self.codes]
+        return [self.categories[code] for code in self.codes.tolist()]
 
     @classmethod
     def of(cls, values: Iterable[str]) -> Strings:
@@ -132,6 +132,12 @@ class Strings:
         position: dict[str, int] = {}
         codes = [position.setdefault(value, len(position)) for value in values]
         return cls(np.array(codes, dtype=np.int32), tuple(position) or ("",))
+
+
+@functools.lru_cache(maxsize=256)
+def _positions(vocabulary: tuple[str, ...]) -> Mapping[str, int]:
+    """Return each string's position; for one row, making this anew would take longer than all else that a feature does."""
+    return {s: i for i, s in enumerate(vocabulary)}
 
 
 V = TypeVar("V")
@@ -238,5 +244,5 @@ def freeze(column: C) -> C:
 
 
 def _locked(array: NDArray[Any]) -> NDArray[Any]:
-    array.flags.writeable = False
+    array.setflags(write=False)
     return array

@@ -6,7 +6,7 @@ made canonical there, because 0/0 has another sign than NaN on some machines. Th
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -60,61 +60,85 @@ def evaluate(
     )  # many rows: make NaNs canonical while a feature is in the cache; few: in one pass
     shape = (n_rows,)
     known: dict[str, Column] = dict(columns)
+    get = known.__getitem__
     with np.errstate(all="ignore"):
-        for step, row, dtype in _planned(feature_set):
-            arguments = [known[name] for name in step.inputs]
+        for step, name, function, inputs, fitted, row, dtype, is_read, is_int64 in _planned(feature_set):
             try:
-                if step.constants:
-                    value = step.function(*arguments, **{name: constants[name] for name in step.constants})
-                else:
-                    value = step.function(*arguments)
+                value = (
+                    function(*map(get, inputs), **{of: constants[of] for of in fitted})
+                    if fitted
+                    else function(*map(get, inputs))
+                )
             except MemoryError:
                 raise
             except Exception as exc:
-                raise FeatureRaised(step.name) from exc
+                raise FeatureRaised(name) from exc
             if type(value) is np.ndarray and value.dtype is dtype and value.shape == shape:
-                value.flags.writeable = False
+                if is_read:
+                    value.setflags(write=False)
             else:
                 _check_value(step, value, n_rows)
                 freeze(value)
-            known[step.name] = value
+            known[name] = value
             if row >= 0:
-                _check_exact(step, value)
+                if is_int64:
+                    _check_exact(step, value)
                 matrix[row] = value
                 if by_feature and step.dtype.is_float:
                     _make_nans_canonical(matrix[row])
-            for name in step.releases:  # the next steps reuse memory that is still in the cache
-                del known[name]
-            del value, arguments
+            if by_feature:
+                for of in step.releases:  # the next steps reuse memory that is still in the cache
+                    del known[of]
+                del value
     if not by_feature:
         _make_nans_canonical(matrix)
     return matrix
 
 
 class _Planned(NamedTuple):
-    """A step, its row in the matrix (-1: it has none), and the dtype of its value if that is a plain array."""
+    """A step and what stands in it, its row in the matrix (-1: it has none), the dtype of its value if that is a plain array,
+    whether another step reads it, and whether its value is int64."""
 
     step: Step
+    name: str
+    function: Callable[..., Any]
+    inputs: tuple[str, ...]
+    fitted: tuple[str, ...]
     row: int
     dtype: np.dtype[Any] | None
+    is_read: bool
+    is_int64: bool
 
 
 def _planned(feature_set: FeatureSet) -> list[_Planned]:
     """Return the steps with what is known of them before any row, found once per feature set."""
     held: list[_Planned] | None = feature_set.__dict__.get(_PLAN)
     if held is None:
+        read = {name for step in feature_set.steps for name in step.inputs}
         row_of = {name: i for i, name in enumerate(feature_set.feature_names)}
         held = []
         for step in feature_set.steps:
             is_plain = not step.nullable and step.dtype.kind != "string"
-            held.append(_Planned(step, row_of.get(step.name, -1), step.dtype.numpy if is_plain else None))
+            held.append(
+                _Planned(
+                    step,
+                    step.name,
+                    step.function,
+                    step.inputs,
+                    step.constants,
+                    row_of.get(step.name, -1),
+                    step.dtype.numpy if is_plain else None,
+                    step.name in read,
+                    step.dtype.kind == "int64",
+                )
+            )
         feature_set.__dict__[_PLAN] = held
     return held
 
 
 def _make_nans_canonical(values: NDArray[np.float64]) -> None:
     missing = np.isnan(values)
-    if missing.any():
+    if np.count_nonzero(missing):  # for few values in a tenth of the time of any()
         np.putmask(values, missing, np.nan)
 
 
@@ -144,7 +168,7 @@ def _description(values: Any) -> str:
 
 def _check_exact(step: Step, value: Any) -> None:
     """Refuse integers that float64 cannot hold."""
-    if step.dtype.kind != "int64" or not len(value):
+    if not len(value):
         return
     few = value.tolist() if len(value) <= _FEW else (value.min(), value.max())
     if max(few) > _EXACT or min(few) < -_EXACT:

@@ -33,7 +33,7 @@ def apply_missing(
         columns: every field, n rows each; the null value where nothing was found.
         statuses: the Status of each row, int8, shape (n,).
     """
-    if not statuses.any():
+    if not np.count_nonzero(statuses):
         return columns, []
     is_absent = _WITHOUT_ROW[statuses]
     if view.unavailable == "missing":

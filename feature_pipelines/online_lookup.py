@@ -27,6 +27,8 @@ from feature_pipelines.views import FeatureView
 __all__ = ["Assembled", "Found", "Plan", "ViewPlan", "assemble", "plan"]
 
 _NO_KEY = -1
+_PRESENT, _UNAVAILABLE = int(Status.PRESENT), int(Status.UNAVAILABLE)
+_STORED = "_lookup_stored_names"
 Found = Sequence[Sequence[Answer]] | UnavailableError | ContractError
 
 
@@ -99,11 +101,20 @@ def plan(feature_set: FeatureSet, requests: Requests, *, has_store: bool) -> Pla
     """
     broken = {error.row for error in requests.errors}
     made = Plan(requests, [])
+    stored = _stored_names(feature_set)
+    sends_any = [not stored.isdisjoint(row) for row in requests.rows]
+    keys: dict[str, list[Any]] = {}
     for view in feature_set.views:
         names = view.fields.names
-        sent: list[Sequence[str]] = [[name for name in names if name in row] for row in requests.rows]
+        sent: list[Sequence[str]] = [
+            [name for name in names if name in row] if sends else ()
+            for row, sends in zip(requests.rows, sends_any, strict=True)
+        ]
         if has_store:
-            made.views.append(_view_plan(view, requests, sent, broken))
+            for name in view.keys.values():
+                if name not in keys:
+                    keys[name] = _key_values(requests.columns[name])
+            made.views.append(_view_plan(view, [keys[name] for name in view.keys.values()], sent, broken))
             continue
         is_whole = [len(of_row) == len(names) for of_row in sent]
         for i in [i for i, whole in enumerate(is_whole) if not whole and i not in broken]:
@@ -115,6 +126,15 @@ def plan(feature_set: FeatureSet, requests: Requests, *, has_store: bool) -> Pla
     return made
 
 
+def _stored_names(feature_set: FeatureSet) -> frozenset[str]:
+    """Return the names of all stored fields, found once per feature set."""
+    held: frozenset[str] | None = feature_set.__dict__.get(_STORED)
+    if held is None:
+        held = frozenset(name for view in feature_set.views for name in view.fields.names)
+        feature_set.__dict__[_STORED] = held
+    return held
+
+
 def _no_store(view: FeatureView, sent: Sequence[str]) -> str:
     lacking = [name for name in view.fields.names if name not in sent]
     return (
@@ -124,11 +144,10 @@ def _no_store(view: FeatureView, sent: Sequence[str]) -> str:
 
 
 def _view_plan(
-    view: FeatureView, requests: Requests, sent: list[Sequence[str]], broken: set[int]
+    view: FeatureView, parts: list[list[Any]], sent: list[Sequence[str]], broken: set[int]
 ) -> ViewPlan:
     places: dict[Key, int] = {}
-    positions, statuses = [_NO_KEY] * len(sent), [int(Status.PRESENT)] * len(sent)
-    parts = [_key_values(requests.columns[name]) for name in view.keys.values()]
+    positions, statuses = [_NO_KEY] * len(sent), [_PRESENT] * len(sent)
     n_fields = len(view.fields.fields)
     for i, key in enumerate(zip(*parts, strict=True)):
         if i in broken:
@@ -144,7 +163,7 @@ def _view_plan(
 
 def _key_values(column: Column) -> list[Any]:
     values, valid = values_and_valid(column)
-    if valid is None or valid.all():
+    if valid is None or np.count_nonzero(valid) == len(valid):
         return values.tolist()
     return [value if ok else None for value, ok in zip(values.tolist(), valid.tolist(), strict=True)]
 
@@ -176,7 +195,8 @@ def _assemble_view(
     """Add a view's columns, statuses and errors to what was made of those before it."""
     found = _resolved(one, stored, as_of)
     columns: dict[str, Column] = {}
-    if not all(len(sent) == len(one.view.fields.fields) for sent in one.sent):
+    sends_any = any(one.sent)
+    if not (sends_any and all(len(sent) == len(one.view.fields.fields) for sent in one.sent)):
         try:
             columns = _decoded(one.view, stored, found.taken)
         except ContractError:
@@ -186,7 +206,7 @@ def _assemble_view(
         made.errors += _explained(one.view, found, errors, made) if found.failed else errors
     made.event_ts[one.view.name] = found.event_ts
     made.statuses[one.view.name] = found.statuses
-    for declared in one.view.fields:
+    for declared in one.view.fields if sends_any else ():
         _override(declared, one, requests, columns, made)
     made.columns.update(columns)
 
@@ -217,13 +237,13 @@ def _resolved(one: ViewPlan, stored: Sequence[Answer], as_of: Sequence[int]) -> 
             continue
         row = stored[position]
         if isinstance(row, Exception):
-            statuses[i] = Status.UNAVAILABLE
+            statuses[i] = _UNAVAILABLE
             failed[i] = row
             continue
-        statuses[i] = resolve(one.view, row, as_of[i])
+        statuses[i] = status = resolve(one.view, row, as_of[i])
         if row is not None:
             times[i] = row.event_ts
-        if statuses[i] == Status.PRESENT:
+        if status is Status.PRESENT:
             taken[i] = position
     return _Resolved(np.array(statuses, dtype=np.int8), times, taken, failed)
 

@@ -54,13 +54,13 @@ class Layout(NamedTuple):
         head: begins every row.
         dtype: of the head and the part of fixed width.
         placed: of each field: name, kind, group, position in the group, position of its null flag (-1: it has none).
-        groups: the groups there are.
+        groups: the groups there are, each with the dtype of its values and where it begins and ends.
     """
 
     head: bytes
     dtype: np.dtype[Any]
     placed: tuple[tuple[str, str, str, int, int], ...]
-    groups: tuple[str, ...]
+    groups: tuple[tuple[str, np.dtype[Any], int, int], ...]
 
 
 def layout_of(fields: Schema, head: bytes = b"") -> Layout:
@@ -76,7 +76,16 @@ def layout_of(fields: Schema, head: bytes = b"") -> Layout:
     parts: list[Any] = [(name, code, (sizes[name],)) for name, code in _GROUPS if sizes[name]]
     parts += [("valid", "?", (flags,))] if flags else []
     whole = [("head", f"V{len(head)}"), *parts] if head else parts
-    return Layout(head, np.dtype(whole), tuple(placed), tuple(part[0] for part in parts))
+    dtype = np.dtype(whole)
+    groups = []
+    for name, code, shape in parts:
+        at = _offset(dtype, name)
+        groups.append((name, np.dtype(code), at, at + np.dtype(code).itemsize * shape[0]))
+    return Layout(head, dtype, tuple(placed), tuple(groups))
+
+
+def _offset(dtype: np.dtype[Any], name: str) -> int:
+    return 0 if dtype.fields is None else dtype.fields[name][1]
 
 
 def pack_rows(layout: Layout, columns: Columns, n: int) -> list[bytes]:
@@ -117,13 +126,13 @@ def unpack_rows(layout: Layout, rows: Sequence[bytes]) -> dict[str, Column]:
     Raises:
         ContractError: a row has another head, is cut short, or has bytes that are no text.
     """
-    head, width, has_texts = layout.head, layout.dtype.itemsize, "text" in layout.groups
+    head, width = layout.head, layout.dtype.itemsize
+    has_texts = any(group[0] == "text" for group in layout.groups)
     for row in rows:
         size = len(row)
         if not row.startswith(head) or size < width or (size > width and not has_texts):
             raise _broken()
-    fixed = np.frombuffer(b"".join([row[:width] for row in rows] if has_texts else rows), dtype=layout.dtype)
-    blocks = {name: freeze(fixed[name].T.copy()) for name in layout.groups}
+    blocks = _blocks(layout, rows, has_texts)
     strings = _strings(rows, width, blocks["text"]) if has_texts else []
     valid = blocks.get("valid")
     columns: dict[str, Column] = {}
@@ -131,6 +140,19 @@ def unpack_rows(layout: Layout, rows: Sequence[bytes]) -> dict[str, Column]:
         values: Any = strings[place] if group == "text" else blocks[group][place]
         columns[name] = values if flag < 0 or valid is None else Nullable(values, valid[flag])
     return columns
+
+
+def _blocks(layout: Layout, rows: Sequence[bytes], has_texts: bool) -> dict[str, NDArray[Any]]:
+    """Return each group's values, read-only: a row per field, a column per row."""
+    if len(rows) == 1:  # what a request reads of a view: no copy but that of the bytes, which aligns them
+        row = rows[0]
+        return {
+            name: np.frombuffer(row[at:end], dtype=dtype).reshape(-1, 1)
+            for name, dtype, at, end in layout.groups
+        }
+    width = layout.dtype.itemsize
+    fixed = np.frombuffer(b"".join([row[:width] for row in rows] if has_texts else rows), dtype=layout.dtype)
+    return {name: freeze(fixed[name].T.copy()) for name, *_ in layout.groups}
 
 
 def row_digest(packed: bytes | memoryview) -> bytes:

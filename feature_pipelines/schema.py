@@ -26,7 +26,7 @@ from feature_pipelines.columns import (
 )
 from feature_pipelines.errors import DefinitionError, did_you_mean
 from feature_pipelines.reasons import Reason, Refused, RowError
-from feature_pipelines.wire import encode, parse, parse_timestamp
+from feature_pipelines.wire import encode, parse, parse_timestamp, parser_of
 
 __all__ = [
     "Field",
@@ -96,6 +96,12 @@ class Field:
     def accepts_null(self) -> bool:
         """Whether null is a legal value."""
         return self.nullable or (self.dtype.is_float and not self.required)
+
+    @cached_property
+    def is_bounded(self) -> bool:
+        """Whether some value of its type is refused: one out of bounds, or an infinity."""
+        has_bounds = self.minimum is not None or self.maximum is not None
+        return has_bounds or (self.dtype.is_float and not self.infinite)
 
     def describe(self) -> dict[str, Any]:
         """Return the declaration as JSON; part of a fingerprint."""
@@ -170,14 +176,17 @@ class Schema:
 
 def build_column(declared: Field, values: Sequence[Any]) -> tuple[Column, list[RowError]]:
     """Return the column of JSON values (one a row, None = null), and the errors of the rows that break the contract."""
-    null = null_value(declared.dtype)
-    is_float, accepts_null = declared.dtype.is_float, declared.accepts_null
+    dtype = declared.dtype
+    null, parse_one = null_value(dtype), parser_of(dtype)
+    is_float, accepts_null, is_bounded = dtype.is_float, declared.accepts_null, declared.is_bounded
     parsed: list[Any] = []
     valid: list[bool] = []
     errors: list[RowError] = []
     for i, value in enumerate(values):
         try:
-            result = None if value is None else parse_value(declared, value)
+            result = None if value is None else parse_one(dtype, value)
+            if is_bounded and result is not None:
+                _require_bounds(declared, result)
             if not accepts_null and (result is None or (is_float and math.isnan(result))):
                 raise Refused(Reason.NULL_NOT_ALLOWED, "null where a value is required")
         except Refused as refused:
@@ -219,13 +228,18 @@ def _column(declared: Field, parsed: list[Any], valid: list[bool]) -> Column:
 def parse_value(declared: Field, value: Any) -> Any:
     """Return the in-memory value of one non-null JSON value; refuse what the wire form or the field's bounds forbid."""
     result = parse(declared.dtype, value)
+    if declared.is_bounded:
+        _require_bounds(declared, result)
+    return result
+
+
+def _require_bounds(declared: Field, result: Any) -> None:
     if declared.dtype.is_float and math.isinf(result) and not declared.infinite:
         raise Refused(Reason.NOT_FINITE, "an infinity is not allowed here")
     if declared.minimum is not None and result < declared.minimum:
         raise Refused(Reason.OUT_OF_RANGE, f"below the minimum {declared.minimum}")
     if declared.maximum is not None and result > declared.maximum:
         raise Refused(Reason.OUT_OF_RANGE, f"above the maximum {declared.maximum}")
-    return result
 
 
 def range_errors(declared: Field, values: NDArray[Any], valid: NDArray[np.bool_] | None) -> list[RowError]:

@@ -20,6 +20,7 @@ import base64
 import binascii
 import datetime
 import decimal as _decimal
+import functools
 import math
 import re
 from collections.abc import Callable
@@ -30,7 +31,7 @@ import numpy as np
 from feature_pipelines.columns import DType
 from feature_pipelines.reasons import Reason, Refused
 
-__all__ = ["encode", "parse", "parse_timestamp"]
+__all__ = ["encode", "parse", "parse_timestamp", "parser_of"]
 
 
 def parse(dtype: DType, value: Any) -> Any:
@@ -40,6 +41,11 @@ def parse(dtype: DType, value: Any) -> Any:
         Refused: it is not in the wire form.
     """
     return _PARSERS[dtype.kind](dtype, value)
+
+
+def parser_of(dtype: DType) -> Callable[[DType, Any], Any]:
+    """Return what `parse` calls for values of a type: for columns of many."""
+    return _PARSERS[dtype.kind]
 
 
 def encode(dtype: DType, values: list[Any]) -> list[Any]:
@@ -187,6 +193,7 @@ def _float_to_wire(dtype: DType, value: float) -> Any:
     return None if math.isnan(value) else ("Infinity" if value > 0 else "-Infinity")
 
 
+@functools.lru_cache(maxsize=4096)  # rows of one hour, or of one key, share their times
 def _timestamp_to_wire(dtype: DType, value: int) -> Any:
     days, microseconds = divmod(value, 86_400_000_000)
     if not 1 <= days + _EPOCH_DAY <= datetime.date.max.toordinal():

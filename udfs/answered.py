@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from feature_pipelines.columns import Column
+from feature_pipelines.schema import Field
 from udfs.platform import platform_id
 from udfs.scorer import Scorer
 
@@ -27,6 +29,7 @@ class LoggedModel:
         fields: what a request may carry, in order.
         row_id: the fields that identify a row, for sampling; empty = all that it carries.
         pii_fields, pii_features: the fields tagged "pii", and the features that are computed from one.
+        stored: the fields of the views, in order.
     """
 
     name: str
@@ -40,6 +43,7 @@ class LoggedModel:
     row_id: tuple[str, ...]
     pii_fields: frozenset[str]
     pii_features: frozenset[str]
+    stored: tuple[Field, ...] = ()
 
     @classmethod
     def of(cls, scorer: Scorer, version: str | None, configuration_digest: str) -> LoggedModel:
@@ -62,6 +66,7 @@ class LoggedModel:
             row_id=feature_set.row_id,
             pii_fields=fields,
             pii_features=frozenset(tainted) & frozenset(feature_set.feature_names),
+            stored=tuple(declared for view in feature_set.views for declared in view.fields),
         )
 
 
@@ -78,6 +83,8 @@ class Answered:
         features: the matrix of the scored rows, and `index` which rows those are.
         statuses, event_ts: by view, a row each; None = the rows were never looked up.
         latency_us: of the whole request: reading the store, features, model; all 0 = it failed by our fault, nothing was measured.
+        stored: by stored field, its column of all rows as the model read it: looked up, defaulted or sent; read-only, so that a
+            reference is as good as a copy.
     """
 
     model: LoggedModel
@@ -90,3 +97,4 @@ class Answered:
     statuses: Mapping[str, Sequence[int]]
     event_ts: Mapping[str, Sequence[int | None]]
     latency_us: tuple[int, int, int]
+    stored: Mapping[str, Column] = field(default_factory=dict)

@@ -253,6 +253,7 @@ class OnlineScorer:
                 statuses={name: of_view.tolist() for name, of_view in stored.statuses.items()},
                 event_ts=stored.event_ts,
                 latency_us=times[2],
+                stored=stored.columns,
             )
         )
 

@@ -3,6 +3,7 @@
     <directory>/<model>/date=YYYY-MM-DD/part-<process>-<first>-<last>.parquet
     <directory>/<model>/.sequence-<process>    how many rows the process has numbered, and whether it ended in good order
     <directory>/<model>/.removed               which numbers of which process were removed on purpose, files and all
+    <directory>/<model>/_platform-<id>.json    what the platform is that rows name by its id
 
 It knows nothing of what a row holds.
 """
@@ -13,18 +14,29 @@ import contextlib
 import json
 import os
 import re
-from collections.abc import Callable, Iterable
+import secrets
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-__all__ = ["SEQUENCE", "Gap", "Journal", "gaps", "record_removed", "write_file"]
+__all__ = [
+    "SEQUENCE",
+    "Gap",
+    "Journal",
+    "gaps",
+    "read_platforms",
+    "record_platform",
+    "record_removed",
+    "write_file",
+]
 
 SEQUENCE = ".sequence-"
 _REMOVED = ".removed"
+_PLATFORM = "_platform-"
 _FILE = re.compile(r"part-(?P<process>[0-9a-f-]+)-(?P<first>[0-9]{12})-(?P<last>[0-9]{12})\.parquet")
 
 
@@ -77,8 +89,8 @@ def write_file(path: Path, table: pa.Table) -> None:
     _write_whole(path, lambda file: pq.write_table(table, file))
 
 
-def _write_whole(path: Path, write: Callable[[BinaryIO], object]) -> None:
-    hidden = path.with_name(f".{path.name}.tmp")
+def _write_whole(path: Path, write: Callable[[BinaryIO], object], suffix: str = "") -> None:
+    hidden = path.with_name(f".{path.name}{suffix}.tmp")
     try:
         with hidden.open("wb") as file:
             write(file)
@@ -135,6 +147,30 @@ def record_removed(directory: Path, names: Iterable[str]) -> None:
         removed[process] = _joined([*removed.get(process, []), *ranges])
     text = json.dumps(removed, separators=(",", ":"))
     _write_whole(directory / _REMOVED, lambda file: file.write(text.encode()))
+
+
+def record_platform(directory: Path, platform_id: str, described: Mapping[str, Any]) -> None:
+    """Say once what platform an id names; any number of processes may do so at a time, for all would say the same.
+
+    Args:
+        directory: <log>/<model>.
+        platform_id: as in the rows.
+        described: see `describe_platform`.
+    """
+    path = directory / f"{_PLATFORM}{platform_id}.json"
+    if not path.exists():
+        text = json.dumps(described, sort_keys=True, indent=1)
+        _write_whole(path, lambda file: file.write(text.encode()), f".{secrets.token_hex(4)}")
+
+
+def read_platforms(directory: Path) -> dict[str, dict[str, Any]]:
+    """Return by id the platforms that rows of a model's log were answered on; not those of logs that older versions wrote.
+
+    Args:
+        directory: <log>/<model>.
+    """
+    paths = sorted(directory.glob(f"{_PLATFORM}*.json"))
+    return {path.stem.removeprefix(_PLATFORM): json.loads(path.read_text()) for path in paths}
 
 
 def _removed(directory: Path) -> dict[str, list[tuple[int, int]]]:

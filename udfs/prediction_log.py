@@ -17,7 +17,7 @@ import secrets
 import threading
 import weakref
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,13 +28,15 @@ import pyarrow.parquet as pq
 
 from feature_pipelines.errors import ConfigurationError
 from udfs.answered import Answered
-from udfs.prediction_files import SEQUENCE, Journal, write_file
+from udfs.platform import describe_platform, platform_id
+from udfs.prediction_files import SEQUENCE, Journal, record_platform, write_file
 from udfs.prediction_rows import SCHEMA, PiiPolicy, detached, is_sampled, to_columns
 
 __all__ = ["PredictionLog"]
 
 _LOGGER = logging.getLogger("onescore.prediction_log")
 _FILE_ROWS = 50_000
+_TABLE_REQUESTS = 32  # one at a time takes longer; more hold up the requests under way, for pyarrow keeps the interpreter's lock
 _ATTEMPTS = 5
 _DAY_US = 86_400_000_000
 _EPOCH = datetime.date(1970, 1, 1)
@@ -47,7 +49,6 @@ class _Queued:
     kept: list[int]
     answered: Answered
     attempts: int = 0
-    table: pa.Table = None
 
     @property
     def date(self) -> str:
@@ -101,6 +102,7 @@ class PredictionLog:
         self._queue: deque[_Queued] = deque()
         self._queued = 0
         self._journals: dict[str, Journal] = {}
+        self._on_platform: set[Path] = set()
         self._thread: threading.Thread | None = None
         self._is_closed = self._is_draining = False
         self._counts = dict.fromkeys(("written", "dropped", "unwritable", "failed_writes", "files"), 0)
@@ -161,7 +163,7 @@ class PredictionLog:
                 taken = list(self._queue)
                 self._queue.clear()
             again: list[_Queued] = []
-            for run in _runs(item for item in taken if self._is_writable(item)):
+            for run in _runs(taken):
                 again += self._write_run(run)
             with self._wake:
                 self._queue.extendleft(reversed(again))
@@ -199,22 +201,25 @@ class PredictionLog:
                     return
             self.flush()
 
-    def _is_writable(self, item: _Queued) -> bool:
-        """Make the item's table, once; an item of which none can be made is counted, and does not hold up the others."""
-        try:
-            item.table = _table(item, self._pii) if item.table is None else item.table
-        except Exception as exc:  # noqa: BLE001 - whatever a caller's value raises
-            self._count("unwritable", len(item.kept))
-            _LOGGER.error("an answer cannot be logged: %s", type(exc).__name__)
-            return False
-        return True
-
     def _write_run(self, run: list[_Queued]) -> list[_Queued]:
-        """Write one file; return what is to be tried again."""
+        """Write one file, or two where a request between cannot be written; return what is to be tried again.
+
+        A request of which no table can be made is found by halving, counted, and does not hold up the others.
+        """
+        try:
+            parts = [run[at : at + _TABLE_REQUESTS] for at in range(0, len(run), _TABLE_REQUESTS)]
+            table = pa.concat_tables([_table(part, self._pii) for part in parts])
+        except Exception as exc:  # noqa: BLE001 - whatever a caller's value raises
+            if len(run) > 1:
+                middle = len(run) // 2
+                return self._write_run(run[:middle]) + self._write_run(run[middle:])
+            self._count("unwritable", len(run[0].kept))
+            _LOGGER.error("an answer cannot be logged: %s", type(exc).__name__)
+            return []
         first, last = run[0].first, run[-1].first + len(run[-1].kept) - 1
         journal = run[0].journal
         try:
-            write_file(journal.path(run[0].date, first, last), pa.concat_tables([item.table for item in run]))
+            write_file(journal.path(run[0].date, first, last), table)
         except (OSError, pa.ArrowException) as exc:
             self._count("failed_writes", 1)
             _LOGGER.error("the prediction log cannot be written: %s", type(exc).__name__)
@@ -223,9 +228,20 @@ class PredictionLog:
             lost = [item for item in run if item.attempts >= _ATTEMPTS]
             self._count("dropped", sum(len(item.kept) for item in lost))
             return [item for item in run if item.attempts < _ATTEMPTS]
+        self._say_platform(journal.directory, run[0].answered.model.platform_id)
         self._count("written", sum(len(item.kept) for item in run))
         self._count("files", 1)
         return []
+
+    def _say_platform(self, directory: Path, named: str) -> None:
+        """Write what this platform is beside the first rows that name it; a disk that takes it not may take it next time."""
+        if directory in self._on_platform or named != platform_id():
+            return
+        try:
+            record_platform(directory, named, describe_platform())
+            self._on_platform.add(directory)
+        except OSError as exc:
+            _LOGGER.error("the prediction log cannot say what its platform is: %s", exc.strerror)
 
     def _count(self, what: str, n: int) -> None:
         with self._wake:
@@ -257,10 +273,13 @@ def _runs(items: Iterable[_Queued]) -> Iterator[list[_Queued]]:
         yield run
 
 
-def _table(item: _Queued, pii: PiiPolicy) -> pa.Table:
-    n = len(item.kept)
-    columns: dict[str, Any] = to_columns(item.answered, item.kept, pii)
-    columns["process"] = [item.journal.process] * n
-    columns["process_started_ts"] = [item.journal.started_ts] * n
-    columns["sequence"] = list(range(item.first, item.first + n))
+def _table(items: Sequence[_Queued], pii: PiiPolicy) -> pa.Table:
+    columns: dict[str, list[Any]] = {name: [] for name in SCHEMA.names}
+    for item in items:
+        n = len(item.kept)
+        for name, values in to_columns(item.answered, item.kept, pii).items():
+            columns[name] += values
+        columns["process"] += [item.journal.process] * n
+        columns["process_started_ts"] += [item.journal.started_ts] * n
+        columns["sequence"] += range(item.first, item.first + n)
     return pa.table([pa.array(columns[f.name], f.type) for f in SCHEMA], schema=SCHEMA)

@@ -9,13 +9,17 @@ from __future__ import annotations
 import hashlib
 import hmac
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from json.encoder import encode_basestring_ascii
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 
+from feature_pipelines.columns import Column, length, take
 from feature_pipelines.errors import ConfigurationError
 from feature_pipelines.lookup import Status
+from feature_pipelines.schema import to_wire
 from udfs.answered import Answered, LoggedModel
 
 __all__ = ["PII_POLICIES", "SCHEMA", "PiiPolicy", "detached", "is_sampled", "to_columns"]
@@ -36,6 +40,7 @@ SCHEMA = pa.schema(
         ("configuration_digest", _TEXT),
         ("platform_id", _TEXT),
         ("request", pa.map_(_TEXT, _TEXT)),
+        ("stored", pa.map_(_TEXT, _TEXT)),
         ("features", pa.map_(_TEXT, pa.float64())),
         ("statuses", pa.map_(_TEXT, _TEXT)),
         ("event_ts", pa.map_(_TEXT, _TIME)),
@@ -50,11 +55,18 @@ SCHEMA = pa.schema(
         ("model_us", pa.int64()),
     ]
 )
-"""One row an answer. `request` has the JSON text of each declared field that the row carried; latencies are of the whole request."""
+"""One row an answer. `request` has the JSON text of each declared field that the row carried, `stored` that of each stored field as
+the model read it, in the wire form (logs of older versions lack the column); latencies are of the whole request."""
 
 PII_POLICIES = ("drop", "hash", "keep")
 _STATUS_NAMES = {int(status): status.name for status in Status}
 _IMMUTABLE = frozenset({str, int, float, bool, type(None)})
+_JSON: dict[type, Callable[[Any], str]] = {  # json.dumps of these, without what it takes to begin
+    str: encode_basestring_ascii,
+    float: float.__repr__,
+    int: int.__repr__,
+    type(None): lambda _: "null",
+}
 
 
 class PiiPolicy:
@@ -90,12 +102,33 @@ class PiiPolicy:
         for name in (*model.fields, *(() if "as_of_ts" in model.fields else ("as_of_ts",))):
             if name not in row:
                 continue
-            text = json.dumps(row[name], default=_type_name)
+            text = _text(row[name])
             if name not in model.pii_fields or self.policy == "keep":
                 found.append((name, text))
             elif self.policy == "hash":
-                found.append((name, hmac.new(self._key, text.encode(), hashlib.sha256).hexdigest()))
+                found.append((name, self._hash(text)))
         return found
+
+    def stored(
+        self, model: LoggedModel, columns: Mapping[str, Column], kept: Sequence[int]
+    ) -> list[list[tuple[str, str]]]:
+        """Return of each kept row the JSON text of each stored field as the model read it; null where a row never came so far."""
+        pairs: list[list[tuple[str, str]]] = [[] for _ in kept]
+        index = np.array(kept, dtype=np.int64)
+        for declared in model.stored if columns else ():
+            name = declared.name
+            is_personal = name in model.pii_fields and self.policy != "keep"
+            if is_personal and self.policy == "drop":
+                continue
+            column = columns[name]
+            part = column if len(index) == length(column) else take(column, index)
+            for of_row, value in zip(pairs, to_wire(declared, part), strict=True):
+                text = _JSON.get(type(value), json.dumps)(value)
+                of_row.append((name, self._hash(text) if is_personal else text))
+        return pairs
+
+    def _hash(self, text: str) -> str:
+        return hmac.new(self._key, text.encode(), hashlib.sha256).hexdigest()
 
     def features(self, model: LoggedModel, values: Sequence[float]) -> list[tuple[str, float]]:
         """Return the features that may be written."""
@@ -103,6 +136,12 @@ class PiiPolicy:
         if not model.pii_features or self.policy == "keep":
             return list(pairs)
         return [(name, value) for name, value in pairs if name not in model.pii_features]
+
+
+def _text(value: Any) -> str:
+    """Return the JSON text of whatever a caller sent; NaN, which is none, as the standard library writes it."""
+    to_text = None if type(value) is float else _JSON.get(type(value))
+    return json.dumps(value, default=_type_name) if to_text is None else to_text(value)
 
 
 def _type_name(value: Any) -> str:
@@ -156,6 +195,7 @@ def detached(answered: Answered, kept: Sequence[int]) -> Answered:
         answered.statuses,
         answered.event_ts,
         answered.latency_us,
+        answered.stored,
     )
 
 
@@ -183,6 +223,7 @@ def to_columns(answered: Answered, kept: Sequence[int], pii: PiiPolicy) -> dict[
         "served_ts": [answered.served_ts] * len(kept),
         "as_of_ts": [answered.as_of[row] for row in kept],
         "request": [pii.request(model, answered.rows[row]) for row in kept],
+        "stored": pii.stored(model, answered.stored, kept),
         "features": [
             pii.features(model, features[:, position[row]].tolist()) if row in position else []
             for row in kept

@@ -136,7 +136,7 @@ def _bisect(
         halves = [_bisect(scorer, columns, half, index, first) for half in (local[:middle], local[middle:])]
         return np.concatenate([rows for rows, _ in halves]), _joined([part for _, part in halves])
     finite = np.isfinite(scores.outputs["score"])
-    if finite.all():
+    if np.count_nonzero(finite) == len(finite):
         return local, scores
     for i in np.flatnonzero(~finite):
         row = int(index[local[i]])

@@ -8,6 +8,7 @@ nothing here knows how many processes there are. No metric has a label whose val
 from __future__ import annotations
 
 from collections import Counter as Tally
+from collections import deque
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Any
@@ -65,6 +66,7 @@ class ServingMetrics:
         self._total = self._latency.labels("total")
         self._logged: dict[str, int] = {}
         self._children: dict[tuple[str, str], Any] = {}
+        self._noted: deque[Answered] = deque()
 
     def _counter(self, name: str, meaning: str, *labels: str) -> Counter:
         return Counter(f"onescore_{name}", meaning, labels, registry=self._registry)
@@ -89,13 +91,27 @@ class ServingMetrics:
         return self._gauge("prediction_log_lost_rows", meaning)
 
     def request(self, status: int, seconds: float) -> None:
-        """Count one HTTP request that ended with a status after so many seconds."""
+        """Count one HTTP request that ended with a status after so many seconds, and the rows noted since the last."""
+        self.count_noted()
         text = str(status)
         child = self._children.get(("", text))
         if child is None:
             child = self._children["", text] = self._requests.labels(text)
         child.inc()
         self._total.observe(seconds)
+
+    def note(self, answered: Answered) -> None:
+        """Have rows that were answered together counted when their answers are sent: that takes as long as reading the store."""
+        self._noted.append(answered)
+
+    def count_noted(self) -> None:
+        """Count what was noted."""
+        while True:
+            try:
+                answered = self._noted.popleft()
+            except IndexError:
+                return
+            self.answered(answered)
 
     def answered(self, answered: Answered) -> None:
         """Count rows that were answered together."""
@@ -174,10 +190,10 @@ class Observed:
         self._metrics, self.log = metrics, log
 
     def write(self, answered: Answered) -> None:
-        """Count the answers and pass them on."""
+        """Pass the answers on, and note them to be counted."""
         if self.log is not None:
             self.log.write(answered)
-        self._metrics.answered(answered)
+        self._metrics.note(answered)
 
     def close(self) -> None:
         """Close the log."""

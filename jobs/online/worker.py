@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
+import gc
 import json
 import os
 import signal
@@ -36,12 +37,14 @@ from jobs.online.metrics import Observed, ServingMetrics
 from jobs.online.readiness import Readiness
 from udfs.online import OnlineScorer
 from udfs.serving import ServingSettings, open_scorer
+from udfs.trees import warm_up
 
 __all__ = ["WorkerSpec", "main"]
 
 _DRAIN_SECONDS = 0.5
 _KEEP_ALIVE_SECONDS = 75
 _BACKLOG = 2048
+_FULL_COLLECTION_EVERY = 1_000  # of collections of the middle generation; Python's own is 10
 
 
 @dataclass(frozen=True)
@@ -101,6 +104,8 @@ def main() -> int:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends it to all; the supervisor answers
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     spec = WorkerSpec.from_json(sys.stdin.readline())
+    if (Path(spec.bundle) / "trees.npz").exists():
+        warm_up()  # one row in 5 microseconds instead of 40; before the golden rows, so that they are replayed by it
     try:
         online = open_scorer(
             Path(spec.bundle),
@@ -117,11 +122,23 @@ def main() -> int:
     metrics.model({**online.scorer.info, "verified": online.scorer.verified}, spec.version)
     observed: Any = Observed(metrics, online.log)  # stands in the log's place, before it
     online.log = observed
+    _calm_collector()
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(_serve(spec, online, metrics))
     online.close()
     event("worker_ended")
     return 0
+
+
+def _calm_collector() -> None:
+    """Keep Python's collector off what never dies, and from walking, each time, all answers that wait to be logged.
+
+    A full collection of both took 0.2 to 0.7 seconds, during which nobody was answered. Young garbage is collected as ever.
+    """
+    gc.collect()
+    gc.freeze()
+    young, middle, _ = gc.get_threshold()
+    gc.set_threshold(young, middle, _FULL_COLLECTION_EVERY)
 
 
 def _now() -> int:
@@ -223,6 +240,7 @@ async def _tell(
     while True:
         await readiness.refresh()
         metrics.store(readiness.through, _now())
+        metrics.count_noted()  # of clients that went away, before their answers
         if observed.log is not None:
             metrics.log(observed.log.metrics())
         await asyncio.sleep(1)

@@ -163,6 +163,11 @@ def test_wrong_routes_and_methods_are_refused(served: Serving) -> None:
     assert [served.call("GET", path)[0] for path in ("/ping", "/health", "/version", "/ready")] == [200] * 4
 
 
+def test_workers_score_single_rows_by_the_compiled_loop(served: Serving) -> None:
+    for worker in served.workers():
+        assert "llvmlite" in Path(f"/proc/{worker}/maps").read_text()
+
+
 def test_body_of_unknown_length_is_bounded_too(served: Serving) -> None:
     chunks = iter([b"x" * 500_000] * 9)
     connection = http.client.HTTPConnection("127.0.0.1", served.port, timeout=30)

@@ -85,6 +85,15 @@ def test_strings_encode_counts_unknown_as_one_more() -> None:
     assert column.encode(["UA"]).dtype == np.int64
 
 
+def test_strings_encode_is_told_by_what_the_vocabulary_holds_now() -> None:
+    column = Strings.of(["UA", "B6", "UA"])
+    vocabulary = ["UA", "B6"]
+    assert column.encode(vocabulary).tolist() == [0, 1, 0]
+    vocabulary.reverse()  # positions are remembered by content, not by object
+    assert column.encode(vocabulary).tolist() == [1, 0, 1]
+    assert column.encode(("B6", "UA", "B6")).tolist() == [1, 2, 1]  # of a name that stands twice, the last
+
+
 def test_strings_lookup_gives_the_default_where_the_table_has_none() -> None:
     found = Strings.of(["a", "b", "a"]).lookup({"a": 1.5}, default=-1.0)
     assert found.tolist() == [1.5, -1.0, 1.5]

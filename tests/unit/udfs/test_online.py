@@ -241,6 +241,8 @@ def test_our_own_failure_is_logged_and_counted_like_any_answer(houses: Scorer, s
     assert [answer["error"]["code"] for answer in answers] == ["INTERNAL"] * 2
     assert (answered.rows, answered.as_of, answered.served_ts) == ([asking(), 5], [NOW, NOW], NOW)
     assert answered.model.version == "7"
+    assert registry.get_sample_value("onescore_rows_total") == 0
+    metrics.request(200, 0.001)  # when the answer is sent
     assert registry.get_sample_value("onescore_row_errors_total", {"code": "INTERNAL"}) == 2
     assert registry.get_sample_value("onescore_rows_total") == 2
     assert registry.get_sample_value("onescore_latency_seconds_count", {"part": "model"}) == 0

@@ -19,15 +19,18 @@ import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 import pytest
 
+from feature_pipelines.columns import Float64, Int64
 from feature_pipelines.errors import ConfigurationError
-from feature_pipelines.schema import Schema
+from feature_pipelines.parity import differing_bits
+from feature_pipelines.schema import Field, Schema
 from tests.toy.house_bundle import house_wire
 from tests.toy.houses import FEATURES, RATES
 from tests.toy.memory_store import MemoryStore
 from tests.toy.stored_rates import stored_rows
 from udfs.answered import Answered, LoggedModel
 from udfs.online import OnlineScorer
-from udfs.prediction_files import Gap, gaps
+from udfs.platform import describe_platform
+from udfs.prediction_files import Gap, gaps, read_platforms
 from udfs.prediction_log import PredictionLog
 from udfs.prediction_rows import SCHEMA, PiiPolicy, is_sampled
 from udfs.scorer import Scorer
@@ -135,6 +138,9 @@ def test_every_answer_is_a_row_with_all_that_made_it(
     assert first["event_ts"][0][0] == "rates"
     assert first["event_ts"][0][1].timestamp() * 1e6 == EVENT
     assert first["overrides"] == ["rate_pct"]
+    assert dict(first["stored"]) == {"rate_pct": "9.0", "rate_pct_floor": "0.5"}
+    assert dict(past["stored"]) == {"rate_pct": "3.0", "rate_pct_floor": "0.5"}
+    assert dict(no_object["stored"]) == {"rate_pct": "null", "rate_pct_floor": "null"}
     assert (first["model"], first["model_version"]) == ("houses", "7")
     assert first["model_digest"] == houses.info["digest"]
     assert first["feature_fingerprint"] == houses.info["feature_fingerprint"]
@@ -165,6 +171,41 @@ def test_files_lie_by_the_day_they_were_served_and_name_what_they_hold(
         "-000000000003-000000000003.parquet"[-33:],
     ]
     assert gaps(tmp_path / "log" / "houses") == []
+
+
+def test_platform_is_described_once_beside_the_rows_that_name_it(
+    houses: Scorer, make_log: Callable[..., PredictionLog], clock: Clock, tmp_path: Path
+) -> None:
+    log = make_log()
+    online = online_with(houses, None, log, clock)
+    online.answer(house_wire(3))
+    assert read_platforms(tmp_path / "log" / "houses") == {}
+    log.flush()
+    directory = tmp_path / "log" / "houses"
+    assert read_platforms(directory) == {houses.info["platform_id"]: describe_platform()}
+    (file,) = directory.glob("_platform-*")
+    file.write_text('{"machine": "as it was"}')
+    other = make_log()
+    online_with(houses, None, other, clock).answer(house_wire(3))
+    other.flush()
+    assert read_platforms(directory) == {houses.info["platform_id"]: {"machine": "as it was"}}
+    assert not list(directory.glob(".*.tmp"))
+
+
+def test_row_whose_features_were_logged_gives_them_again_from_what_was_logged(
+    houses: Scorer, store: MemoryStore, make_log: Callable[..., PredictionLog], clock: Clock, tmp_path: Path
+) -> None:
+    log = make_log()
+    online_with(houses, store, log, clock).answer([asking(i) for i in range(5)] + [asking(town=None)])
+    log.flush()
+    for row in rows_of(tmp_path / "log"):
+        sent = {name: json.loads(text) for name, text in (row["request"] + row["stored"])}
+        columns, errors = houses.feature_set.sources.from_rows([sent])
+        assert errors == []
+        scores = houses.score(columns, 1)
+        assert scores.outputs["score"].tolist() == [row["score"]]
+        features = [dict(row["features"])[name] for name in houses.feature_set.feature_names]
+        assert not differing_bits(scores.matrix[:, 0], np.array(features)).any()
 
 
 def test_thread_writes_within_flush_seconds(
@@ -494,6 +535,22 @@ def test_features_computed_from_personal_data_are_personal_data(houses: Scorer) 
     scorer = dataclasses.replace(houses, feature_set=dataclasses.replace(FEATURES, views=(view,)))
     facts = LoggedModel.of(scorer, None, "")
     assert (facts.pii_fields, facts.pii_features) == ({"rate_pct"}, {"rate_pct_gap"})
+
+
+def test_stored_fields_are_personal_data_too() -> None:
+    declared = (Field("birthday", Int64), Field("rooms", Float64))
+    columns = {"birthday": np.array([7, 7, 2**60]), "rooms": np.array([0.1, np.nan, np.inf])}
+    facts = model(stored=declared)
+    rooms = [[("rooms", "0.1")], [("rooms", '"Infinity"')]]
+    assert PiiPolicy().stored(facts, columns, [0, 2]) == rooms
+    kept = PiiPolicy("keep").stored(facts, columns, [0, 1, 2])
+    assert [of_row[0][1] for of_row in kept] == ["7", "7", f'"{2**60}"']
+    assert kept[1][1] == ("rooms", "null")
+    hashed = [
+        dict(of_row)["birthday"] for of_row in PiiPolicy("hash", b"k").stored(facts, columns, [0, 1, 2])
+    ]
+    assert hashed[0] == hashed[1] == dict(PiiPolicy("hash", b"k").request(facts, {"birthday": 7}))["birthday"]
+    assert hashed[2] != hashed[0]
 
 
 @pytest.mark.parametrize(("policy", "key", "match"), [("hash", None, "no key"), ("blur", b"k", "'blur'")])

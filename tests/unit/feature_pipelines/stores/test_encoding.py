@@ -102,9 +102,11 @@ def test_what_stands_behind_a_null_and_which_nan_it_is_leave_no_trace() -> None:
     assert b"secret" not in encode_rows(ROUTE, text, 1)[0]
 
 
-def test_columns_are_read_only_and_aligned() -> None:
-    columns = columns_of(EVERY, [(1.0, 1.0, 1, 1, 1, 1, True, True, 1, 1, "1.0000", "1.0000", "a", "a")] * 3)
-    for column in decode_rows(EVERY, encode_rows(EVERY, columns, 3)).values():
+@pytest.mark.parametrize("n", [1, 3])  # one row is read by views of its bytes, several by a copy
+def test_columns_are_read_only_and_aligned(n: int) -> None:
+    row = (1.0, 1.0, 1, 1, 1, 1, True, True, 1, 1, "1.0000", "1.0000", "a", "a")
+    columns = columns_of(EVERY, [row] * n)
+    for column in decode_rows(EVERY, encode_rows(EVERY, columns, n)).values():
         values = column.values if isinstance(column, Nullable) else column
         array = values.codes if isinstance(values, Strings) else values
         assert array.flags.aligned
