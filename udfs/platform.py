@@ -20,10 +20,6 @@ import numpy as np
 
 __all__ = ["describe_platform", "platform_id"]
 
-_LIBM_POINTS, _LIBM_STEP = (
-    2_000,
-    5_000.0,
-)  # glibc's with and without FMA differ in the last bit of a dozen of these
 _LIBRARIES = ("numpy", "scikit-learn", "scipy", "lightgbm", "xgboost")
 
 
