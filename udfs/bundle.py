@@ -259,7 +259,7 @@ def _replay(scorer: Scorer, golden: Mapping[str, Any], allow_tolerance: bool) ->
         return "verified"
     worst = int(ulp_distance(scores.outputs["score"], expected).max())
     tolerance = int(scorer.info["tolerance_ulps"])
-    if allow_tolerance and worst <= tolerance:
+    if allow_tolerance and tolerance > 0 and worst <= tolerance:
         return "tolerance"
     names = [
         name for name, wrong in zip(scorer.feature_set.feature_names, wrong_features, strict=True) if wrong

@@ -1,7 +1,7 @@
 """DataFrames, as MLflow makes them of CSV and Parquet bodies, into rows in the wire form: exactly, or refused with a reason.
 
 MLflow reads CSV as text, because the logged signature names every field as a string; so numbers arrive as they were written. What
-CSV cannot say is refused: an empty cell of a string may be null or "", and an integer that pandas made a float beside
+CSV cannot say is refused: an empty cell of a string or of base64 may be null or empty, and an integer that pandas made a float beside
 nulls may have been another one beyond 2^53. This module needs pandas; it knows nothing of models and stores.
 """
 
@@ -116,7 +116,8 @@ def _bool(value: Any) -> Any:
     return None if _is_nan(value) else value
 
 
-def _string(value: Any) -> Any:
+def _text(value: Any) -> Any:
+    """Return a cell of a type whose empty value is an empty text; base64 may also read "null"."""
     if _is_nan(value):
         raise Refused(
             Reason.BAD_VALUE,
@@ -126,7 +127,7 @@ def _string(value: Any) -> Any:
 
 
 def _binary(value: Any) -> Any:
-    return base64.b64encode(value).decode() if isinstance(value, bytes) else _as_it_is(value)
+    return base64.b64encode(value).decode() if isinstance(value, bytes) else _text(value)
 
 
 def _decimal(value: Any) -> Any:
@@ -152,7 +153,7 @@ _CONVERTERS: dict[str, Callable[[Any], Any]] = {
     "int64": _integer,
     "int32": _integer,
     "bool": _bool,
-    "string": _string,
+    "string": _text,
     "binary": _binary,
     "decimal": _decimal,
     "timestamp": _timestamp,

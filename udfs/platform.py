@@ -9,7 +9,9 @@ import functools
 import hashlib
 import importlib
 import json
+import math
 import platform
+import struct
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -29,14 +31,23 @@ def platform_id() -> str:
 
 
 def describe_platform() -> dict[str, Any]:
-    """Return architecture, C library, numpy's CPU dispatch, the BLAS kernels in use and the versions of numeric libraries."""
+    """Return architecture, C library, what its functions give, numpy's CPU dispatch, BLAS kernels and versions of numeric libraries."""
     return {
         "machine": platform.machine(),
         "libc": " ".join(platform.libc_ver()),
+        "libm": _libm(),
         "numpy_dispatch": _numpy_dispatch(),
         "blas": _blas_kernels(),
         "libraries": {name: version for name in _LIBRARIES if (version := _version(name))},
     }
+
+
+def _libm() -> str:
+    """Return a digest of what the C library's functions give: one version has several, chosen by processor and GLIBC_TUNABLES."""
+    functions = (math.exp, math.sin, math.tanh, math.atan)
+    # glibc's with and without FMA differ in the last bit of a dozen of these
+    values = [function(-i / 5_000.0) for function in functions for i in range(1, 2_000)]
+    return hashlib.sha256(struct.pack(f"<{len(values)}d", *values)).hexdigest()[:12]
 
 
 def _numpy_dispatch() -> list[str]:

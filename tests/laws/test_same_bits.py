@@ -1,4 +1,7 @@
-"""L8: one row, one version, one as-of: the same bits in the batch job, the UDF, MLflow's pyfunc and the JSON rows, at any size."""
+"""L8: one row, one version, one as-of: the same bits in the batch job and the JSON rows, at any size and in any order.
+
+That every path gives these bits is shown by tests/paths/test_conformance.py, which asks all there are.
+"""
 
 from __future__ import annotations
 
@@ -6,12 +9,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import mlflow
 import numpy as np
 import pyarrow as pa
 import pytest
 from pyspark.sql import SparkSession
-from pyspark.sql import functions as F
 
 from feature_pipelines.definitions import FeatureSet
 from feature_pipelines.lookup_arrow import index_from_arrow
@@ -22,12 +23,11 @@ from jobs.runs.views import index_view
 from tests.toy import every_type as every_type_set
 from tests.toy import houses as houses_set
 from tests.toy.answers import score_rows
-from tests.toy.bits import bits_by_row, bits_of, outcomes
+from tests.toy.bits import bits_by_row, bits_of
 from tests.toy.every_type_rows import hard_rows
 from tests.toy.workspace import Workspace, house_rows
 from udfs.kernel import Kernel
 from udfs.scorer import Scorer
-from udfs.spark_udf import score_udf
 
 N = 240
 
@@ -38,9 +38,7 @@ class Case:
 
     workspace: Workspace
     model: str
-    requests: pa.Table
     wire: list[dict[str, Any]]
-    views: dict[str, pa.Table]
     batch: dict[int, str]
     scorer: Scorer
 
@@ -78,9 +76,7 @@ def case(
     summary, plan = score_table(spark, conf)
     assert (summary.rows_scored, summary.rows_quarantined) == (N, 0)
     batch = bits_by_row(workspace.rows("same_bits_scored"))
-    return Case(
-        workspace, model, requests, wire_rows(feature_set, requests, views), views, batch, plan.scorer
-    )
+    return Case(workspace, model, wire_rows(feature_set, requests, views), batch, plan.scorer)
 
 
 def test_evaluators_are_the_two_there_are(case: Case) -> None:
@@ -125,25 +121,6 @@ def test_ten_thousand_rows_at_once_have_the_bits_of_each_alone_and_of_seven(
         assert {i: bits_of(score) for i, score in enumerate(scores.tolist())} == {
             i: at_once[i] for i in range(rows)
         }
-
-
-@pytest.mark.parametrize("kind", ["arrow", "pandas"])
-def test_udf(spark: SparkSession, case: Case, kind: str) -> None:
-    case.workspace.connect()
-    views = {name: spark.createDataFrame(table) for name, table in case.views.items()}
-    score = score_udf(spark, f"models:/{case.model}@champion", views=views, kind=kind)
-    key = case.requests.schema.names[0]
-    frame = (
-        spark.createDataFrame(case.requests).select(key, score(F.struct("*")).alias("s")).select(key, "s.*")
-    )
-    assert outcomes(frame.toArrow().to_pylist(), key) == case.batch
-
-
-def test_pyfunc(case: Case) -> None:
-    case.workspace.connect()
-    model = mlflow.pyfunc.load_model(f"models:/{case.model}@champion")
-    assert numbered(model.predict(case.wire)) == case.batch
-    assert numbered(model.predict(case.wire[:1])) == {0: case.batch[0]}
 
 
 @pytest.mark.parametrize("size", [1, 7, N])

@@ -80,14 +80,18 @@ def is_plain(times: list[int]) -> bool:
 # Bits and time zones
 
 
-@pytest.mark.parametrize("zone", ["UTC", NEW_YORK])
-@pytest.mark.parametrize("kind", ["arrow", "pandas"])
-def test_select_gives_the_bits_of_the_batch_job(spark: SparkSession, hard: Any, kind: str, zone: str) -> None:
-    with setting(spark, ZONE, zone):
-        found = hard.score(kind)
-    if (kind, zone) != ("pandas", NEW_YORK):
-        assert found == hard.batch
-        return
+def test_arrow_kind_gives_the_bits_of_the_batch_job_in_a_session_of_another_zone(
+    spark: SparkSession, hard: Any
+) -> None:
+    with setting(spark, ZONE, NEW_YORK):
+        assert hard.score("arrow") == hard.batch
+
+
+def test_pandas_kind_gives_these_bits_or_refuses_a_local_time_that_is_not_one_instant(
+    spark: SparkSession, hard: Any
+) -> None:
+    with setting(spark, ZONE, NEW_YORK):
+        found = hard.score("pandas")
     times = times_of(hard.rows)
     refused = {row for row, outcome in found.items() if outcome.startswith("BAD_TIMESTAMP")}
     assert {row for row in found if set(times[row]) & set(NEW_YORK_FOLD)} <= refused

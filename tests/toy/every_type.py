@@ -25,7 +25,7 @@ from feature_pipelines.columns import (
     Timestamp,
     decimal,
 )
-from feature_pipelines.definitions import FeatureSet
+from feature_pipelines.definitions import FeatureSet, Fitted
 from feature_pipelines.schema import Field, Schema
 
 __all__ = ["FEATURES", "REQUEST"]
@@ -89,6 +89,11 @@ def name_bits(name: Nullable[String]) -> Int64:
     return np.where(name.valid, _crc_of_texts(name.values), -1)
 
 
+def name_code(name: Nullable[String], *, names: tuple[str, ...]) -> Int64:
+    """Position of the text among those known; an unknown one is one beyond, a null one is -1."""
+    return np.where(name.valid, name.values.encode(names), -1)
+
+
 def amount_bits(amount: Nullable[Money]) -> Int64:
     """Bits of the unscaled value, -1 where it is null."""
     return np.where(amount.valid, _mixed(amount.values), -1)
@@ -109,6 +114,7 @@ def every_bit(
     narrow_bits: Int64,
     flag_bits: Int64,
     name_bits: Int64,
+    name_code: Int64,
     amount_bits: Int64,
     payload_bits: Int64,
 ) -> Int64:
@@ -118,7 +124,12 @@ def every_bit(
     others = (
         _mixed(flag_bits + 6) ^ _mixed(name_bits + 7) ^ _mixed(amount_bits + 8) ^ _mixed(payload_bits + 9)
     )
-    return _mixed(_mixed(times) + _mixed(numbers + 1) + _mixed(others + 2))
+    return _mixed(_mixed(times) + _mixed(numbers + 1) + _mixed(others + 2) + _mixed(name_code + 10))
+
+
+def known_names(name: Nullable[String]) -> list[str]:
+    """Return the texts that occur, sorted."""
+    return sorted({text for text, valid in zip(name.values.tolist(), name.valid, strict=True) if valid})
 
 
 def _mixed(values: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -145,10 +156,12 @@ FEATURES = FeatureSet(
         narrow_bits,
         flag_bits,
         name_bits,
+        name_code,
         amount_bits,
         payload_bits,
         every_bit,
     ),
+    fitted=(Fitted("names", known_names, ("name",)),),
     row_id=("row",),
     as_of="asked_ts",
 )

@@ -13,6 +13,7 @@ import pyarrow as pa
 from mlflow import MlflowClient
 from sklearn.linear_model import LinearRegression
 
+from feature_pipelines.evaluate import fit_constants
 from feature_pipelines.schema import to_wire
 from feature_pipelines.schema_arrow import columns_from_arrow
 from jobs.runs.conf import Conf
@@ -23,7 +24,7 @@ from udfs.bundle import write_bundle
 from udfs.registry import ModelVersion, register
 from udfs.scorer import OutputSpec
 
-__all__ = ["NEW_YORK_FOLD", "EveryType", "hard_rows", "microseconds"]
+__all__ = ["NEW_YORK_FOLD", "EveryType", "hard_rows", "microseconds", "wire_of"]
 
 UTC_TIME = pa.timestamp("us", tz="UTC")
 
@@ -86,7 +87,21 @@ _WIDE = (
 )
 _NARROW = (0.0, -0.0, None, float("nan"), float("inf"), 1e-45, 0.1, 3.4028234663852886e38, 1.1754942e-38)
 _FLAG = (True, None, False)
-_NAME = ("", None, "a", "ä\u0301", "NaN", "null", "x" * 300, "\U0001f600", " a ", "a\u0000b", "0")
+_NAME = (
+    "",
+    None,
+    "a",
+    "\u00e9",
+    "e\u0301",
+    "ä\u0301",
+    "NaN",
+    "null",
+    "x" * 300,
+    "\U0001f600",
+    " a ",
+    "a\u0000b",
+    "0",
+)
 _AMOUNT = ("0", None, "0.0001", "-0.0001", "99999999999999.9999", "-99999999999999.9999", "12.34", "1e3")
 _PAYLOAD = (b"", None, b"\x00", bytes(range(256)), b"abc")
 
@@ -119,6 +134,19 @@ def hard_rows(n: int = 200, *, times: tuple[int, ...] = _TIMES) -> pa.Table:
     )
 
 
+def wire_of(rows: pa.Table) -> list[dict[str, Any]]:
+    """Return such rows in the wire form.
+
+    Raises:
+        ValueError: one breaks the contract.
+    """
+    columns, errors = columns_from_arrow(FEATURES.request, rows.combine_chunks().to_batches()[0])
+    if errors:
+        raise ValueError(errors[0])
+    wire = {f.name: to_wire(f, columns[f.name]) for f in FEATURES.request}
+    return [{name: values[i] for name, values in wire.items()} for i in range(rows.num_rows)]
+
+
 class EveryType:
     """One directory as ONESCORE_HOME with the model `every_type` in a registry of its own."""
 
@@ -144,14 +172,14 @@ class EveryType:
             bundle,
             name="every_type",
             reference="tests.toy.every_type:FEATURES",
-            constants={},
+            constants=fit_constants(FEATURES, columns),
             estimator=last_feature(len(FEATURES.features)),
             output=OutputSpec("regression"),
             columns=columns,
             n_rows=rows.num_rows,
         )
-        wire = {f.name: to_wire(f, columns[f.name]) for f in FEATURES.request}
-        example = [{name: values[i] for name, values in wire.items()} for i in (3, 7)]
+        wire = wire_of(rows)
+        example = [wire[i] for i in (3, 7)]
         client = connect_from(self.conf(), create=True)
         return register(
             client, "every_type", bundle, example, json.loads((bundle / "model.json").read_text())

@@ -22,7 +22,7 @@ def in_another_process(environment: dict[str, str], root: Path) -> tuple[str, di
 
 def test_description_names_what_can_change_the_last_bit() -> None:
     description = describe_platform()
-    assert description.keys() == {"machine", "libc", "numpy_dispatch", "blas", "libraries"}
+    assert description.keys() == {"machine", "libc", "libm", "numpy_dispatch", "blas", "libraries"}
     assert description["libraries"]["numpy"] == np.__version__
     assert "scikit-learn" in description["libraries"]
     assert description["numpy_dispatch"] == sorted(description["numpy_dispatch"])

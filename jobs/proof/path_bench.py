@@ -1,0 +1,185 @@
+"""What the paths run on: one verified model, and Spark and the servers, started when a path first asks for them.
+
+Everything that was started ends with the bench, also on an error and on Ctrl-C. Nothing that production reads or writes is
+touched: tables, runs, store and log are in a scratch directory. This module knows no path.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+from feature_pipelines.errors import ConfigurationError, OnescoreError
+from jobs.proof.path_servers import Server, lean_server, stock_server
+from jobs.runs.conf import Conf
+from jobs.runs.progress import say
+from jobs.runs.tracking import connect_from
+from udfs.bundle import load_bundle
+from udfs.registry import ModelVersion, fetch, resolve
+from udfs.scorer import Scorer
+
+__all__ = ["Bench"]
+
+_CODE = Path(__file__).resolve().parents[2]
+
+
+class Bench:
+    """One model and what scores with it; a context manager.
+
+    Args:
+        conf_with: returns the configuration with further overrides of single keys.
+        flags: the same configuration as flags of a job's command line.
+        bundle: the model's directory instead of the registry's version; then no path that needs the registry can be asked.
+        cache: where the version's files are fetched to; None = storage.cache.
+        environment: of the processes that are started.
+
+    Raises:
+        ModelError: see `resolve` and `load_bundle`.
+    """
+
+    def __init__(
+        self,
+        conf_with: Callable[[Sequence[str]], Conf],
+        flags: Sequence[str],
+        *,
+        bundle: Path | None = None,
+        cache: Path | None = None,
+        environment: Mapping[str, str] = os.environ,
+    ) -> None:
+        self.conf_with, self._flags, self._environment = conf_with, flags, environment
+        self.conf = conf_with([])
+        self.version: ModelVersion | None = None
+        if bundle is None:
+            client = connect_from(self.conf)
+            settings = self.conf.model
+            wanted = f"@{settings.alias}" if settings.version is None else f"/{settings.version}"
+            self.version = resolve(f"models:/{settings.name}{wanted}", client)
+            bundle = fetch(self.version, cache or Path(self.conf.storage.cache))
+        elif not (bundle / "model.json").is_file():
+            raise ConfigurationError(f"--bundle {bundle}: there is no model.json in it", bundle=str(bundle))
+        self.bundle = bundle
+        self.scorer: Scorer = load_bundle(
+            bundle,
+            expected_digest=self.version.digest if self.version is not None else None,
+            allow_tolerance=self.conf.model.allow_tolerance,
+        )
+        self._open = ExitStack()
+        self._started: dict[str, Any] = {}
+
+    def __enter__(self) -> Bench:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End what was started, in reverse order."""
+        self._started.clear()
+        self._open.close()
+
+    @property
+    def model(self) -> ModelVersion:
+        """The registered version, or what a bundle alone says of itself."""
+        info = self.scorer.info
+        alone = ModelVersion(info["name"], "none", None, info["digest"], info["feature_fingerprint"])
+        return self.version or alone
+
+    def model_uri(self) -> str:
+        """Return the URI of the registered version, with MLflow pointed at its registry.
+
+        Raises:
+            ConfigurationError: the model is a bundle, of no registry.
+        """
+        if self.version is None:
+            raise ConfigurationError("a model that --bundle names is in no registry")
+        connect_from(self.conf)
+        return self.version.uri
+
+    def scratch(self) -> Path:
+        """Return a directory that is deleted at the end, below storage.root, which workers see, where that is a directory."""
+        root = Path(self.conf.storage.root)
+        where = root if root.is_absolute() and root.is_dir() else None
+        made = tempfile.TemporaryDirectory
+        name = self._once("scratch", lambda: self._open.enter_context(made(prefix="proof-", dir=where)))
+        return Path(name)
+
+    def spark(self) -> Any:
+        """Return the Spark session: the active one, or one as the configuration says."""
+        return self._once("spark", self._start_spark)
+
+    def lean(self) -> Server:
+        """Return a lean server of the model."""
+        server: Server = self._once("lean", self._start_lean)
+        return server
+
+    def stock(self) -> Server:
+        """Return MLflow's own server of the model."""
+        server: Server = self._once("stock", self._start_stock)
+        return server
+
+    def _once(self, name: str, start: Callable[[], Any]) -> Any:
+        """Start something, or say again why it could not be: paths that share a server do not each wait for it in vain."""
+        if name not in self._started:
+            try:
+                self._started[name] = start()
+            except OnescoreError as exc:
+                self._started[name] = exc
+        found = self._started[name]
+        if isinstance(found, OnescoreError):
+            raise found
+        return found
+
+    def _start_spark(self) -> Any:
+        from jobs.runs.session import spark_log, spark_session
+
+        say("starting Spark")
+        return self._open.enter_context(spark_session(self.conf.spark, spark_log(self.conf)))
+
+    def _start_lean(self) -> Server:
+        """Start the job itself, with a store that is empty and no log."""
+        directory = self._directory("lean")
+        pinned = f"model.version={self.version.version}" if self.version is not None else None
+        settings = [
+            *([pinned] if pinned else []),
+            f"store.url=sqlite:///{directory}/online.db",
+            "serve.log_directory=null",
+            "serve.max_staleness_seconds=null",
+        ]
+        command = [sys.executable, "-m", "jobs.serve_realtime", *self._flags]
+        command += [part for setting in settings for part in ("--set", setting)]
+        command += ["--host", "127.0.0.1", "--port", "0", "--workers", "1"]
+        if self.version is None:
+            command += ["--bundle", str(self.bundle)]
+        path = os.pathsep.join(filter(None, [str(_CODE), self._environment.get("PYTHONPATH", "")]))
+        say("starting the lean server")
+        environment = {**self._environment, "PYTHONPATH": path}
+        return self._open.enter_context(lean_server(command, environment, directory))
+
+    def _start_stock(self) -> Server:
+        """Start MLflow's command, in which the model runs with the code that it brings."""
+        uri = self.model_uri()
+        import mlflow
+
+        environment = {
+            name: value
+            for name, value in {**os.environ, **self._environment}.items()
+            if name != "PYTHONPATH" and not name.startswith("ONESCORE_")
+        }
+        environment |= {
+            "MLFLOW_TRACKING_URI": str(mlflow.get_tracking_uri()),
+            "MLFLOW_REGISTRY_URI": str(mlflow.get_registry_uri()),
+            "OMP_NUM_THREADS": "1",
+            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{environment.get('PATH', '')}",
+        }
+        say("starting mlflow models serve")
+        return self._open.enter_context(stock_server(uri, environment, self._directory("stock")))
+
+    def _directory(self, name: str) -> Path:
+        directory = self.scratch() / name
+        directory.mkdir()
+        return directory
