@@ -38,7 +38,7 @@ import numpy.typing as npt
 from feature_pipelines.errors import ContractError, ModelIntegrityError
 from udfs.trees_check import DTYPES, check_trees, demand
 from udfs.trees_finish import finish
-from udfs.trees_loop import Floats, Loop, Nodes, Sets, Trees, load_loop
+from udfs.trees_loop import Floats, Loop, Nodes, Recipe, Sets, Trees, load_loop
 from udfs.trees_packed import SetTables, pack_nodes, pack_recipe, pack_sets, pack_trees, set_tables
 from udfs.trees_walk import Walker
 
@@ -144,13 +144,14 @@ class FlatTrees:
         check_trees(self)
 
     def _usual(self) -> dict[str, Any]:
-        n_features = self.n_features if isinstance(self.n_features, int) else 0
+        n_features: Any = self.n_features
+        n_features = max(n_features, 0) if isinstance(n_features, int) else 0
         return {
             "output": np.zeros(np.size(self.root), np.int32),
             "bounds": np.empty(0),
             "bounds_stop": np.zeros(np.size(self.feature), np.int32),
-            "limit": np.full(max(n_features, 0), np.inf),
-            "takes_nan": np.ones(max(n_features, 0), np.uint8),
+            "limit": np.full(n_features, np.inf),
+            "takes_nan": np.ones(n_features, np.uint8),
         }
 
     @property
@@ -231,7 +232,8 @@ class FlatTrees:
 
     def _is_refused(self, block: Floats) -> npt.NDArray[np.bool_]:
         is_taken = np.abs(block) <= self.limit[:, None]
-        return ~(is_taken | (np.isnan(block) & (self.takes_nan[:, None] == 1)))
+        is_refused: npt.NDArray[np.bool_] = ~(is_taken | (np.isnan(block) & (self.takes_nan[:, None] == 1)))
+        return is_refused
 
     @functools.cached_property
     def _refuses(self) -> bool:
@@ -249,7 +251,7 @@ class FlatTrees:
 
     def _score_compiled(self, matrix: Floats, loop: Loop) -> Floats:
         scores = np.empty((self.n_outputs, matrix.shape[1]))
-        recipe, is_done = pack_recipe(self, has_exact_exp=loop.has_exact_exp)
+        recipe, is_done = self._recipes[loop.has_exact_exp]
         aligned = matrix if matrix.flags.aligned else matrix.copy()
         loop.evaluate(aligned, *self._packed, self.baseline, recipe, scores)
         return self._shape(scores if is_done else self._finish(scores))
@@ -272,8 +274,12 @@ class FlatTrees:
         return Walker(self, self._tables)
 
     @functools.cached_property
+    def _recipes(self) -> list[tuple[Recipe, bool]]:
+        return [pack_recipe(self, has_exact_exp=exact) for exact in (False, True)]
+
+    @functools.cached_property
     def _packed(self) -> tuple[Nodes, Trees, Sets]:
-        return pack_nodes(self), pack_trees(self), pack_sets(self, self._tables)
+        return pack_nodes(self), pack_trees(self, self._tables), pack_sets(self._tables)
 
 
 def warm_up() -> bool:

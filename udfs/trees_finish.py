@@ -11,7 +11,7 @@ import ctypes
 import functools
 import math
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 
@@ -67,7 +67,8 @@ def finish(margins: Floats, link: str, divisor: float, slope: float, *, is_singl
 
 def to_single(numbers: Floats) -> Floats:
     """Return float64 numbers rounded to float32, as float64 again."""
-    return numbers.astype(np.float32).astype(np.float64)
+    rounded: Floats = numbers.astype(np.float32).astype(np.float64)
+    return rounded
 
 
 @functools.cache
@@ -100,7 +101,7 @@ def _map(function: Callable[[float], float], numbers: Floats) -> Floats:
     return np.array([function(x) for x in numbers.ravel().tolist()], np.float64).reshape(numbers.shape)
 
 
-def _c_links(is_single: bool) -> dict[str, Callable[[Floats], Any]]:
+def _c_links(is_single: bool) -> dict[str, Callable[[Floats], Floats]]:
     if is_single:
         exp = c_function("expf")
         return {
@@ -109,10 +110,16 @@ def _c_links(is_single: bool) -> dict[str, Callable[[Floats], Any]]:
             "softmax_c": lambda margins: _softmax_single(exp, margins),
         }
     return {
-        "logit": lambda margins: 1.0 / (1.0 + _map(_exp, -margins)),
+        "logit": _logistic,
         "exp": lambda margins: _map(_exp, margins),
         "softmax_c": lambda margins: _shares(_map(_exp, margins - margins.max(axis=0))),
     }
+
+
+def _logistic(margins: Floats) -> Floats:
+    """scipy's expit too, bit for bit."""
+    scores: Floats = 1.0 / (1.0 + _map(_exp, -margins))
+    return scores
 
 
 def _logistic_single(exp: Callable[[float], float], margins: Floats) -> Floats:

@@ -1,8 +1,8 @@
 """LightGBM's fitted models into flat trees (see trees), from the text in which LightGBM saves a model.
 
-What LightGBM does, read from its source and held against it by `certify_trees`: everything is float64; sums start at 0; a
-missing value is NaN, or 0 and what is nearly 0, or nothing (NaN counts as 0), as each split says; a category is the whole
-part of a number; the exponential is the C library's.
+What LightGBM does, read from its source and held against it by `certify_trees`: everything is float64; what is nearly 0 is
+read as 0; sums start at 0; a missing value is NaN, or 0, or nothing (NaN counts as 0), as each split says; a category is the
+whole part of a number; the exponential is the C library's.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from udfs.trees_nodes import Tree, assemble, bounds_of
 
 __all__ = ["EXPORTS"]
 
-_ZERO: Final = float(np.float32(1e-35))  # up to here LightGBM takes a number for 0
+_ZERO: Final = float(np.float32(1e-35))  # up to here LightGBM takes a number for 0, wherever it reads a row
 _CATEGORICAL, _DEFAULT_LEFT = 1, 2
 _NONE, _ZERO_MISSING, _NAN = 0, 1, 2
 _LINKS: Final = {
@@ -97,6 +97,8 @@ def _tree(entries: Mapping[str, str], name: str) -> Tree:
         bounds[k] = _category_bounds(_categories(entries, int(threshold[k])))
     for k in np.flatnonzero((kind == _ZERO_MISSING) & ~is_categorical).tolist():
         bounds[k] = _zero_bounds(float(threshold[k]), bool(default_left[k]))
+    threshold = np.where((threshold >= 0.0) & (threshold < _ZERO), _ZERO, threshold)
+    threshold = np.where((threshold < 0.0) & (threshold >= -_ZERO), np.nextafter(-_ZERO, -1.0), threshold)
     of_leaves = np.zeros(n_leaves, np.int64)
     return Tree(
         left=np.concatenate([np.where(left < 0, n_splits + ~left, left), of_leaves - 1]),

@@ -41,10 +41,10 @@ Bits = npt.NDArray[np.uint64]
 Numbers = npt.NDArray[np.int64]
 # What the compiled loop takes: columns; per node slot, threshold, leaves kept, values; children.
 Nodes = tuple[Numbers, Indices, Floats, Bits, Floats, Indices]
-Trees = tuple[Indices, Indices, Indices, Indices]  # root, first leaf, depth, output
-# Features with codes; their edges, and where each one's start; per tree, where its set splits start; per set split, its
-# row of codes, and where its words start; words.
-Sets = tuple[Numbers, Floats, Indices, Indices, Indices, Indices, Bits]
+Trees = Indices  # (5, n_trees): root, first leaf, depth, output, where the set splits up to this tree end
+# Per feature with codes: its number, where its edges start and stop; edges; per set split its row of codes, and where its
+# words start; words.
+Sets = tuple[Numbers, Floats, Indices, Bits]
 Recipe = tuple[int, int, int, float, float]  # values per leaf; 1 = float32; link (0 = none); divisor; slope
 
 
@@ -73,8 +73,8 @@ def load_loop() -> Loop | None:
 
     f8, u4, i8, u8 = frozen(numba.float64), frozen(numba.uint32), frozen(numba.int64), frozen(numba.uint64)
     nodes = numba.types.Tuple((i8, u4, f8, u8, f8, u4))
-    trees = numba.types.UniTuple(u4, 4)
-    sets = numba.types.Tuple((i8, f8, u4, u4, u4, u4, u8))
+    trees = frozen(numba.uint32, 2)
+    sets = numba.types.Tuple((frozen(numba.int64, 2), f8, frozen(numba.uint32, 2), u8))
     recipe = numba.types.Tuple((numba.int64, numba.int64, numba.int64, numba.float64, numba.float64))
     matrix = frozen(numba.float64, 2, "A")
     signature = numba.void(matrix, nodes, trees, sets, f8, recipe, numba.float64[:, ::1])
@@ -92,15 +92,15 @@ def load_loop() -> Loop | None:
 def _evaluate(
     matrix: Floats, nodes: Nodes, trees: Trees, sets: Sets, baseline: Floats, recipe: Recipe, scores: Floats
 ) -> None:
-    n_rows = matrix.shape[1]
-    column, (root, first_leaf, depth, output), first_set = nodes[0], trees, sets[3]
+    n_rows, column = matrix.shape[1], nodes[0]
+    root, first_leaf, depth, output = trees[0], trees[1], trees[2], trees[3]
     n_values, is_single, _, _, _ = recipe
-    most_sets = 0
-    for t in range(root.size):
-        most_sets = max(most_sets, np.int64(first_set[t + 1]) - np.int64(first_set[t]))
+    most_sets, last = np.int64(0), np.int64(0)
+    for stop in trees[4]:
+        most_sets, last = np.int64(max(most_sets, stop - last)), np.int64(stop)
     lanes = min(BLOCK_ROWS, (n_rows + 7) // 8 * 8)
     block = np.empty((column.size + most_sets, lanes))
-    codes = np.empty((sets[0].size, lanes), np.uint64)
+    codes = np.empty((sets[0].shape[0], lanes), np.uint64)
     alive = np.empty(lanes, np.uint64)
     at = np.empty(max(lanes, root.size), np.uint32)
     for begin in range(0, n_rows, BLOCK_ROWS):
@@ -117,7 +117,7 @@ def _evaluate(
             _finish(scores, begin, width, recipe)
             continue
         for t in range(root.size):
-            _fill_sets(codes, width, sets, t, column.size, block)
+            _fill_sets(codes, width, sets, trees[4], t, column.size, block)
             if first_leaf[t] - root[t] >= 64:
                 _walk_rows(block, nodes, root[t], depth[t], at, width)
             else:
@@ -147,11 +147,11 @@ def _fill_block(matrix: Floats, begin: int, width: int, column: Numbers, block: 
 
 def _fill_codes(matrix: Floats, begin: int, width: int, sets: Sets, codes: Bits) -> None:
     """Number the interval between edges that a value of a feature with set splits lies in, from 1; NaN is 0."""
-    feature, edges, first_edge, _, _, _, _ = sets
-    for c in range(feature.size):
-        start, stop = np.int64(first_edge[c]), np.int64(first_edge[c + 1])
+    coded, edges = sets[0], sets[1]
+    for c in range(coded.shape[0]):
+        feature, start, stop = coded[c]
         for r in range(width):
-            x = matrix[feature[c], begin + r]
+            x = matrix[feature, begin + r]
             low, high = start, stop
             while low < high:
                 middle = (low + high) >> 1
@@ -162,19 +162,20 @@ def _fill_codes(matrix: Floats, begin: int, width: int, sets: Sets, codes: Bits)
             codes[c, r] = np.uint64(low - start + 1 if x == x else 0)
 
 
-def _fill_sets(codes: Bits, width: int, sets: Sets, t: int, begin: int, block: Floats) -> None:
+def _fill_sets(codes: Bits, width: int, sets: Sets, stop: Indices, t: int, begin: int, block: Floats) -> None:
     """Fill a column for each set split of a tree: below 0 where a row goes left, above where it goes right."""
-    _, _, first_edge, first_set, code, first_word, words = sets
-    first = np.int64(first_set[t])
-    for s in range(first, np.int64(first_set[t + 1])):
-        c, column = code[s], block[begin + s - first]
-        if first_edge[c + 1] - first_edge[c] < 63:
-            word = words[first_word[s]]
+    first = np.int64(stop[t - 1]) if t else np.int64(0)
+    coded, _, splits, words = sets
+    for s in range(first, np.int64(stop[t])):
+        c, first_word = splits[s]
+        column = block[begin + s - first]
+        if coded[c, 2] - coded[c, 1] < 63:  # and two codes more: all in one word
+            word = words[first_word]
             for r in range(width):
                 column[r] = -1.0 if (word >> codes[c, r]) & np.uint64(1) else 1.0
         else:
             for r in range(width):
-                word = words[first_word[s] + (codes[c, r] >> np.uint64(6))]
+                word = words[first_word + (codes[c, r] >> np.uint64(6))]
                 column[r] = -1.0 if (word >> (codes[c, r] & np.uint64(63))) & np.uint64(1) else 1.0
 
 

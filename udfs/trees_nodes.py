@@ -74,10 +74,11 @@ def assemble(trees: Sequence[Tree], baseline: Iterable[float], **others: Any) ->
         parts.append(_arrange(tree, order, sum(sizes)))
         sizes.append(order.size)
         depth.append(n_levels)
-    arrays = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    arrays: dict[str, Any] = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
     arrays["bounds_stop"] = np.cumsum(arrays.pop("n_bounds"))
+    arrays = {name: array.astype(DTYPES[name]) for name, array in arrays.items()}
     return FlatTrees(
-        **{name: array.astype(DTYPES[name]) for name, array in arrays.items()},
+        **arrays,
         root=np.cumsum(sizes)[:-1].astype(np.int32),
         depth=np.array(depth, np.int32),
         baseline=np.array([*baseline], np.float64),

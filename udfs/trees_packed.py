@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -78,7 +78,7 @@ def pack_nodes(trees: FlatTrees) -> Nodes:
     column, slots = np.unique(wanted[is_plain], return_inverse=True)
     slot = np.zeros(trees.feature.size, np.uint32)
     slot[is_plain] = slots
-    before = np.cumsum(is_set) - is_set
+    before: Numbers = np.cumsum(is_set) - is_set
     n_nodes = np.diff(np.append(trees.root, trees.feature.size))
     slot[is_set] = column.size + (before - np.repeat(before[trees.root], n_nodes))[is_set]
     first, n_leaves = leaf_ranges(trees)
@@ -87,29 +87,35 @@ def pack_nodes(trees: FlatTrees) -> Nodes:
     bit = np.uint64(1) << np.minimum([low, high], 63).astype(np.uint64)
     keep = np.full(trees.feature.size, ALL_LEAVES)
     keep[split] = ~(bit[1] - bit[0])
-    return _freeze(column, slot, trees.threshold, keep, trees.value, trees.child.astype(np.uint32))
+    nodes: Nodes = _freeze(column, slot, trees.threshold, keep, trees.value, trees.child.astype(np.uint32))
+    return nodes
 
 
-def pack_trees(trees: FlatTrees) -> Trees:
-    """Return root, first leaf, depth and output of each tree."""
-    arrays = (trees.root, first_leaves(trees), trees.depth, trees.output)
-    return _freeze(*(array.astype(np.uint32) for array in arrays))
+def pack_trees(trees: FlatTrees, tables: SetTables) -> Trees:
+    """Return root, first leaf, depth, output and the end of the set splits of each tree."""
+    last_set = np.searchsorted(tables.nodes, np.append(trees.root[1:], trees.feature.size))
+    packed: tuple[Trees] = _freeze(
+        np.array([trees.root, first_leaves(trees), trees.depth, trees.output, last_set], np.uint32)
+    )
+    return packed[0]
 
 
-def pack_sets(trees: FlatTrees, tables: SetTables) -> Sets:
+def pack_sets(tables: SetTables) -> Sets:
     """Return the set splits as the compiled loop takes them: their tables as words of 64 bits."""
-    first_edge = np.cumsum([0, *(len(edges) for edges in tables.edges)]).astype(np.uint32)
-    first_set = np.searchsorted(tables.nodes, np.append(trees.root, trees.feature.size)).astype(np.uint32)
-    words, first_word = [np.zeros(1, np.uint64)], [1]
+    stop = np.cumsum([len(edges) for edges in tables.edges], dtype=np.int64)
+    coded = np.column_stack([tables.feature, np.concatenate([[0], stop])[:-1].astype(np.int64), stop])
+    words, splits = [np.zeros(1, np.uint64)], []
+    n_words = 1
     for c, start in zip(tables.row.tolist(), tables.start.tolist(), strict=True):
         entries = tables.left[start : start + len(tables.edges[c]) + 2]
         padded = np.zeros(-(-len(entries) // 64) * 64, np.uint8)
         padded[: len(entries)] = entries
         words.append(np.packbits(padded, bitorder="little").view("<u8").astype(np.uint64))
-        first_word.append(first_word[-1] + len(words[-1]))
+        splits.append((c, n_words))
+        n_words += len(words[-1])
     edges = np.concatenate([np.empty(0), *tables.edges])
-    row, starts = tables.row.astype(np.uint32), np.array(first_word[:-1], np.uint32)
-    return _freeze(tables.feature, edges, first_edge, first_set, row, starts, np.concatenate(words))
+    packed: Sets = _freeze(coded, edges, np.array(splits, np.uint32).reshape(-1, 2), np.concatenate(words))
+    return packed
 
 
 def pack_recipe(trees: FlatTrees, *, has_exact_exp: bool) -> tuple[Recipe, bool]:
@@ -120,7 +126,7 @@ def pack_recipe(trees: FlatTrees, *, has_exact_exp: bool) -> tuple[Recipe, bool]
     return (trees.n_values, int(trees.is_single), link, divisor, slope), is_done
 
 
-def _freeze(*arrays: npt.NDArray[np.generic]) -> tuple[npt.NDArray[np.generic], ...]:
+def _freeze(*arrays: npt.NDArray[Any]) -> Any:
     """Return the arrays contiguous and read-only, as the loop's signature wants them."""
     frozen = tuple(np.ascontiguousarray(array) for array in arrays)
     for array in frozen:
