@@ -101,7 +101,7 @@ def _count_differing(scores: Floats, expected: npt.NDArray[np.uint64]) -> int:
 
 def _predict(estimator: Any, rows: Floats) -> Floats:
     """Return what the library predicts, in the shape of `FlatTrees.score`, float32 as float64."""
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), np.errstate(all="ignore"):  # as where rows are scored
         warnings.filterwarnings("ignore", "X does not have valid feature names")
         if not hasattr(estimator, "predict_proba"):
             return np.ascontiguousarray(estimator.predict(rows), dtype=np.float64)

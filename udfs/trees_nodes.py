@@ -158,10 +158,10 @@ def at_most_single(threshold: Floats) -> Floats:
     >>> bool(np.float32(at_most_single(np.array([0.1]))[0]) <= 0.1), at_most_single(np.array([np.inf]))
     (True, array([inf]))
     """
-    with np.errstate(over="ignore"):
+    with np.errstate(over="ignore", under="ignore"):
         single = threshold.astype(np.float32)
-    above = single > threshold
-    single[above] = np.nextafter(single[above], np.float32(-np.inf))
+        above = single > threshold
+        single[above] = np.nextafter(single[above], np.float32(-np.inf))
     return _last_of(single)
 
 

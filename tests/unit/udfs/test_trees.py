@@ -345,6 +345,76 @@ def test_every_way_of_evaluation_ends_in_the_same_leaves(seed, n_trees, most_lea
         assert bits(trees._score_compiled(matrix[:, r : r + 1], loop)) == expected[r : r + 1]
 
 
+def with_random_sets(trees, rng, most_bounds):
+    """The same trees with about half of the splits by bounds."""
+    is_split = trees.child[0::2] != trees.child[1::2]
+    counts = np.where(
+        is_split & (rng.random(is_split.size) < 0.5), rng.integers(1, most_bounds + 1, is_split.size), 0
+    )
+    pool = np.array([-np.inf, -1.0, -0.0, 0.0, 5e-324, 0.5, 1.0, np.inf, *rng.normal(size=most_bounds)])
+    bounds = [np.sort(rng.choice(pool, count)) for count in counts]
+    return replace(
+        trees,
+        threshold=np.where(counts > 0, 0.0, trees.threshold),
+        bounds=np.concatenate(bounds),
+        bounds_stop=np.cumsum(counts).astype(np.int32),
+    )
+
+
+def walk_flat(trees, row):
+    """The plain reading of what FlatTrees says of itself."""
+    margins = trees.baseline.tolist()
+    for t, k in enumerate(trees.root.tolist()):
+        while trees.child[2 * k] != k:
+            x = row[trees.feature[k]]
+            bounds = trees.bounds[trees.bounds_stop[k - 1] if k else 0 : trees.bounds_stop[k]]
+            if x != x:
+                goes_left = trees.missing_left[k] == 1
+            elif bounds.size:
+                goes_left = sum(bound <= x for bound in bounds) % 2 == 1
+            else:
+                goes_left = x <= trees.threshold[k]
+            k = int(trees.child[2 * k + goes_left])
+        for v in range(trees.n_values):
+            total = margins[trees.output[t] + v] + trees.value[k * trees.n_values + v]
+            margins[trees.output[t] + v] = np.float64(np.float32(total)) if trees.is_single else total
+    return margins
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    seed=st.integers(0, 2**32),
+    most_leaves=st.sampled_from([1, 2, 5, 31, 64, 90]),
+    most_bounds=st.sampled_from([1, 3, 40]),
+    n_outputs=st.sampled_from([1, 2, 3]),
+    is_vector=st.booleans(),
+    is_single=st.booleans(),
+    n_rows=st.sampled_from([0, 1, 4, 5, 7, 8, 20, 260]),
+)
+def test_sets_outputs_and_float32_are_evaluated_alike_in_every_way(
+    seed, most_leaves, most_bounds, n_outputs, is_vector, is_single, n_rows
+):
+    rng = np.random.default_rng(seed)
+    trees = with_random_sets(flatten(random_forest(rng, 5, most_leaves)), rng, most_bounds)
+    n_values = n_outputs if is_vector else 1
+    value = np.repeat(trees.value, n_values) * rng.normal(size=trees.value.size * n_values)
+    single = value.astype(np.float32).astype(np.float64)
+    trees = replace(
+        trees,
+        value=single if is_single else value,
+        baseline=np.arange(n_outputs) * 0.25,
+        output=np.zeros(5, np.int32) if is_vector else rng.integers(0, n_outputs, 5).astype(np.int32),
+        precision="single" if is_single else "double",
+    )
+    matrix = rng.normal(size=(N_FEATURES, n_rows))
+    chosen = rng.random(matrix.shape) < 0.6
+    matrix[chosen] = rng.choice([*SPECIAL, 0.5, *trees.bounds], chosen.sum())
+    expected = np.array([walk_flat(trees, row) for row in matrix.T]).reshape(n_rows, n_outputs).T
+    expected = bits(expected[0] if n_outputs == 1 else expected)
+    assert bits(trees._score_interpreted(matrix)) == expected
+    assert bits(trees._score_compiled(matrix, udfs.trees_loop.load_loop())) == expected
+
+
 def test_values_are_added_in_the_order_of_the_trees():
     trees = flatten([1e16, 1.0, -1e16, 1.0], baseline=1.0)
     expected = bits([(((1.0 + 1e16) + 1.0) - 1e16) + 1.0] * 20)
@@ -563,6 +633,12 @@ def with_entry(name, index, entry):
     return {name: array}
 
 
+def with_bounds(bounds):
+    """The first split of STUMPS by bounds."""
+    arrays = {"bounds": np.array(bounds), "bounds_stop": np.full(8, len(bounds), np.int32)}
+    return {**with_entry("threshold", 0, 0.0), **arrays}
+
+
 BROKEN = {
     "feature beyond the matrix": (with_entry("feature", 3, 2), r"feature must be in 0\.\.1"),
     "feature below zero": (with_entry("feature", 0, -1), r"feature must be in 0\.\.1"),
@@ -609,6 +685,35 @@ BROKEN = {
     "bool": ({"missing_left": STUMPS.missing_left.astype(bool)}, "missing_left must be a vector of uint8"),
     "matrix of values": ({"value": STUMPS.value.reshape(2, 4)}, "value must be a vector of float64"),
     "no array": ({"root": None}, "root must be a vector of int32"),
+    "no baseline": ({"baseline": np.empty(0)}, "baseline must be a finite float"),
+    "softmax of one output": ({"link": "softmax"}, "a softmax needs several outputs"),
+    "divisor zero": ({"divisor": 0.0}, r"divisor must be a finite float > 0, got 0\.0"),
+    "slope NaN": ({"slope": float("nan")}, "slope must be a finite float > 0, got nan"),
+    "slope of an int": ({"slope": 1}, "slope must be a finite float > 0, got 1"),
+    "precision unknown": ({"precision": "half"}, "precision must be double or single, got 'half'"),
+    "single with a divisor": ({"precision": "single", "divisor": 2.0}, "single precision knows no divisor"),
+    "single with numpy's exp": ({"precision": "single", "link": "log"}, "not the link 'log'"),
+    "output beyond the last": (with_entry("output", 1, 1), r"output must be in 0\.\.0"),
+    "output below zero": (with_entry("output", 0, -1), r"output must be in 0\.\.0"),
+    "one output missing": ({"output": STUMPS.output[:1]}, "one entry per tree"),
+    "bounds that nobody has": ({"bounds": np.zeros(2)}, "bounds_stop must ascend to the 2 entries of bounds"),
+    "bounds_stop descends": (
+        {"bounds": np.zeros(1), "bounds_stop": np.array([1, 0, 1, 1, 1, 1, 1, 1], np.int32)},
+        "bounds_stop must ascend",
+    ),
+    "bounds of a leaf": (
+        {"bounds": np.zeros(1), "bounds_stop": np.array([0, 1, 1, 1, 1, 1, 1, 1], np.int32)},
+        "a leaf has no bounds",
+    ),
+    "bounds and a threshold": (
+        {"bounds": np.zeros(1), "bounds_stop": np.ones(8, np.int32)},
+        "a split with bounds has the threshold 0",
+    ),
+    "bounds descend": (with_bounds([1.0, 0.0]), "the bounds of a split must ascend"),
+    "bounds NaN": (with_bounds([np.nan]), "none is NaN"),
+    "limit NaN": ({"limit": np.array([np.nan, 1.0])}, "limit must be > 0"),
+    "takes_nan of 2": ({"takes_nan": np.array([2, 1], np.uint8)}, "takes_nan 0 or 1"),
+    "limits missing": ({"limit": np.ones(1)}, "limit must have one entry per feature, 2, got 1"),
 }
 
 
@@ -670,6 +775,17 @@ def test_tampered_files_are_refused_with_their_path(tmp_path, changes, message):
         FlatTrees.load(tmp_path / "trees.npz")
     assert str(tmp_path / "trees.npz") in str(refused.value)
     assert refused.value.evidence["path"] == str(tmp_path / "trees.npz")
+
+
+def test_files_of_version_1_load_as_the_same_trees(tmp_path):
+    names = ("feature", "threshold", "child", "missing_left", "value", "root", "depth", "link", "n_features")
+    content = {name: getattr(STUMPS, name) for name in names}
+    np.savez(tmp_path / "trees.npz", format_version=1, baseline=STUMPS.baseline.item(), **content)
+    loaded = FlatTrees.load(tmp_path / "trees.npz")
+    for field in fields(FlatTrees):
+        assert np.array_equal(getattr(loaded, field.name), getattr(STUMPS, field.name)), field.name
+    matrix = np.array([[0.0, 0.5, np.nan, 1.0], [0.0, np.nan, 2.0, 2.5]])
+    assert bits(loaded.score(matrix)) == bits(STUMPS.score(matrix))
 
 
 def npy_bytes(array):
