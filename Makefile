@@ -34,6 +34,7 @@ bench: java redis .venv/.bench ## measure against the alternatives; writes .ones
 	@$(PY) tests/benchmarks/bench_as_of.py
 	@$(PY) -m tests.benchmarks.bench_stores
 	@$(PY) -m tests.benchmarks.bench_serving
+	@$(PY) -m tests.benchmarks.bench_trees
 
 dist: .venv/.test ## build wheel and sdist into dist/
 	@rm -rf build dist

@@ -93,8 +93,7 @@ def _evaluate(
     matrix: Floats, nodes: Nodes, trees: Trees, sets: Sets, baseline: Floats, recipe: Recipe, scores: Floats
 ) -> None:
     n_rows, column = matrix.shape[1], nodes[0]
-    root, first_leaf, depth, output = trees[0], trees[1], trees[2], trees[3]
-    n_values, is_single, _, _, _ = recipe
+    is_single = recipe[1]
     most_sets, last = np.int64(0), np.int64(0)
     for stop in trees[4]:
         most_sets, last = np.int64(max(most_sets, stop - last)), np.int64(stop)
@@ -102,7 +101,7 @@ def _evaluate(
     block = np.empty((column.size + most_sets, lanes))
     codes = np.empty((sets[0].shape[0], lanes), np.uint64)
     alive = np.empty(lanes, np.uint64)
-    at = np.empty(max(lanes, root.size), np.uint32)
+    at = np.empty(max(lanes, trees.shape[1]), np.uint32)
     for begin in range(0, n_rows, BLOCK_ROWS):
         width = min(BLOCK_ROWS, n_rows - begin)
         for k in range(baseline.size):
@@ -111,25 +110,40 @@ def _evaluate(
         _fill_codes(matrix, begin, width, sets, codes)
         if width < 8 and most_sets == 0:
             for r in range(width):
-                _walk_trees(block[:, r], nodes, root, depth, at)
-                for t in range(root.size):
-                    _add_leaf(at[t], nodes[4], n_values, is_single, scores, output[t], begin + r)
-            _finish(scores, begin, width, recipe)
-            continue
-        for t in range(root.size):
-            _fill_sets(codes, width, sets, trees[4], t, column.size, block)
-            if first_leaf[t] - root[t] >= 64:
-                _walk_rows(block, nodes, root[t], depth[t], at, width)
-            else:
-                _strike_leaves(block, width, nodes, root[t], first_leaf[t], alive)
-                if n_values == 1 and is_single == 0:
-                    margins = scores[output[t], begin : begin + width]
-                    _add_leftmost(alive, nodes[4][first_leaf[t] :], margins)
-                    continue
-                _find_leftmost(alive, first_leaf[t], at, width)
-            for r in range(width):
-                _add_leaf(at[r], nodes[4], n_values, is_single, scores, output[t], begin + r)
+                _walk_trees(block[:, r], nodes, trees, at, is_single, scores, begin + r)
+        else:
+            for t in range(trees.shape[1]):
+                _fill_sets(codes, width, sets, trees[4], t, column.size, block)
+                _add_tree(block, begin, width, nodes, trees[:, t], alive, at, recipe, scores)
         _finish(scores, begin, width, recipe)
+
+
+def _add_tree(
+    block: Floats,
+    begin: int,
+    width: int,
+    nodes: Nodes,
+    tree: Indices,
+    alive: Bits,
+    at: Indices,
+    recipe: Recipe,
+    scores: Floats,
+) -> None:
+    """Add a tree's values for a block of rows."""
+    root, first_leaf, depth, output, _ = tree
+    n_values, is_single, _, _, _ = recipe
+    if first_leaf - root >= 64:
+        _walk_rows(block, nodes, root, depth, at, width)
+    else:
+        _strike_leaves(block, width, nodes, root, first_leaf, alive)
+        if n_values == 1 and is_single == 0:
+            _add_leftmost(alive, nodes[4][first_leaf:], scores[output, begin : begin + width])
+            return
+        _find_leftmost(alive, first_leaf, at, width)
+    for r in range(width):
+        for k in range(n_values):
+            total = scores[output + k, begin + r] + nodes[4][at[r] * n_values + k]
+            scores[output + k, begin + r] = np.float64(np.float32(total)) if is_single else total
 
 
 def _fill_block(matrix: Floats, begin: int, width: int, column: Numbers, block: Floats) -> None:
@@ -229,9 +243,13 @@ def _walk_rows(block: Floats, nodes: Nodes, root: int, depth: int, at: Indices, 
             at[r] = child[2 * k + (1 if block[slot[k], r] <= threshold[k] else 0)]
 
 
-def _walk_trees(row: Floats, nodes: Nodes, root: Indices, depth: Indices, at: Indices) -> None:
+def _walk_trees(
+    row: Floats, nodes: Nodes, trees: Trees, at: Indices, is_single: int, scores: Floats, r: int
+) -> None:
     """Move one row one level down all trees, until it is through the deepest: no tree waits for another."""
-    _, slot, threshold, _, _, child = nodes
+    _, slot, threshold, _, value, child = nodes
+    root, depth, output = trees[0], trees[2], trees[3]
+    n_values = value.size // slot.size
     deepest = 0
     for t in range(root.size):
         at[t] = root[t]
@@ -240,14 +258,10 @@ def _walk_trees(row: Floats, nodes: Nodes, root: Indices, depth: Indices, at: In
         for t in range(root.size):
             k = at[t]
             at[t] = child[2 * k + (1 if row[slot[k]] <= threshold[k] else 0)]
-
-
-def _add_leaf(
-    leaf: int, value: Floats, n_values: int, is_single: int, scores: Floats, output: int, row: int
-) -> None:
-    for k in range(n_values):
-        total = scores[output + k, row] + value[leaf * n_values + k]
-        scores[output + k, row] = np.float64(np.float32(total)) if is_single else total
+    for t in range(root.size):
+        for v in range(n_values):
+            total = scores[output[t] + v, r] + value[at[t] * n_values + v]
+            scores[output[t] + v, r] = np.float64(np.float32(total)) if is_single else total
 
 
 def _finish(scores: Floats, begin: int, width: int, recipe: Recipe) -> None:
@@ -302,7 +316,7 @@ _PARTS: Final = (
     _find_leftmost,
     _walk_rows,
     _walk_trees,
-    _add_leaf,
+    _add_tree,
     _exp_single,
     _logistic,
     _logistic_single,

@@ -358,7 +358,7 @@ def mutate_value(trees):
 
 
 def mutate_baseline(trees):
-    return {"baseline": trees.baseline + np.float64(np.float32(2.0**-9))}
+    return {"baseline": trees.baseline + 2.0**-9 * (np.arange(trees.n_outputs) == 0)}
 
 
 def mutate_missing(trees):

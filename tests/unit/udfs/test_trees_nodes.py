@@ -25,7 +25,7 @@ SINGLE = st.floats(width=32, allow_nan=False, allow_infinity=False)
 
 def as_single(x):
     with np.errstate(all="ignore"):
-        return np.float32(x)
+        return float(np.float32(x))
 
 
 @given(st.floats(allow_nan=False))
