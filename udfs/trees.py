@@ -44,8 +44,10 @@ from udfs.trees_walk import Walker
 
 __all__ = ["FlatTrees", "check_matrix", "warm_up"]
 
-_FORMAT_VERSION: Final = 2
-_READABLE: Final = (1, 2)  # 1 had one output, thresholds alone, and took any number
+_READABLE: Final = (1, 2)
+_ARRAYS_OF_1: Final = ("feature", "threshold", "child", "missing_left", "value", "root", "depth")
+_FIELDS_OF_1: Final = (*_ARRAYS_OF_1, "baseline", "link", "n_features")
+_LINKS_OF_1: Final = ("identity", "logit", "log")
 _COMPILE_FROM_ROWS: Final = 4096  # a batch worth the seconds that importing numba takes
 _UNREADABLE: Final = (
     OSError,
@@ -169,11 +171,22 @@ class FlatTrees:
         """Whether sums and scores are float32 numbers (given as float64)."""
         return self.precision == "single"
 
+    @property
+    def format_version(self) -> int:
+        """The format that `save` writes: 1 where all is said in it, which releases that know no other can read."""
+        usual = {**self._usual(), "divisor": 1.0, "slope": 1.0, "precision": "double"}
+        is_usual = all(np.array_equal(getattr(self, name), entries) for name, entries in usual.items())
+        return 1 if is_usual and self.n_outputs == 1 and self.link in _LINKS_OF_1 else 2
+
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the trees as an uncompressed npz without pickled objects; equal trees give equal bytes."""
-        content: dict[str, Any] = {f.name: getattr(self, f.name) for f in fields(self)}
+        version = self.format_version
+        names = _FIELDS_OF_1 if version == 1 else [f.name for f in fields(self)]
+        content: dict[str, Any] = {name: getattr(self, name) for name in names}
+        if version == 1:
+            content["baseline"] = self.baseline.item()
         with open(path, "wb") as file:
-            np.savez(file, format_version=_FORMAT_VERSION, **content)
+            np.savez(file, format_version=version, **content)
 
     @classmethod
     def load(cls, source: str | os.PathLike[str] | bytes) -> FlatTrees:
@@ -304,11 +317,8 @@ def _fields_of(content: dict[str, Any], version: int) -> dict[str, Any]:
     """Return the constructor's arguments from a file's arrays."""
     scalars = [f.name for f in fields(FlatTrees) if f.name not in DTYPES]
     if version == 1:
-        content["baseline"] = np.atleast_1d(content["baseline"].item())
-        scalars = ["link", "n_features"]
-    for name in scalars:
-        content[name] = content[name].item()
-    missing = {f.name for f in fields(FlatTrees)} - content.keys()
-    if version > 1 and missing:
-        raise KeyError(", ".join(sorted(missing)))
-    return content
+        scalars = ["baseline", "link", "n_features"]
+    expected = _FIELDS_OF_1 if version == 1 else [f.name for f in fields(FlatTrees)]
+    if content.keys() != set(expected):
+        raise KeyError(f"fields {', '.join(sorted(content.keys() ^ set(expected)))}")
+    return content | {name: content[name].item() for name in scalars}

@@ -748,6 +748,7 @@ def test_splits_after_leaves_are_refused():
 
 
 def write_npz(path, **changes):
+    """A file of version 2."""
     content = {field.name: getattr(STUMPS, field.name) for field in fields(FlatTrees)}
     content = {"format_version": 2, **content, **changes}
     np.savez(path, **{name: array for name, array in content.items() if array is not None})
@@ -777,15 +778,44 @@ def test_tampered_files_are_refused_with_their_path(tmp_path, changes, message):
     assert refused.value.evidence["path"] == str(tmp_path / "trees.npz")
 
 
-def test_files_of_version_1_load_as_the_same_trees(tmp_path):
-    names = ("feature", "threshold", "child", "missing_left", "value", "root", "depth", "link", "n_features")
-    content = {name: getattr(STUMPS, name) for name in names}
-    np.savez(tmp_path / "trees.npz", format_version=1, baseline=STUMPS.baseline.item(), **content)
+def test_files_of_both_versions_load_as_the_same_trees(tmp_path):
+    STUMPS.save(tmp_path / "1.npz")
+    write_npz(tmp_path / "2.npz")
+    for version in (1, 2):
+        with np.load(tmp_path / f"{version}.npz") as file:
+            assert file["format_version"] == version
+        loaded = FlatTrees.load(tmp_path / f"{version}.npz")
+        for field in fields(FlatTrees):
+            assert np.array_equal(getattr(loaded, field.name), getattr(STUMPS, field.name)), field.name
+
+
+@pytest.mark.parametrize(
+    ("change", "version"),
+    [
+        ({}, 1),
+        ({"link": "logit"}, 1),
+        ({"link": "exp"}, 2),
+        ({"divisor": 2.0}, 2),
+        ({"precision": "single"}, 2),
+        ({"takes_nan": np.zeros(2, np.uint8)}, 2),
+        ({"limit": np.array([np.inf, 1.0])}, 2),
+        ({"baseline": np.zeros(2)}, 2),
+        (with_bounds([1.0]), 2),
+    ],
+)
+def test_files_are_of_the_oldest_version_that_says_it_all(tmp_path, change, version):
+    trees = replace(STUMPS, **change)
+    assert trees.format_version == version
+    trees.save(tmp_path / "trees.npz")
     loaded = FlatTrees.load(tmp_path / "trees.npz")
     for field in fields(FlatTrees):
-        assert np.array_equal(getattr(loaded, field.name), getattr(STUMPS, field.name)), field.name
-    matrix = np.array([[0.0, 0.5, np.nan, 1.0], [0.0, np.nan, 2.0, 2.5]])
-    assert bits(loaded.score(matrix)) == bits(STUMPS.score(matrix))
+        assert np.array_equal(getattr(loaded, field.name), getattr(trees, field.name)), field.name
+
+
+def test_fields_of_another_version_are_refused(tmp_path):
+    write_npz(tmp_path / "trees.npz", format_version=1, baseline=0.0)
+    with pytest.raises(ModelIntegrityError, match="fields bounds, bounds_stop, divisor"):
+        FlatTrees.load(tmp_path / "trees.npz")
 
 
 def npy_bytes(array):
