@@ -27,8 +27,9 @@ _LIBRARIES: Final = {
     "lightgbm": ("LightGBM", trees_lightgbm.EXPORTS),
     "xgboost": ("XGBoost", trees_xgboost.EXPORTS),
 }
+_DECISIVE_ROWS: Final = 1024
 _REFUSED_ROWS: Final = (
-    16  # that many of the rows that flat trees refuse are offered to the library, each alone
+    16  # of the rows that flat trees refuse, so many are offered to the library, each alone
 )
 
 
@@ -55,8 +56,10 @@ def certify_trees(trees: FlatTrees, estimator: Any, matrix: Floats) -> TreeCerti
     """Return how the flat trees compare to the estimator they were exported from, by raw bits, on the given rows.
 
     Both ways that `FlatTrees.score` may take are compared (the compiled one where numba is installed), each in batches
-    of 1, 7, 256, 257 and all rows. The estimator predicts all rows at once. Rows with a value that the trees refuse must be
-    refused by the estimator too, which is tried with some of them; they are not among the rows compared.
+    of 1, 7, 256, 257 and all rows; and all at once on rows made of these and of the numbers at which trees decide, with the
+    numbers just below and above, where two readings of a split part. The estimator predicts all rows at once. Rows with a
+    value that the trees refuse must be refused by the estimator too, which is tried with some of them; they are not among
+    the rows compared.
 
     Args:
         trees: what `export_trees(estimator)` returned, possibly saved and loaded.
@@ -75,8 +78,11 @@ def certify_trees(trees: FlatTrees, estimator: Any, matrix: Floats) -> TreeCerti
     n_rows = matrix.shape[1]
     if n_rows == 0:
         return TreeCertificate(0, mismatches)
+    decisive = _decisive_rows(trees, matrix)
     try:
-        expected = _predict(estimator, np.ascontiguousarray(matrix.T)).view(np.uint64)
+        expected, of_decisive = (
+            _predict(estimator, np.ascontiguousarray(rows.T)).view(np.uint64) for rows in (matrix, decisive)
+        )
     except ValueError:
         return TreeCertificate(n_rows, {**mismatches, "refused by the library alone": n_rows})
     ways: dict[str, Callable[[Floats], Floats]] = {"interpreted": trees._score_interpreted}
@@ -89,7 +95,27 @@ def certify_trees(trees: FlatTrees, estimator: Any, matrix: Floats) -> TreeCerti
             mismatches[f"{way}, batches of {size} rows"] = _count_differing(
                 np.concatenate(scores, axis=-1), expected
             )
+        mismatches[f"{way}, {_DECISIVE_ROWS} rows at decisions"] = _count_differing(
+            score(decisive), of_decisive
+        )
     return TreeCertificate(n_rows, mismatches)
+
+
+def _decisive_rows(trees: FlatTrees, matrix: Floats) -> Floats:
+    """Return rows like those of the matrix, with about a third of the values at or beside a decision, or missing."""
+    rng = np.random.default_rng(0)
+    rows = matrix[:, rng.integers(0, matrix.shape[1], _DECISIVE_ROWS)]
+    owner = np.repeat(trees.feature, np.diff(trees.bounds_stop, prepend=0))
+    is_plain = (trees.child[0::2] != trees.child[1::2]) & np.isfinite(trees.threshold)
+    for f in range(trees.n_features):
+        at = np.concatenate([trees.threshold[is_plain & (trees.feature == f)], trees.bounds[owner == f]])
+        with np.errstate(all="ignore"):
+            at = np.concatenate([at, np.nextafter(at, -np.inf), np.nextafter(at, np.inf)])
+        at = np.concatenate([at[np.abs(at) <= trees.limit[f]], [np.nan] if trees.takes_nan[f] else []])
+        chosen = rng.random(_DECISIVE_ROWS) < 1 / 3
+        if at.size:
+            rows[f, chosen] = rng.choice(at, np.count_nonzero(chosen))
+    return rows
 
 
 def _count_differing(scores: Floats, expected: npt.NDArray[np.uint64]) -> int:

@@ -124,7 +124,7 @@ def assert_certified(estimator):
     trees = export_trees(estimator)
     certificate = certify_trees(trees, estimator, awkward_matrix(trees))
     assert certificate.is_identical, certificate
-    assert len(certificate.mismatches) == 10  # two ways of evaluation, five batch sizes
+    assert len(certificate.mismatches) == 12  # two ways of evaluation, five batch sizes and made rows
     return trees
 
 
@@ -576,18 +576,32 @@ def test_certificate_counts_rows_with_other_bits():
     assert n_changed > 0
     certificate = certify_trees(changed, fitted_classifier(), matrix)
     assert not certificate.is_identical
-    assert set(certificate.mismatches.values()) == {n_changed}
+    assert {n for way, n in certificate.mismatches.items() if "batches" in way} == {n_changed}
+    assert all(certificate.mismatches.values())
 
 
 def test_certificate_of_few_rows_names_the_batches_that_were_made():
     trees = exported()
     certificate = certify_trees(trees, fitted_classifier(), awkward_matrix(trees)[:, :7])
-    assert certificate == TreeCertificate(
-        n_rows=7,
-        mismatches={
-            f"{way}, batches of {size} rows": 0 for way in ("interpreted", "compiled") for size in (1, 7)
-        },
+    ways = [
+        f"{way}, {of}"
+        for way in ("interpreted", "compiled")
+        for of in ("batches of 1 rows", "batches of 7 rows", "1024 rows at decisions")
+    ]
+    assert certificate == TreeCertificate(n_rows=7, mismatches=dict.fromkeys(ways, 0))
+
+
+def test_rows_at_decisions_are_compared_where_the_given_rows_say_nothing():
+    """One float64 further, at every threshold: as if x < threshold were meant."""
+    trees = exported()
+    is_split = np.isfinite(trees.threshold)
+    changed = replace(
+        trees, threshold=np.where(is_split, np.nextafter(trees.threshold, -np.inf), trees.threshold)
     )
+    certificate = certify_trees(changed, fitted_classifier(), np.full((N_FEATURES, 9), 0.1234))
+    differing = {way for way, n in certificate.mismatches.items() if n}
+    assert differing == {f"{way}, 1024 rows at decisions" for way in ("interpreted", "compiled")}
+    assert not certificate.is_identical
 
 
 def test_nothing_is_certified_by_no_rows():
