@@ -35,6 +35,7 @@ bench: java redis .venv/.bench ## measure against the alternatives; writes .ones
 	@$(PY) -m tests.benchmarks.bench_stores
 	@$(PY) -m tests.benchmarks.bench_serving
 	@$(PY) -m tests.benchmarks.bench_reconcile
+	@$(PY) -m tests.benchmarks.bench_trees
 
 dist: .venv/.test ## build wheel and sdist into dist/
 	@rm -rf build dist

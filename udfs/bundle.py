@@ -206,6 +206,11 @@ def _certified(
         trees = export_trees(estimator)
     except ModelError as refused:
         return library, {**facts, "reason": str(refused)}
+    if trees.n_outputs != 1:
+        return library, {
+            **facts,
+            "reason": f"flat trees give {trees.n_outputs} scores per row; a score is one",
+        }
     if not certify_trees(trees, estimator, matrix).is_identical:
         return library, {
             **facts,

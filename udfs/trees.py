@@ -2,7 +2,8 @@
 
 Scoring with the library costs most of a batch run and needs the library in every process. The same trees as a few
 arrays need numpy alone for a handful of rows, and one compiled loop (numba) for millions. Bits are equal because the
-arithmetic is: start at the baseline, add one leaf value per tree in order, apply the link function of the library.
+arithmetic is: start at the baseline, add one leaf value per tree in order (rounded to float32 where the library does
+that), divide, multiply, and apply the link function of the library (see trees_finish).
 Which leaf that is depends on comparisons alone, so any way of finding it is allowed:
 
 - one row or a few: plain Python lists;
@@ -12,19 +13,22 @@ Which leaf that is depends on comparisons alone, so any way of finding it is all
   Lucchese et al., "QuickScorer", SIGIR 2015);
 - compiled, other trees: from node to child, `depth` times for every row of the block. Leaves loop to themselves.
 
-numba is imported by the first large batch, scikit-learn and scipy never. This module knows nothing of features, MLflow
-or Spark. Not exportable: categorical splits, several classes, other libraries; the caller falls back to the estimator.
+All comparisons are of float64 numbers. What a library decides in another way is put into the numbers when it is exported:
+a library that rounds features to float32 has thresholds that lie where rounding changes the answer; a categorical split
+is a set of intervals. So nothing here depends on where the trees came from.
+
+numba is imported by the first large batch, scikit-learn, scipy, LightGBM and XGBoost never. This module knows nothing of
+features, MLflow or Spark.
 """
 
 from __future__ import annotations
 
 import functools
 import io
-import math
 import os
 import zipfile
 import zlib
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Final
 
@@ -32,13 +36,19 @@ import numpy as np
 import numpy.typing as npt
 
 from feature_pipelines.errors import ContractError, ModelIntegrityError
-from udfs.trees_loop import ALL_LEAVES, BLOCK_ROWS, Floats, Loop, Nodes, Numbers, Trees, load_loop
+from udfs.trees_check import DTYPES, check_trees, demand
+from udfs.trees_finish import finish
+from udfs.trees_loop import Floats, Loop, Nodes, Recipe, Sets, Trees, load_loop
+from udfs.trees_packed import SetTables, pack_nodes, pack_recipe, pack_sets, pack_trees, set_tables
+from udfs.trees_walk import Walker
 
-__all__ = ["DTYPES", "FlatTrees", "check_matrix", "warm_up"]
+__all__ = ["FlatTrees", "check_matrix", "warm_up"]
 
-_FORMAT_VERSION: Final = 1
+_READABLE: Final = (1, 2)
+_ARRAYS_OF_1: Final = ("feature", "threshold", "child", "missing_left", "value", "root", "depth")
+_FIELDS_OF_1: Final = (*_ARRAYS_OF_1, "baseline", "link", "n_features")
+_LINKS_OF_1: Final = ("identity", "logit", "log")
 _COMPILE_FROM_ROWS: Final = 4096  # a batch worth the seconds that importing numba takes
-_PLAIN_ROWS: Final = 4  # up to here Python lists beat numpy
 _UNREADABLE: Final = (
     OSError,
     EOFError,
@@ -50,16 +60,13 @@ _UNREADABLE: Final = (
     zipfile.BadZipFile,
     zlib.error,
 )
-_LINKS: Final = ("identity", "logit", "log")
-DTYPES: Final = {
-    "feature": np.int32,
-    "threshold": np.float64,
-    "child": np.int32,
-    "missing_left": np.uint8,
-    "value": np.float64,
-    "root": np.int32,
-    "depth": np.int32,
-}
+_CHECK_ROWS: Final = 4096
+_SHOWN: Final = 5
+
+
+def _nothing() -> Any:
+    """Stands for the usual entries, which are filled in."""
+    return np.empty(0)
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,19 +74,28 @@ class FlatTrees:
     """Binary trees in flat arrays; an instance is valid by construction and its arrays are read-only.
 
     The nodes of tree t are `root[t]` up to the next root: first its splits, each before its children, then its leaves
-    from left to right. A row goes left at a split if `x <= threshold`, or if x is NaN and `missing_left` is 1.
+    from left to right. A row goes left at a split if `x <= threshold`, or, at a split with bounds, if the number of bounds
+    that are <= x is odd; where x is NaN, if `missing_left` is 1.
 
     Args:
         feature: int32 per node, the row of the matrix that a split looks at; 0 in leaves.
-        threshold: float64 per node, never NaN; +inf in leaves.
+        threshold: float64 per node, never NaN; +inf in leaves, 0 in splits with bounds.
         child: int32, two per node: `child[2k]` right, `child[2k + 1]` left; a leaf is its own child.
         missing_left: uint8 per node, 0 or 1.
-        value: float64 per node, finite; what a leaf adds to the margin.
+        value: float64, finite; what a leaf adds to the margins: one number per node, or one per node and output.
         root: int32 per tree, ascending from 0.
         depth: int32 per tree, the number of splits on its longest path.
-        baseline: the margin before the first tree.
-        link: "identity", "logit" (probability of the positive class) or "log", from margin to score.
+        baseline: the margins before the first tree: float64 per output (a float for one output).
+        link: from margins to scores, see trees_finish.LINKS.
         n_features: rows of the matrix to score.
+        output: int32 per tree, the output that its leaves add to (the first one, where they have a value for each).
+        bounds: float64, the bounds of all splits that have any, ascending within a split.
+        bounds_stop: int32 per node, where the bounds of nodes up to this one end.
+        limit: float64 per feature: the largest absolute value that the library takes.
+        takes_nan: uint8 per feature: 1 if the library takes NaN.
+        divisor: by which margins are divided; the number of trees where the library averages.
+        slope: by which they are multiplied then.
+        precision: "single" if the library adds up and applies the link in float32, else "double".
 
     Raises:
         ModelIntegrityError: the arrays are not trees as described (so no evaluation can read out of bounds).
@@ -100,31 +116,84 @@ class FlatTrees:
     value: Floats
     root: npt.NDArray[np.int32]
     depth: npt.NDArray[np.int32]
-    baseline: float
+    baseline: Any
     link: str
     n_features: int
+    output: npt.NDArray[np.int32] = field(default_factory=_nothing)
+    bounds: Floats = field(default_factory=_nothing)
+    bounds_stop: npt.NDArray[np.int32] = field(default_factory=_nothing)
+    limit: Floats = field(default_factory=_nothing)
+    takes_nan: npt.NDArray[np.uint8] = field(default_factory=_nothing)
+    divisor: float = 1.0
+    slope: float = 1.0
+    precision: str = "double"
 
     def __post_init__(self) -> None:
+        for name, usual in self._usual().items():
+            if np.size(getattr(self, name)) == 0:
+                object.__setattr__(self, name, usual)
+        if isinstance(self.baseline, float):
+            object.__setattr__(self, "baseline", np.array([self.baseline]))
         for name, dtype in DTYPES.items():
             array = np.array(getattr(self, name))
-            _demand(array.dtype == dtype and array.ndim == 1, f"{name} must be a vector of {np.dtype(dtype)}")
+            if name == "baseline":
+                demand(
+                    array.dtype == dtype and array.ndim == 1, "baseline must be a finite float, or several"
+                )
+            demand(array.dtype == dtype and array.ndim == 1, f"{name} must be a vector of {np.dtype(dtype)}")
             array.setflags(write=False)
             object.__setattr__(self, name, array)
-        _check_scalars(self.baseline, self.link, self.n_features)
-        _check_nodes(self)
+        check_trees(self)
+
+    def _usual(self) -> dict[str, Any]:
+        n_features: Any = self.n_features
+        n_features = max(n_features, 0) if isinstance(n_features, int) else 0
+        return {
+            "output": np.zeros(np.size(self.root), np.int32),
+            "bounds": np.empty(0),
+            "bounds_stop": np.zeros(np.size(self.feature), np.int32),
+            "limit": np.full(n_features, np.inf),
+            "takes_nan": np.ones(n_features, np.uint8),
+        }
+
+    @property
+    def n_outputs(self) -> int:
+        """How many scores a row has: 1, or one per class."""
+        return int(self.baseline.size)
+
+    @property
+    def n_values(self) -> int:
+        """How many values a leaf has: 1, or one per output."""
+        return int(self.value.size // self.feature.size)
+
+    @property
+    def is_single(self) -> bool:
+        """Whether sums and scores are float32 numbers (given as float64)."""
+        return self.precision == "single"
+
+    @property
+    def format_version(self) -> int:
+        """The format that `save` writes: 1 where all is said in it, which releases that know no other can read."""
+        usual = {**self._usual(), "divisor": 1.0, "slope": 1.0, "precision": "double"}
+        is_usual = all(np.array_equal(getattr(self, name), entries) for name, entries in usual.items())
+        return 1 if is_usual and self.n_outputs == 1 and self.link in _LINKS_OF_1 else 2
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the trees as an uncompressed npz without pickled objects; equal trees give equal bytes."""
-        content: dict[str, Any] = {field.name: getattr(self, field.name) for field in fields(self)}
+        version = self.format_version
+        names = _FIELDS_OF_1 if version == 1 else [f.name for f in fields(self)]
+        content: dict[str, Any] = {name: getattr(self, name) for name in names}
+        if version == 1:
+            content["baseline"] = self.baseline.item()
         with open(path, "wb") as file:
-            np.savez(file, format_version=_FORMAT_VERSION, **content)
+            np.savez(file, format_version=version, **content)
 
     @classmethod
     def load(cls, source: str | os.PathLike[str] | bytes) -> FlatTrees:
         """Return the trees that `save` wrote, from a path or from the file's content.
 
         Raises:
-            ModelIntegrityError: the file is missing, damaged, of another format version, or holds no valid trees.
+            ModelIntegrityError: the file is missing, damaged, of an unknown format version, or holds no valid trees.
         """
         where = "the content" if isinstance(source, bytes) else os.fspath(source)
         try:
@@ -132,107 +201,98 @@ class FlatTrees:
             with np.load(io.BytesIO(raw), allow_pickle=False) as file:
                 content = {name: file[name] for name in file.files}
             version = content.pop("format_version").item()
-            if version != _FORMAT_VERSION:
-                raise ModelIntegrityError(f"format version {version!r}, this code reads {_FORMAT_VERSION}")
-            scalars = {name: content.pop(name).item() for name in ("baseline", "link", "n_features")}
-            return cls(**content, **scalars)
+            if version not in _READABLE:
+                known = " and ".join(map(str, _READABLE))
+                raise ModelIntegrityError(f"format version {version!r}, this code reads {known}")
+            return cls(**_fields_of(content, version))
         except (*_UNREADABLE, ModelIntegrityError) as exc:
             message = f"{where} is not a file of flat trees: {type(exc).__name__}: {exc}"
             raise ModelIntegrityError(message, path=where) from exc
 
     def score(self, matrix: Floats) -> Floats:
-        """Return one score per row, bit for bit what the exported estimator predicts, at every batch size.
+        """Return the scores of each row, bit for bit what the exported estimator predicts, at every batch size.
 
         Args:
             matrix: float64, feature-major: shape (n_features, n_rows). C order is fastest, any layout is correct. NaN is
                 a missing value; infinities are numbers.
 
         Returns:
-            float64 of shape (n_rows,): the probability of the positive class (`classes_[1]`) or the prediction.
+            float64. With one output of shape (n_rows,): the probability of the positive class (`classes_[1]`) or the
+            prediction; else of shape (n_outputs, n_rows): the probability of each class, in the order of `classes_`.
 
         Raises:
-            ContractError: the matrix has another type, dtype or number of features.
+            ContractError: the matrix has another type, dtype or number of features, or holds a value that the library refuses
+                (infinite, beyond float32, or NaN where its trees know no missing values).
         """
         check_matrix(matrix, self.n_features)
+        if (refused := self.refused(matrix)) is not None and refused.any():
+            raise ContractError(self._refusal(matrix, refused))
         if matrix.shape[1] >= _COMPILE_FROM_ROWS or load_loop.cache_info().currsize:
             loop = load_loop()
             if loop is not None:
                 return self._score_compiled(matrix, loop)
         return self._score_interpreted(matrix)
 
+    def refused(self, matrix: Floats) -> npt.NDArray[np.bool_] | None:
+        """Return which rows hold a value that the library refuses, shape (n_rows,); None if it refuses none."""
+        if not self._refuses:
+            return None
+        refused = np.empty(matrix.shape[1], np.bool_)
+        for begin in range(0, matrix.shape[1], _CHECK_ROWS):
+            stop = begin + _CHECK_ROWS
+            refused[begin:stop] = self._is_refused(matrix[:, begin:stop]).any(axis=0)
+        return refused
+
+    def _is_refused(self, block: Floats) -> npt.NDArray[np.bool_]:
+        is_taken = np.abs(block) <= self.limit[:, None]
+        is_refused: npt.NDArray[np.bool_] = ~(is_taken | (np.isnan(block) & (self.takes_nan[:, None] == 1)))
+        return is_refused
+
+    @functools.cached_property
+    def _refuses(self) -> bool:
+        return bool((self.limit < np.inf).any() or (self.takes_nan == 0).any())
+
+    def _refusal(self, matrix: Floats, refused: npt.NDArray[np.bool_]) -> str:
+        rows = np.flatnonzero(refused)
+        is_bad = self._is_refused(matrix[:, rows])
+        features = ", ".join(map(str, np.flatnonzero(is_bad.any(axis=1))[:_SHOWN]))
+        return (
+            f"{rows.size} of {matrix.shape[1]} rows hold a value that the estimator refuses, in feature {features} (from 0): it "
+            "is infinite, too large, or missing where its trees know no missing values; first row: "
+            f"{rows[0]}. Fill or bound the feature"
+        )
+
     def _score_compiled(self, matrix: Floats, loop: Loop) -> Floats:
-        margins = np.empty(matrix.shape[1])
-        is_linked = loop.has_exact_exp and self.link == "logit"
+        scores = np.empty((self.n_outputs, matrix.shape[1]))
+        recipe, is_done = self._recipes[loop.has_exact_exp]
         aligned = matrix if matrix.flags.aligned else matrix.copy()
-        loop.evaluate(aligned, *self._packed, self.baseline, is_linked, margins)
-        return margins if is_linked else _apply_link(self.link, margins)
+        loop.evaluate(aligned, *self._packed, self.baseline, recipe, scores)
+        return self._shape(scores if is_done else self._finish(scores))
 
     def _score_interpreted(self, matrix: Floats) -> Floats:
-        n_rows = matrix.shape[1]
-        margins = np.full(n_rows, self.baseline)
-        if n_rows <= _PLAIN_ROWS:
-            for r in range(n_rows):
-                margins[r] = self._walk_row(matrix[:, r].tolist())
-        else:
-            for begin in range(0, n_rows, BLOCK_ROWS):
-                stop = begin + BLOCK_ROWS
-                self._walk_block(matrix[:, begin:stop], margins[begin:stop])
-        return _apply_link(self.link, margins)
+        return self._shape(self._finish(self._walker.margins(matrix)))
 
-    def _walk_row(self, row: list[float]) -> float:
-        feature, threshold, left, right, missing, value, root = self._lists
-        total = self.baseline
-        for k in root:
-            while (f := feature[k]) >= 0:
-                x = row[f]
-                k = left[k] if x <= threshold[k] else right[k] if x == x else missing[k]
-            total += value[k]
-        return total
+    def _finish(self, margins: Floats) -> Floats:
+        return finish(margins, self.link, self.divisor, self.slope, is_single=self.is_single)
 
-    def _walk_block(self, block: Floats, margins: Floats) -> None:
-        rows = np.arange(block.shape[1])
-        node = np.repeat(self.root.astype(np.intp)[:, None], rows.size, axis=1)
-        for _ in range(self.depth.max()):
-            x = block[self.feature[node], rows]
-            go_left = (x <= self.threshold[node]) | (np.isnan(x) & (self.missing_left[node] == 1))
-            node = self.child[2 * node + go_left].astype(np.intp)
-        for leaf in node:
-            margins += self.value[leaf]
+    def _shape(self, scores: Floats) -> Floats:
+        return scores[0] if self.n_outputs == 1 else scores
 
     @functools.cached_property
-    def _lists(self) -> tuple[list[Any], ...]:
-        """The nodes as Python lists: feature (-1 in leaves), threshold, left, right, child of a NaN, value; roots."""
-        right, left = self.child[0::2], self.child[1::2]
-        feature = np.where(left == right, -1, self.feature)
-        missing = np.where(self.missing_left == 1, left, right)
-        arrays = (feature, self.threshold, left, right, missing, self.value, self.root)
-        return tuple(array.tolist() for array in arrays)
+    def _tables(self) -> SetTables:
+        return set_tables(self)
 
     @functools.cached_property
-    def _packed(self) -> tuple[Nodes, Trees]:
-        """The nodes as the compiled loop takes them.
+    def _walker(self) -> Walker:
+        return Walker(self, self._tables)
 
-        A split looks at a column of the block: a feature as it is if NaN goes right (`NaN <= t` is false), or with NaN
-        replaced by -inf if NaN goes left. `keep` has, as bits, the leaves that remain when a row goes right; it means
-        something in trees of up to 64 leaves.
-        """
-        is_split = self.child[0::2] != self.child[1::2]
-        wanted = self.feature.astype(np.int64) * 2 + self.missing_left
-        column, slots = np.unique(wanted[is_split], return_inverse=True)
-        slot = np.zeros(self.feature.size, np.uint32)
-        slot[is_split] = slots
-        first, n_leaves = _leaf_ranges(self)
-        split = np.flatnonzero(is_split)
-        low, high = first[split], first[split] + n_leaves[self.child[2 * split + 1]]
-        bit = np.uint64(1) << np.minimum([low, high], 63).astype(np.uint64)
-        keep = np.full(self.feature.size, ALL_LEAVES)
-        keep[split] = ~(bit[1] - bit[0])
-        root, first_leaf = self.root.astype(np.uint32), _first_leaves(self).astype(np.uint32)
-        nodes = (column, slot, self.threshold, keep, self.value, self.child.astype(np.uint32))
-        trees = (root, first_leaf, self.depth.astype(np.uint32))
-        for array in (*nodes, *trees):
-            array.setflags(write=False)
-        return nodes, trees
+    @functools.cached_property
+    def _recipes(self) -> list[tuple[Recipe, bool]]:
+        return [pack_recipe(self, has_exact_exp=exact) for exact in (False, True)]
+
+    @functools.cached_property
+    def _packed(self) -> tuple[Nodes, Trees, Sets]:
+        return pack_nodes(self), pack_trees(self, self._tables), pack_sets(self._tables)
 
 
 def warm_up() -> bool:
@@ -253,95 +313,12 @@ def check_matrix(matrix: Any, n_features: int) -> None:
         )
 
 
-def _check_scalars(baseline: Any, link: Any, n_features: Any) -> None:
-    _demand(isinstance(baseline, float) and math.isfinite(baseline), "baseline must be a finite float")
-    _demand(link in _LINKS, f"link must be one of {', '.join(_LINKS)}, got {link!r}")
-    _demand(
-        isinstance(n_features, int) and n_features > 0, f"n_features must be an int > 0, got {n_features!r}"
-    )
-
-
-def _check_nodes(trees: FlatTrees) -> None:
-    """Refuse arrays that are not trees as `FlatTrees` describes them; the order of the checks matters."""
-    n_nodes, root, child = trees.feature.size, trees.root, trees.child
-    sizes = {name: getattr(trees, name).size for name in ("threshold", "missing_left", "value")}
-    _demand(
-        all(size == n_nodes for size in sizes.values()),
-        f"all node arrays must have {n_nodes} entries: {sizes}",
-    )
-    _demand(child.size == 2 * n_nodes, f"child must have {2 * n_nodes} entries, got {child.size}")
-    _demand(0 < root.size == trees.depth.size, "root and depth must have one entry per tree, at least one")
-    _demand(
-        root[0] == 0 and root[-1] < n_nodes and bool((np.diff(root) > 0).all()), "root must ascend from 0"
-    )
-    own = np.arange(n_nodes)
-    right, left = child[0::2], child[1::2]
-    is_leaf = (right == own) & (left == own)
-    tree = np.searchsorted(root, own, side="right") - 1
-    stop = np.append(root, n_nodes)[tree + 1]
-    in_order = (right > own) & (left > own) & (right < stop) & (left < stop)
-    _demand((is_leaf | in_order).all(), "a child must be a later node of its tree, or a leaf its own child")
-    parents = np.bincount(np.concatenate([root, right[~is_leaf], left[~is_leaf]]), minlength=n_nodes)
-    _demand((parents == 1).all(), "every node but a root must be the child of one node")
-    first_leaf = _first_leaves(trees)[tree]
-    _demand((is_leaf == (own >= first_leaf)).all(), "the splits of a tree must come before its leaves")
-    depth = np.zeros(root.size, np.int64)
-    for splits in _levels(trees):
-        depth[tree[splits]] += 1  # once per tree and level, however many splits
-    _demand((depth == trees.depth).all(), "depth must be the number of splits on the longest path")
-    left_to_right = first_leaf + _leaf_ranges(trees)[0]
-    _demand((left_to_right[is_leaf] == own[is_leaf]).all(), "leaves must be stored from left to right")
-    is_known = (trees.feature >= 0) & (trees.feature < trees.n_features) & (trees.missing_left <= 1)
-    _demand(is_known.all(), f"feature must be in 0..{trees.n_features - 1}, missing_left 0 or 1")
-    _demand(not np.isnan(trees.threshold).any(), "threshold must not be NaN")
-    _demand((trees.threshold[is_leaf] == np.inf).all(), "the threshold of a leaf must be inf")
-    _demand(np.isfinite(trees.value).all(), "value must be finite")
-
-
-def _demand(holds: bool | np.bool_, rule: str) -> None:
-    if not holds:
-        raise ModelIntegrityError(f"flat trees: {rule}")
-
-
-def _first_leaves(trees: FlatTrees) -> Numbers:
-    """The first leaf of each tree."""
-    is_split = trees.child[0::2] != trees.child[1::2]
-    n_splits: Numbers = np.add.reduceat(is_split.astype(np.int64), trees.root)
-    return trees.root + n_splits
-
-
-def _levels(trees: FlatTrees) -> list[Numbers]:
-    """The splits of all trees by their distance from the root."""
-    pairs = trees.child.astype(np.int64).reshape(-1, 2)
-    levels, nodes = [], trees.root.astype(np.int64)
-    while (splits := nodes[pairs[nodes, 0] != pairs[nodes, 1]]).size:
-        levels.append(splits)
-        nodes = pairs[splits].ravel()
-    return levels
-
-
-def _leaf_ranges(trees: FlatTrees) -> tuple[Numbers, Numbers]:
-    """Per node, the number of its leftmost leaf, counted from the left of its tree, and how many leaves it has."""
-    levels = _levels(trees)
-    right, left = trees.child[0::2], trees.child[1::2]
-    first, n_leaves = np.zeros(right.size, np.int64), np.ones(right.size, np.int64)
-    for splits in reversed(levels):
-        n_leaves[splits] = n_leaves[left[splits]] + n_leaves[right[splits]]
-    for splits in levels:
-        first[left[splits]] = first[splits]
-        first[right[splits]] = first[splits] + n_leaves[left[splits]]
-    return first, n_leaves
-
-
-def _apply_link(link: str, margins: Floats) -> Floats:
-    if link == "logit":
-        return np.array([_logistic(margin) for margin in margins.tolist()], np.float64)
-    return np.exp(margins) if link == "log" else margins
-
-
-def _logistic(margin: float) -> float:
-    """scipy's expit, bit for bit: both take the exponential from the C library, which np.exp need not do."""
-    try:
-        return 1.0 / (1.0 + math.exp(-margin))
-    except OverflowError:
-        return 0.0
+def _fields_of(content: dict[str, Any], version: int) -> dict[str, Any]:
+    """Return the constructor's arguments from a file's arrays."""
+    scalars = [f.name for f in fields(FlatTrees) if f.name not in DTYPES]
+    if version == 1:
+        scalars = ["baseline", "link", "n_features"]
+    expected = _FIELDS_OF_1 if version == 1 else [f.name for f in fields(FlatTrees)]
+    if content.keys() != set(expected):
+        raise KeyError(f"fields {', '.join(sorted(content.keys() ^ set(expected)))}")
+    return content | {name: content[name].item() for name in scalars}

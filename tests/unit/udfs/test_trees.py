@@ -21,8 +21,8 @@ from scipy.special import expit
 from sklearn.ensemble import (
     HistGradientBoostingClassifier,
     HistGradientBoostingRegressor,
-    RandomForestClassifier,
 )
+from sklearn.tree import DecisionTreeRegressor
 from threadpoolctl import threadpool_limits
 
 import udfs.trees
@@ -124,7 +124,7 @@ def assert_certified(estimator):
     trees = export_trees(estimator)
     certificate = certify_trees(trees, estimator, awkward_matrix(trees))
     assert certificate.is_identical, certificate
-    assert len(certificate.mismatches) == 10  # two ways of evaluation, five batch sizes
+    assert len(certificate.mismatches) == 12  # two ways of evaluation, five batch sizes and made rows
     return trees
 
 
@@ -167,7 +167,7 @@ def test_negative_zero_baseline_becomes_zero_as_in_scikit_learn():
     estimator = HistGradientBoostingRegressor(max_iter=1).fit(rows, np.full(len(rows), -0.0))
     estimator._baseline_prediction = np.array([[-0.0]])
     trees = export_trees(estimator)
-    assert bits([trees.baseline]) == bits([0.0])
+    assert bits(trees.baseline) == bits([0.0])
 
 
 def test_weights_and_constraints_change_nothing_in_the_layout():
@@ -303,7 +303,7 @@ def test_logistic_is_python_where_the_compiled_exponential_is_not_the_one_of_the
     assert bits(exported()._score_compiled(matrix, inexact)) == bits(
         exported()._score_compiled(matrix, exact)
     )
-    assert [is_logit for *_, is_logit, _ in exact_calls + inexact_calls] == [True, False]
+    assert [recipe[2] for *_, recipe, _ in exact_calls + inexact_calls] == [1, 0]
 
 
 def random_forest(rng, n_trees, most_leaves):
@@ -343,6 +343,76 @@ def test_every_way_of_evaluation_ends_in_the_same_leaves(seed, n_trees, most_lea
     for r in range(len(rows)):
         assert bits(trees._score_interpreted(matrix[:, r : r + 1])) == expected[r : r + 1]
         assert bits(trees._score_compiled(matrix[:, r : r + 1], loop)) == expected[r : r + 1]
+
+
+def with_random_sets(trees, rng, most_bounds):
+    """The same trees with about half of the splits by bounds."""
+    is_split = trees.child[0::2] != trees.child[1::2]
+    counts = np.where(
+        is_split & (rng.random(is_split.size) < 0.5), rng.integers(1, most_bounds + 1, is_split.size), 0
+    )
+    pool = np.array([-np.inf, -1.0, -0.0, 0.0, 5e-324, 0.5, 1.0, np.inf, *rng.normal(size=most_bounds)])
+    bounds = [np.sort(rng.choice(pool, count)) for count in counts]
+    return replace(
+        trees,
+        threshold=np.where(counts > 0, 0.0, trees.threshold),
+        bounds=np.concatenate(bounds),
+        bounds_stop=np.cumsum(counts).astype(np.int32),
+    )
+
+
+def walk_flat(trees, row):
+    """The plain reading of what FlatTrees says of itself."""
+    margins = trees.baseline.tolist()
+    for t, k in enumerate(trees.root.tolist()):
+        while trees.child[2 * k] != k:
+            x = row[trees.feature[k]]
+            bounds = trees.bounds[trees.bounds_stop[k - 1] if k else 0 : trees.bounds_stop[k]]
+            if x != x:
+                goes_left = trees.missing_left[k] == 1
+            elif bounds.size:
+                goes_left = sum(bound <= x for bound in bounds) % 2 == 1
+            else:
+                goes_left = x <= trees.threshold[k]
+            k = int(trees.child[2 * k + goes_left])
+        for v in range(trees.n_values):
+            total = margins[trees.output[t] + v] + trees.value[k * trees.n_values + v]
+            margins[trees.output[t] + v] = np.float64(np.float32(total)) if trees.is_single else total
+    return margins
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    seed=st.integers(0, 2**32),
+    most_leaves=st.sampled_from([1, 2, 5, 31, 64, 90]),
+    most_bounds=st.sampled_from([1, 3, 40]),
+    n_outputs=st.sampled_from([1, 2, 3]),
+    is_vector=st.booleans(),
+    is_single=st.booleans(),
+    n_rows=st.sampled_from([0, 1, 4, 5, 7, 8, 20, 260]),
+)
+def test_sets_outputs_and_float32_are_evaluated_alike_in_every_way(
+    seed, most_leaves, most_bounds, n_outputs, is_vector, is_single, n_rows
+):
+    rng = np.random.default_rng(seed)
+    trees = with_random_sets(flatten(random_forest(rng, 5, most_leaves)), rng, most_bounds)
+    n_values = n_outputs if is_vector else 1
+    value = np.repeat(trees.value, n_values) * rng.normal(size=trees.value.size * n_values)
+    single = value.astype(np.float32).astype(np.float64)
+    trees = replace(
+        trees,
+        value=single if is_single else value,
+        baseline=np.arange(n_outputs) * 0.25,
+        output=np.zeros(5, np.int32) if is_vector else rng.integers(0, n_outputs, 5).astype(np.int32),
+        precision="single" if is_single else "double",
+    )
+    matrix = rng.normal(size=(N_FEATURES, n_rows))
+    chosen = rng.random(matrix.shape) < 0.6
+    matrix[chosen] = rng.choice([*SPECIAL, 0.5, *trees.bounds], chosen.sum())
+    expected = np.array([walk_flat(trees, row) for row in matrix.T]).reshape(n_rows, n_outputs).T
+    expected = bits(expected[0] if n_outputs == 1 else expected)
+    assert bits(trees._score_interpreted(matrix)) == expected
+    assert bits(trees._score_compiled(matrix, udfs.trees_loop.load_loop())) == expected
 
 
 def test_values_are_added_in_the_order_of_the_trees():
@@ -439,30 +509,6 @@ def test_threads_may_score_at_the_same_time():
 # What cannot be exported
 
 
-def test_categorical_features_are_refused_by_position():
-    rows, target = training_rows()
-    estimator = HistGradientBoostingClassifier(max_iter=2, categorical_features=[3]).fit(
-        np.nan_to_num(np.abs(rows), posinf=1.0), target > 0
-    )
-    with pytest.raises(ModelError, match=r"categorical features \(at \[3\]\)"):
-        export_trees(estimator)
-
-
-def test_categorical_splits_are_refused_even_if_the_estimator_does_not_declare_them():
-    rows, target = training_rows()
-    estimator = HistGradientBoostingClassifier(max_iter=2).fit(rows, target > 0)
-    estimator._predictors[1][0].nodes["is_categorical"][0] = 1
-    with pytest.raises(ModelError, match="a tree has categorical splits"):
-        export_trees(estimator)
-
-
-def test_several_classes_are_refused():
-    rows, target = training_rows()
-    estimator = HistGradientBoostingClassifier(max_iter=2).fit(rows, np.digitize(target, [-1, 0, 1]))
-    with pytest.raises(ModelError, match="has 4 classes"):
-        export_trees(estimator)
-
-
 def test_estimator_that_is_not_fitted_is_refused():
     with pytest.raises(ModelError, match="HistGradientBoostingRegressor is not fitted"):
         export_trees(HistGradientBoostingRegressor())
@@ -472,11 +518,12 @@ class MyClassifier(HistGradientBoostingClassifier):
     pass
 
 
-@pytest.mark.parametrize("estimator", [RandomForestClassifier(), MyClassifier(), object()])
+@pytest.mark.parametrize("estimator", [DecisionTreeRegressor(), MyClassifier(), object()])
 def test_other_estimators_are_refused_by_name(estimator):
     name = type(estimator).__qualname__
     with pytest.raises(
-        ModelError, match=f"{name} has no export to flat trees; exportable are .*Classifier and"
+        ModelError,
+        match=f"{name} has no export to flat trees; exportable are scikit-learn's Hist.*; LightGBM's ",
     ):
         export_trees(estimator)
 
@@ -485,13 +532,10 @@ def test_other_losses_are_refused():
     estimator = pickle.loads(pickle.dumps(fitted_regressor()))
     estimator._loss.link = expit
     with pytest.raises(
-        ModelError, match="a loss with ufunc; flat trees know IdentityLink, LogitLink, LogLink"
+        ModelError,
+        match="a loss with ufunc; flat trees know IdentityLink, LogitLink, HalfLogitLink, LogLink, Multi",
     ):
         export_trees(estimator)
-
-
-def swap_children(nodes):
-    nodes["left"], nodes["right"] = nodes["right"].copy(), nodes["left"].copy()
 
 
 def make_endless(nodes):
@@ -502,7 +546,7 @@ def spoil_threshold(nodes):  # training on infinities can: halfway between -inf 
     nodes["num_threshold"][0] = np.nan
 
 
-@pytest.mark.parametrize("change", [swap_children, make_endless, spoil_threshold])
+@pytest.mark.parametrize("change", [make_endless, spoil_threshold])
 def test_nodes_of_another_meaning_are_refused(change):
     estimator = pickle.loads(pickle.dumps(fitted_regressor()))
     change(estimator._predictors[0][0].nodes)
@@ -532,18 +576,32 @@ def test_certificate_counts_rows_with_other_bits():
     assert n_changed > 0
     certificate = certify_trees(changed, fitted_classifier(), matrix)
     assert not certificate.is_identical
-    assert set(certificate.mismatches.values()) == {n_changed}
+    assert {n for way, n in certificate.mismatches.items() if "batches" in way} == {n_changed}
+    assert all(certificate.mismatches.values())
 
 
 def test_certificate_of_few_rows_names_the_batches_that_were_made():
     trees = exported()
     certificate = certify_trees(trees, fitted_classifier(), awkward_matrix(trees)[:, :7])
-    assert certificate == TreeCertificate(
-        n_rows=7,
-        mismatches={
-            f"{way}, batches of {size} rows": 0 for way in ("interpreted", "compiled") for size in (1, 7)
-        },
+    ways = [
+        f"{way}, {of}"
+        for way in ("interpreted", "compiled")
+        for of in ("batches of 1 rows", "batches of 7 rows", "1024 rows at decisions")
+    ]
+    assert certificate == TreeCertificate(n_rows=7, mismatches=dict.fromkeys(ways, 0))
+
+
+def test_rows_at_decisions_are_compared_where_the_given_rows_say_nothing():
+    """One float64 further, at every threshold: as if x < threshold were meant."""
+    trees = exported()
+    is_split = np.isfinite(trees.threshold)
+    changed = replace(
+        trees, threshold=np.where(is_split, np.nextafter(trees.threshold, -np.inf), trees.threshold)
     )
+    certificate = certify_trees(changed, fitted_classifier(), np.full((N_FEATURES, 9), 0.1234))
+    differing = {way for way, n in certificate.mismatches.items() if n}
+    assert differing == {f"{way}, 1024 rows at decisions" for way in ("interpreted", "compiled")}
+    assert not certificate.is_identical
 
 
 def test_nothing_is_certified_by_no_rows():
@@ -589,11 +647,20 @@ def with_entry(name, index, entry):
     return {name: array}
 
 
+def with_bounds(bounds):
+    """The first split of STUMPS by bounds."""
+    arrays = {"bounds": np.array(bounds), "bounds_stop": np.full(8, len(bounds), np.int32)}
+    return {**with_entry("threshold", 0, 0.0), **arrays}
+
+
 BROKEN = {
     "feature beyond the matrix": (with_entry("feature", 3, 2), r"feature must be in 0\.\.1"),
     "feature below zero": (with_entry("feature", 0, -1), r"feature must be in 0\.\.1"),
     "feature of a leaf": (with_entry("feature", 7, 2), r"feature must be in 0\.\.1"),
-    "fewer features": ({"n_features": 1}, r"feature must be in 0\.\.0"),
+    "fewer features": (
+        {"n_features": 1, "limit": np.ones(1), "takes_nan": np.ones(1, np.uint8)},
+        r"feature must be in 0\.\.0",
+    ),
     "missing_left of 2": (with_entry("missing_left", 0, 2), "missing_left 0 or 1"),
     "threshold NaN": (with_entry("threshold", 0, np.nan), "threshold must not be NaN"),
     "threshold of a leaf": (with_entry("threshold", 1, 9.0), "the threshold of a leaf must be inf"),
@@ -601,7 +668,7 @@ BROKEN = {
     "value NaN in a split": (with_entry("value", 0, np.nan), "value must be finite"),
     "baseline inf": ({"baseline": float("inf")}, "baseline must be a finite float"),
     "baseline of text": ({"baseline": "0"}, "baseline must be a finite float"),
-    "link unknown": ({"link": "probit"}, "link must be one of identity, logit, log, got 'probit'"),
+    "link unknown": ({"link": "probit"}, "link must be one of identity, logit, log, .*, got 'probit'"),
     "no features": ({"n_features": 0}, "n_features must be an int > 0, got 0"),
     "features of a fraction": ({"n_features": 2.5}, r"n_features must be an int > 0, got 2\.5"),
     "child beyond the end": (with_entry("child", 6, 8), "a child must be a later node of its tree"),
@@ -623,12 +690,44 @@ BROKEN = {
     "no trees": ({"root": np.empty(0, np.int32), "depth": np.empty(0, np.int32)}, "one entry per tree"),
     "one depth missing": ({"depth": STUMPS.depth[:1]}, "one entry per tree"),
     "one child missing": ({"child": STUMPS.child[:-1]}, "child must have 16 entries, got 15"),
-    "one value missing": ({"value": STUMPS.value[:-1]}, "all node arrays must have 8 entries: .*'value': 7"),
+    "one value missing": (
+        {"value": STUMPS.value[:-1]},
+        "value must have 1 or 1 entries for each of 8 nodes, got 7",
+    ),
     "wide features": ({"feature": STUMPS.feature.astype(np.int64)}, "feature must be a vector of int32"),
     "other byte order": ({"value": STUMPS.value.astype(">f8")}, "value must be a vector of float64"),
     "bool": ({"missing_left": STUMPS.missing_left.astype(bool)}, "missing_left must be a vector of uint8"),
     "matrix of values": ({"value": STUMPS.value.reshape(2, 4)}, "value must be a vector of float64"),
     "no array": ({"root": None}, "root must be a vector of int32"),
+    "no baseline": ({"baseline": np.empty(0)}, "baseline must be a finite float"),
+    "softmax of one output": ({"link": "softmax"}, "a softmax needs several outputs"),
+    "divisor zero": ({"divisor": 0.0}, r"divisor must be a finite float > 0, got 0\.0"),
+    "slope NaN": ({"slope": float("nan")}, "slope must be a finite float > 0, got nan"),
+    "slope of an int": ({"slope": 1}, "slope must be a finite float > 0, got 1"),
+    "precision unknown": ({"precision": "half"}, "precision must be double or single, got 'half'"),
+    "single with a divisor": ({"precision": "single", "divisor": 2.0}, "single precision knows no divisor"),
+    "single with numpy's exp": ({"precision": "single", "link": "log"}, "not the link 'log'"),
+    "output beyond the last": (with_entry("output", 1, 1), r"output must be in 0\.\.0"),
+    "output below zero": (with_entry("output", 0, -1), r"output must be in 0\.\.0"),
+    "one output missing": ({"output": STUMPS.output[:1]}, "one entry per tree"),
+    "bounds that nobody has": ({"bounds": np.zeros(2)}, "bounds_stop must ascend to the 2 entries of bounds"),
+    "bounds_stop descends": (
+        {"bounds": np.zeros(1), "bounds_stop": np.array([1, 0, 1, 1, 1, 1, 1, 1], np.int32)},
+        "bounds_stop must ascend",
+    ),
+    "bounds of a leaf": (
+        {"bounds": np.zeros(1), "bounds_stop": np.array([0, 1, 1, 1, 1, 1, 1, 1], np.int32)},
+        "a leaf has no bounds",
+    ),
+    "bounds and a threshold": (
+        {"bounds": np.zeros(1), "bounds_stop": np.ones(8, np.int32)},
+        "a split with bounds has the threshold 0",
+    ),
+    "bounds descend": (with_bounds([1.0, 0.0]), "the bounds of a split must ascend"),
+    "bounds NaN": (with_bounds([np.nan]), "none is NaN"),
+    "limit NaN": ({"limit": np.array([np.nan, 1.0])}, "limit must be > 0"),
+    "takes_nan of 2": ({"takes_nan": np.array([2, 1], np.uint8)}, "takes_nan 0 or 1"),
+    "limits missing": ({"limit": np.ones(1)}, "limit must have one entry per feature, 2, got 1"),
 }
 
 
@@ -645,8 +744,9 @@ def test_leaf_of_two_parents_is_refused():
         for name in ("feature", "threshold", "missing_left", "value")
     }
     child = np.array([3, 1, 3, 2, 2, 2, 3, 3], np.int32)
+    of_tree = {"root": STUMPS.root[:1], "depth": STUMPS.depth[1:], "output": STUMPS.output[:1]}
     with pytest.raises(ModelIntegrityError, match="every node but a root must be the child of one node"):
-        replace(STUMPS, **arrays, child=child, root=STUMPS.root[:1], depth=STUMPS.depth[1:])
+        replace(STUMPS, **arrays, **of_tree, child=child, bounds_stop=STUMPS.bounds_stop[:4])
 
 
 def test_splits_after_leaves_are_refused():
@@ -662,20 +762,22 @@ def test_splits_after_leaves_are_refused():
 
 
 def write_npz(path, **changes):
+    """A file of version 2."""
     content = {field.name: getattr(STUMPS, field.name) for field in fields(FlatTrees)}
-    content = {"format_version": 1, **content, **changes}
+    content = {"format_version": 2, **content, **changes}
     np.savez(path, **{name: array for name, array in content.items() if array is not None})
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"format_version": 2}, "format version 2, this code reads 1"),
+        ({"format_version": 3}, "format version 3, this code reads 1 and 2"),
         ({"format_version": None}, "format_version"),
         ({"threshold": None}, "threshold"),
         ({"link": None}, "link"),
         ({"extra": 1}, "extra"),
-        ({"baseline": np.zeros(2)}, "size 1"),
+        ({"slope": np.ones(2)}, "size 1"),
+        ({"limit": None}, "limit"),
         ({"baseline": 1j}, "baseline must be a finite float"),
         ({"n_features": "2"}, "n_features must be an int"),
         ({"value": np.array([print] * 8, object)}, "allow_pickle"),
@@ -688,6 +790,46 @@ def test_tampered_files_are_refused_with_their_path(tmp_path, changes, message):
         FlatTrees.load(tmp_path / "trees.npz")
     assert str(tmp_path / "trees.npz") in str(refused.value)
     assert refused.value.evidence["path"] == str(tmp_path / "trees.npz")
+
+
+def test_files_of_both_versions_load_as_the_same_trees(tmp_path):
+    STUMPS.save(tmp_path / "1.npz")
+    write_npz(tmp_path / "2.npz")
+    for version in (1, 2):
+        with np.load(tmp_path / f"{version}.npz") as file:
+            assert file["format_version"] == version
+        loaded = FlatTrees.load(tmp_path / f"{version}.npz")
+        for field in fields(FlatTrees):
+            assert np.array_equal(getattr(loaded, field.name), getattr(STUMPS, field.name)), field.name
+
+
+@pytest.mark.parametrize(
+    ("change", "version"),
+    [
+        ({}, 1),
+        ({"link": "logit"}, 1),
+        ({"link": "exp"}, 2),
+        ({"divisor": 2.0}, 2),
+        ({"precision": "single"}, 2),
+        ({"takes_nan": np.zeros(2, np.uint8)}, 2),
+        ({"limit": np.array([np.inf, 1.0])}, 2),
+        ({"baseline": np.zeros(2)}, 2),
+        (with_bounds([1.0]), 2),
+    ],
+)
+def test_files_are_of_the_oldest_version_that_says_it_all(tmp_path, change, version):
+    trees = replace(STUMPS, **change)
+    assert trees.format_version == version
+    trees.save(tmp_path / "trees.npz")
+    loaded = FlatTrees.load(tmp_path / "trees.npz")
+    for field in fields(FlatTrees):
+        assert np.array_equal(getattr(loaded, field.name), getattr(trees, field.name)), field.name
+
+
+def test_fields_of_another_version_are_refused(tmp_path):
+    write_npz(tmp_path / "trees.npz", format_version=1, baseline=0.0)
+    with pytest.raises(ModelIntegrityError, match="fields bounds, bounds_stop, divisor"):
+        FlatTrees.load(tmp_path / "trees.npz")
 
 
 def npy_bytes(array):
@@ -821,7 +963,11 @@ def package(tmp_path):
     for name in (
         "udfs/__init__.py",
         "udfs/trees.py",
+        "udfs/trees_check.py",
+        "udfs/trees_finish.py",
         "udfs/trees_loop.py",
+        "udfs/trees_packed.py",
+        "udfs/trees_walk.py",
         "feature_pipelines/__init__.py",
         "feature_pipelines/errors.py",
     ):
