@@ -11,6 +11,7 @@ import json
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -107,8 +108,8 @@ def certify(
 
     The conditions: the same call again; rows alone; batches of 2 to 33 and of 127 to 129 rows; 10,000 rows (repeated where there
     are fewer); in permuted order; each beside rows of nothing but NaN; a strided, a reversed and a Fortran-ordered matrix; native
-    pools of 1 and 2 threads; two Python threads at once. Up to 4,096 rows are used, fewer of a slow evaluator, so that each
-    condition takes about half a second at most; a few seconds in all. Thread limits are put back.
+    pools (BLAS, OpenMP) of 2 threads, where all else is asked on 1; two Python threads at once. Up to 4,096 rows are used, fewer
+    of a slow evaluator, so that each condition takes about half a second; a few seconds in all. Thread limits are put back.
 
     Args:
         evaluator: anything with `score`; an estimator as it is: `udfs.scorer.LibraryEvaluator(estimator, "regression")`.
@@ -130,7 +131,7 @@ def certify(
     if not matrix.shape[1]:
         return Certificate(0, (), 0.0)
     conditions = []
-    with np.errstate(all="ignore"):
+    with np.errstate(all="ignore"), _native_threads(1):
         asking = _Asking(evaluator, matrix, list(first), np.random.default_rng(seed))
         for name, way in _WAYS.items():
             try:
@@ -273,10 +274,13 @@ def _alone(asking: _Asking) -> Iterator[Asked]:
 
 def _sizes(low: int, high: int) -> Callable[[_Asking], Iterator[Asked]]:
     def ask(asking: _Asking) -> Iterator[Asked]:
-        for size in range(low, min(high, asking.n_rows) + 1):
-            starts = asking.rng.integers(0, asking.n_rows - size + 1, _CALLS_PER_SIZE - 1).tolist()
-            for start in (0, *starts):
-                index = np.arange(start, start + size)
+        started = time.perf_counter()
+        for call in range(_CALLS_PER_SIZE):
+            if call and time.perf_counter() - started > _SECONDS:
+                return
+            for size in range(low, high + 1):
+                start = int(asking.rng.integers(asking.n_rows)) if call else 0
+                index = (start + np.arange(size)) % asking.n_rows
                 yield f"a batch of {size} rows from row {start}", index, asking.score(asking.rows(index))
 
     return ask
@@ -315,17 +319,25 @@ def _layouts(asking: _Asking) -> Iterator[Asked]:
     yield "a matrix in Fortran's order", asking.every, asking.score(np.asfortranarray(asking.matrix))
 
 
-def _threads(n: int) -> Callable[[_Asking], Iterator[Asked]]:
-    def ask(asking: _Asking) -> Iterator[Asked]:
-        try:
-            from threadpoolctl import threadpool_limits
-        except ImportError as exc:
-            raise _NotTaken("threadpoolctl is not installed") from exc
-        with threadpool_limits(n):
-            scores = asking.score(asking.matrix)
-        yield f"native pools of {n}", asking.every, scores
+def _two_native_threads(asking: _Asking) -> Iterator[Asked]:
+    parts = [asking.every, *(np.arange(size) % asking.n_rows for size in (1, 2, 8, 33, 129, 1_025))]
+    with _native_threads(2) as limited:
+        if not limited:
+            raise _NotTaken("threadpoolctl is not installed")
+        for index in parts:
+            yield f"a batch of {len(index)} rows", index, asking.score(asking.rows(index))
 
-    return ask
+
+@contextmanager
+def _native_threads(n: int) -> Iterator[bool]:
+    """Limit the native pools, and say whether that was possible."""
+    try:
+        from threadpoolctl import threadpool_limits
+    except ImportError:
+        yield False
+        return
+    with threadpool_limits(n):
+        yield True
 
 
 def _two_at_once(asking: _Asking) -> Iterator[Asked]:
@@ -333,7 +345,7 @@ def _two_at_once(asking: _Asking) -> Iterator[Asked]:
 
     def score(index: NDArray[np.int64]) -> list[Asked]:
         parts = [part for part in np.array_split(index, 5) if len(part)]
-        with np.errstate(all="ignore"):
+        with np.errstate(all="ignore"), _native_threads(1):
             return [("while another thread scores", part, asking.score(asking.rows(part))) for part in parts]
 
     with ThreadPoolExecutor(len(halves)) as pool:
@@ -350,7 +362,6 @@ _WAYS: dict[str, Callable[[_Asking], Iterator[Asked]]] = {
     "permuted": _permuted,
     "beside nulls": _beside_nulls,
     "strided, reversed and Fortran order": _layouts,
-    "1 native thread": _threads(1),
-    "2 native threads": _threads(2),
+    "2 native threads": _two_native_threads,
     "two Python threads at once": _two_at_once,
 }

@@ -28,6 +28,10 @@ def hold_one_thread() -> None:
     for pool in _pools():
         if pool.num_threads != 1:
             pool.set_num_threads(1)
+            if pool.num_threads != 1 and hasattr(pool, "clear_controlling_thread"):
+                # threadpoolctl lets the Python thread that set a pool of BLAS last keep it; here all want the same
+                pool.clear_controlling_thread(force=True)
+                pool.set_num_threads(1)
 
 
 @functools.cache
