@@ -16,7 +16,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +42,7 @@ from udfs.scorer import (
     use_one_thread,
 )
 from udfs.stored_estimator import dump_estimator, libraries_of, load_estimator
-from udfs.strategies import choose_strategy, measure_cost
+from udfs.strategies import STRATEGIES, choose_strategy, measure_cost
 from udfs.trees import FlatTrees
 from udfs.trees_export import certify_trees, export_trees
 
@@ -69,6 +69,7 @@ def write_bundle(
     columns: Columns,
     n_rows: int,
     tolerance_ulps: int = 0,
+    strategies: Sequence[Strategy] = STRATEGIES,
 ) -> str:
     """Write a model and return its digest (SHA-256, hex).
 
@@ -84,6 +85,7 @@ def write_bundle(
             strategy the estimator is asked (see `udfs.strategies`), and some of them become golden rows.
         n_rows: how many certification rows; at least 1.
         tolerance_ulps: how far a score may be off on another platform where the configuration allows a tolerance; 0 = not at all.
+        strategies: ways of asking the estimator, to be tried in this order.
 
     Raises:
         VerificationError: a score differs from call to call, or depends on what stands beside it under every strategy; the
@@ -101,7 +103,7 @@ def write_bundle(
     matrix = evaluate(feature_set, columns, arguments, n_rows)
     _check_stored(estimator, stored, output.task, matrix)
     golden = np.unique(np.linspace(0, n_rows - 1, min(_GOLDEN_ROWS, n_rows)).astype(np.int64))
-    evaluator, certification = _certified(directory, stored, output, matrix, golden.tolist())
+    evaluator, certification = _certified(directory, stored, output, matrix, golden.tolist(), strategies)
     forms = certify_forms(feature_set, arguments, columns, n_rows)
     if forms.differing:
         raise VerificationError(
@@ -205,7 +207,12 @@ def _check_stored(estimator: Any, stored: Any, task: str, matrix: NDArray[np.flo
 
 
 def _certified(
-    directory: Path, estimator: Any, output: OutputSpec, matrix: NDArray[np.float64], golden: list[int]
+    directory: Path,
+    estimator: Any,
+    output: OutputSpec,
+    matrix: NDArray[np.float64],
+    golden: list[int],
+    strategies: Sequence[Strategy],
 ) -> tuple[Evaluator, dict[str, Any]]:
     """Choose flat trees if they give the estimator's bits on every certification row, else the estimator under a strategy."""
     facts: dict[str, Any] = {
@@ -222,7 +229,7 @@ def _certified(
             measured = _measured(certificate, measure_cost(trees, library, matrix))
             return trees, {**facts, "evaluator": "trees", **measured}
         reason = "flat trees did not give the same bits under each condition"
-    chosen = choose_strategy(estimator, output.task, matrix, first=golden)
+    chosen = choose_strategy(estimator, output.task, matrix, first=golden, strategies=strategies)
     measured = _measured(chosen.certificate, measure_cost(chosen.evaluator, library, matrix))
     return chosen.evaluator, {
         **facts,

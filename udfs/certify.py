@@ -235,7 +235,7 @@ class _Asking:
         sample = np.ascontiguousarray(matrix[:, :256])
         per_row = self._seconds(sample) / sample.shape[1]
         self.n_rows = min(matrix.shape[1], _MOST_ROWS, max(64, int(_SECONDS / per_row)))
-        self.many = min(_MANY_ROWS, max(self.n_rows, int(_SECONDS / per_row)))
+        self.many = min(_MANY_ROWS, max(self.n_rows, int(4 * _SECONDS / per_row)))
         self.matrix = np.ascontiguousarray(matrix[:, : self.n_rows])
         self.every = np.arange(self.n_rows)
         self.whole = self.score(self.matrix)
