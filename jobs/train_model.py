@@ -6,7 +6,8 @@ python -m jobs.train_model --model flights
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from feature_pipelines.packaged import load_reference
 from jobs.runs.command import job_parser, load_from, run
@@ -37,11 +38,31 @@ def main(argv: Sequence[str] | None = None) -> int:
         "feature fingerprint": trained.version.feature_fingerprint,
         "rows trained on": trained.rows_trained,
         "rows held out": trained.rows_held_out,
-        "evaluator": trained.model["certification"]["evaluator"],
+        "evaluator": _evaluator(trained.model["certification"]),
+        "certified": _certified(trained.model["certification"]),
         "held-out metrics": {name: f"{value:.4f}" for name, value in trained.metrics.items()},
     }
     print(table(facts))
     return 0
+
+
+def _evaluator(certification: Mapping[str, Any]) -> str:
+    """Return what scores, and of a library how it is asked."""
+    name = str(certification["evaluator"])
+    if name != "library":
+        return name
+    strategy = certification["strategy"]
+    threads = ", one native thread" if strategy["one_thread"] else ""
+    return f"library, blocks of {strategy['block_rows']} rows filled up to {strategy['pad_rows']}{threads}"
+
+
+def _certified(certification: Mapping[str, Any]) -> str:
+    cost = certification["cost"]
+    measured = [one for one in certification["conditions"] if one["rows"]]
+    return (
+        f"same bits under {len(measured)} conditions, measured in {certification['seconds']:.1f} s; "
+        f"{cost['rows_per_second']:,} rows/s ({cost['ratio']:.2f} times the library's own), one row {cost['row_microseconds']:,.0f} us"
+    )
 
 
 _EPILOG = """\

@@ -2,7 +2,7 @@
 
     model.json       what it is: format and contract version, fingerprint, constants, output, platform, certification
     features/*.py    its own copy of its feature functions
-    estimator.skops  the fitted estimator (no pickle)
+    estimator.skops  the fitted estimator (no pickle), see stored_estimator
     trees.npz        the estimator as flat arrays, only if they gave the estimator's bits on the certification rows
     golden.json      golden rows with the bits of their features and scores
     manifest.json    the SHA-256 of each of these; its own SHA-256 is the model's digest
@@ -16,7 +16,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,25 +30,33 @@ from feature_pipelines.fingerprint import fingerprint
 from feature_pipelines.packaged import import_packaged, load_reference, package_sources
 from feature_pipelines.parity import differing_bits, ulp_distance
 from feature_pipelines.schema import build_column, to_wire
+from udfs.certify import Certificate, certify, certify_forms
 from udfs.platform import describe_platform, platform_id
-from udfs.scorer import CONTRACT_VERSION, Evaluator, LibraryEvaluator, OutputSpec, Scorer, use_one_thread
+from udfs.scorer import (
+    CONTRACT_VERSION,
+    Evaluator,
+    LibraryEvaluator,
+    OutputSpec,
+    Scorer,
+    Strategy,
+    use_one_thread,
+)
+from udfs.stored_estimator import dump_estimator, libraries_of, load_estimator
+from udfs.strategies import STRATEGIES, choose_strategy, measure_cost
 from udfs.trees import FlatTrees
 from udfs.trees_export import certify_trees, export_trees
 
 __all__ = ["FORMAT_VERSION", "bundle_digest", "load_bundle", "write_bundle"]
 
-FORMAT_VERSION = 1
-"""The version of the directory's layout. Later releases load every earlier format."""
+FORMAT_VERSION = 2
+"""The newest version of the directory's layout that this release writes and reads. Later releases load every earlier format.
+
+2 is written only where a reader of 1 would score otherwise: another strategy than its own, boosters in the
+estimator's file, or flat trees that format 1 of their file cannot say.
+"""
 
 _GOLDEN_ROWS = 64
-_TRUSTED_TYPES = frozenset(
-    {
-        "sklearn.ensemble._hist_gradient_boosting.predictor.TreePredictor",
-        "sklearn.metrics._dist_metrics.EuclideanDistance64",
-        "sklearn.neighbors._kd_tree.KDTree",
-        "sklearn.tree._tree.Tree",
-    }
-)
+_STORED_ROWS = 2_048
 
 
 def write_bundle(
@@ -62,6 +70,7 @@ def write_bundle(
     columns: Columns,
     n_rows: int,
     tolerance_ulps: int = 0,
+    strategies: Sequence[Strategy] = STRATEGIES,
 ) -> str:
     """Write a model and return its digest (SHA-256, hex).
 
@@ -70,15 +79,19 @@ def write_bundle(
         name: the model's name.
         reference: "module:NAME" of the feature set.
         constants: fitted constants as JSON values.
-        estimator: a fitted scikit-learn estimator that takes the features in the set's order. Its `n_jobs` becomes 1.
+        estimator: a fitted estimator of scikit-learn, LightGBM or XGBoost that takes the features in the set's order. Its
+            `n_jobs` becomes 1.
         output: what its scores mean.
-        columns: certification rows: every source field, n_rows each. They decide whether flat trees are used, whether bits depend
-            on the batch, and the first of them become golden rows.
+        columns: certification rows: every source field, n_rows each. They decide whether flat trees are used, else by which
+            strategy the estimator is asked (see `udfs.strategies`), and some of them become golden rows.
         n_rows: how many certification rows; at least 1.
         tolerance_ulps: how far a score may be off on another platform where the configuration allows a tolerance; 0 = not at all.
+        strategies: ways of asking the estimator, to be tried in this order.
 
     Raises:
-        VerificationError: a score differs from call to call, or depends on how many rows stand beside it.
+        VerificationError: a score differs from call to call, or depends on what stands beside it under every strategy; the
+            estimator changes by being stored; a feature differs between JSON and Arrow.
+        ModelIntegrityError: the estimator contains a type that is not trusted.
         DefinitionError: a feature is not row-local.
     """
     use_one_thread(estimator)
@@ -87,12 +100,20 @@ def write_bundle(
     check_row_local(feature_set, columns, arguments, n_rows)
     directory.mkdir(parents=True)
     _write_features(directory / "features", reference)
-    _dump_estimator(directory / "estimator.skops", estimator)
+    stored = dump_estimator(directory / "estimator.skops", estimator)
     matrix = evaluate(feature_set, columns, arguments, n_rows)
-    evaluator, certification = _certified(directory, estimator, output, matrix)
-    _check_same_bits(evaluator, matrix)
-    scorer = Scorer(feature_set, arguments, evaluator, output, {})
+    _check_stored(estimator, stored, output.task, matrix)
     golden = np.unique(np.linspace(0, n_rows - 1, min(_GOLDEN_ROWS, n_rows)).astype(np.int64))
+    evaluator, certification = _certified(directory, stored, output, matrix, golden.tolist(), strategies)
+    forms = certify_forms(feature_set, arguments, columns, n_rows)
+    if forms.differing:
+        raise VerificationError(
+            f"the same rows give other features as JSON and as Arrow: {forms.note} has other bits, worst by {forms.worst_ulps} ULP "
+            f"(row {forms.worst_row} of the certification rows)",
+            row=forms.worst_row,
+        )
+    certification["conditions"].append(forms.to_json())
+    scorer = Scorer(feature_set, arguments, evaluator, output, {})
     _write_json(
         directory / "golden.json",
         _golden(scorer, {n: take(c, golden) for n, c in columns.items()}, len(golden)),
@@ -101,7 +122,7 @@ def write_bundle(
     _write_json(
         directory / "model.json",
         {
-            "format_version": FORMAT_VERSION,
+            "format_version": _format_needed(certification, evaluator),
             "contract_version": CONTRACT_VERSION,
             "name": name,
             "feature_set": {"module": module.rpartition(".")[2], "name": attribute or "FEATURES"},
@@ -171,74 +192,79 @@ def _write_features(directory: Path, reference: str) -> None:
         (directory / name).write_bytes(content)
 
 
-def _dump_estimator(path: Path, estimator: Any) -> None:
-    import skops.io
-
-    skops.io.dump(estimator, path)
-    _load_estimator(path.read_bytes())
-
-
-def _load_estimator(content: bytes) -> Any:
-    """Load an estimator of types that skops trusts or that our own list names; nothing else is ever constructed."""
-    import skops.io
-
-    untrusted = set(skops.io.get_untrusted_types(data=content)) - _TRUSTED_TYPES
-    if untrusted:
-        raise ModelIntegrityError(
-            f"the model's estimator contains {len(untrusted)} type(s) that are not on the list of trusted types: "
-            f"{', '.join(sorted(untrusted)[:5])}",
-            untrusted=sorted(untrusted),
+def _check_stored(estimator: Any, stored: Any, task: str, matrix: NDArray[np.float64]) -> None:
+    """Raise unless the estimator scores the same bits after it was written and read."""
+    few = matrix[:, :_STORED_ROWS]
+    before, after = (LibraryEvaluator(one, task).score(few) for one in (estimator, stored))
+    again = LibraryEvaluator(estimator, task).score(few)
+    changed = np.flatnonzero(differing_bits(before, after) & ~differing_bits(before, again))
+    if len(changed):
+        row = int(changed[0])
+        raise VerificationError(
+            f"the estimator scores other bits after it was written and read: {len(changed)} of {few.shape[1]} rows, the first is "
+            f"row {row} of the certification rows, by {int(ulp_distance(before, after)[row])} ULP",
+            row=row,
         )
-    return skops.io.loads(content, trusted=sorted(_TRUSTED_TYPES))
 
 
 def _certified(
-    directory: Path, estimator: Any, output: OutputSpec, matrix: NDArray[np.float64]
+    directory: Path,
+    estimator: Any,
+    output: OutputSpec,
+    matrix: NDArray[np.float64],
+    golden: list[int],
+    strategies: Sequence[Strategy],
 ) -> tuple[Evaluator, dict[str, Any]]:
-    """Choose flat trees if they give the estimator's bits on every certification row, else the estimator itself."""
-    library = LibraryEvaluator(estimator, output.task)
+    """Choose flat trees if they give the estimator's bits on every certification row, else the estimator under a strategy."""
     facts: dict[str, Any] = {
         "rows": int(matrix.shape[1]),
         "estimator": type(estimator).__name__,
-        "evaluator": "library",
+        "libraries": libraries_of(estimator),
     }
+    library = LibraryEvaluator(estimator, output.task)
+    trees, reason = _certified_trees(estimator, matrix)
+    if trees is not None:
+        certificate = certify(trees, matrix, first=golden)
+        if certificate.is_invariant:
+            trees.save(directory / "trees.npz")
+            measured = _measured(certificate, measure_cost(trees, library, matrix))
+            return trees, {**facts, "evaluator": "trees", **measured}
+        reason = "flat trees did not give the same bits under each condition"
+    chosen = choose_strategy(estimator, output.task, matrix, first=golden, strategies=strategies)
+    measured = _measured(chosen.certificate, measure_cost(chosen.evaluator, library, matrix))
+    return chosen.evaluator, {
+        **facts,
+        "evaluator": "library",
+        "reason": reason,
+        "strategy": chosen.evaluator.strategy.to_json(),
+        "rejected": chosen.rejected,
+        **measured,
+    }
+
+
+def _certified_trees(estimator: Any, matrix: NDArray[np.float64]) -> tuple[FlatTrees | None, str]:
+    """Return the estimator as flat trees, or None and why not."""
     try:
         trees = export_trees(estimator)
     except ModelError as refused:
-        return library, {**facts, "reason": str(refused)}
+        return None, str(refused)
     if trees.n_outputs != 1:
-        return library, {
-            **facts,
-            "reason": f"flat trees give {trees.n_outputs} scores per row; a score is one",
-        }
+        return None, f"flat trees give {trees.n_outputs} scores per row; a score is one"
     if not certify_trees(trees, estimator, matrix).is_identical:
-        return library, {
-            **facts,
-            "reason": "flat trees did not give the library's bits on the certification rows",
-        }
-    trees.save(directory / "trees.npz")
-    return trees, {**facts, "evaluator": "trees"}
+        return None, "flat trees did not give the library's bits on the certification rows"
+    return trees, ""
 
 
-def _check_same_bits(evaluator: Evaluator, matrix: NDArray[np.float64]) -> None:
-    whole = evaluator.score(matrix)
-    changed = int(differing_bits(evaluator.score(matrix), whole).sum())
-    n = matrix.shape[1]
-    if changed:
-        raise VerificationError(
-            f"the estimator's scores differ from call to call: {changed} of {n} rows had other bits when the same rows were scored "
-            "again. It draws random numbers or adds up in no fixed order; choose another estimator",
-            rows=changed,
-        )
-    for size in (1, 7, 33, 129):
-        for start in range(0, min(n, 64 * size), size):
-            part = evaluator.score(np.ascontiguousarray(matrix[:, start : start + size]))
-            if differing_bits(part, whole[start : start + size]).any():
-                raise VerificationError(
-                    f"the estimator's scores depend on the batch: rows from {start} in a batch of {size} have other bits than "
-                    f"among {n}. Such a model would score differently online; choose another estimator",
-                    size=size,
-                )
+def _measured(certificate: Certificate, cost: Mapping[str, Any]) -> dict[str, Any]:
+    return {**certificate.to_json(), "cost": dict(cost)}
+
+
+def _format_needed(certification: Mapping[str, Any], evaluator: Evaluator) -> int:
+    """Return the oldest format whose readers score these bits."""
+    if isinstance(evaluator, FlatTrees) and evaluator.format_version > 1:
+        return 2
+    old = Strategy().to_json()
+    return 1 if certification.get("strategy", old) == old and not certification["libraries"] else 2
 
 
 def _golden(scorer: Scorer, columns: dict[str, Column], n: int) -> dict[str, Any]:
@@ -282,7 +308,9 @@ def _replay(scorer: Scorer, golden: Mapping[str, Any], allow_tolerance: bool) ->
 def _load_evaluator(files: Mapping[str, bytes], model: Mapping[str, Any], output: OutputSpec) -> Evaluator:
     if model["certification"]["evaluator"] == "trees":
         return FlatTrees.load(files["trees.npz"])
-    return LibraryEvaluator(_load_estimator(files["estimator.skops"]), output.task)
+    recorded = model["certification"].get("strategy")
+    strategy = Strategy() if recorded is None else Strategy.from_json(recorded)
+    return LibraryEvaluator(load_estimator(files["estimator.skops"]), output.task, strategy)
 
 
 def _checked_files(directory: Path, expected_digest: str | None) -> dict[str, bytes]:

@@ -20,7 +20,8 @@ import numpy as np
 
 __all__ = ["describe_platform", "platform_id"]
 
-_LIBRARIES = ("numpy", "scikit-learn", "scipy", "lightgbm", "xgboost")
+_LIBRARIES = ("numpy", "scikit-learn", "scipy", "lightgbm", "xgboost", "xgboost-cpu")
+"""Distributions. Of XGBoost there are two, each built in its own way, so it is named as it was installed."""
 
 
 @functools.cache

@@ -12,7 +12,7 @@ import re
 import shutil
 import tempfile
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr, suppress
 from dataclasses import dataclass
 from importlib import metadata
@@ -39,6 +39,7 @@ __all__ = ["ModelVersion", "asking", "connect", "fetch", "register", "resolve"]
 _URI = re.compile(r"models:/(?P<name>[^/@]+)(?:@(?P<alias>[^/@]+)|/(?P<version>[0-9]+))")
 _RUNTIME = ("numpy", "pyarrow", "scikit-learn", "scipy", "skops", "numba")
 _OPTIONAL = ("redis",)
+_DISTRIBUTIONS = {"xgboost": ("xgboost", "xgboost-cpu")}
 _TAG = "onescore."
 _BUNDLE = "artifacts/bundle"
 
@@ -206,7 +207,7 @@ def register(
             artifacts={"bundle": str(Path(scratch) / _BUNDLE)},
             code_paths=code,
             input_example=list(input_example),
-            pip_requirements=_requirements(),
+            pip_requirements=_requirements(model["certification"].get("libraries", ())),
         )
         set_signature(info.model_uri, _signature(load_bundle(bundle).feature_set))
         version = str(mlflow.register_model(info.model_uri, name).version)
@@ -235,12 +236,28 @@ def _code(scratch: Path) -> list[str]:
     return [str(scratch / package.__name__) for package in (feature_pipelines, udfs)]
 
 
-def _requirements() -> list[str]:
-    """Return exact pins of what a served model imports: no Spark, and a store's client where there is one here."""
+def _requirements(libraries: Iterable[str] = ()) -> list[str]:
+    """Return exact pins of what a served model imports: no Spark, a store's client where there is one here, the estimator's libraries.
+
+    Args:
+        libraries: those beside scikit-learn, as they are imported.
+
+    Raises:
+        ModelError: one of them was not installed from a distribution that is known here.
+    """
     pins = [f"{name}=={metadata.version(name)}" for name in ("mlflow", *_RUNTIME)]
     for name in _OPTIONAL:
         with suppress(metadata.PackageNotFoundError):
             pins.append(f"{name}=={metadata.version(name)}")
+    for library in libraries:
+        for name in _DISTRIBUTIONS.get(library, (library,)):
+            with suppress(metadata.PackageNotFoundError):
+                pins.append(f"{name}=={metadata.version(name)}")
+                break
+        else:
+            raise ModelError(
+                f"the model needs {library}, of which no installed distribution says its version"
+            )
     return pins
 
 

@@ -24,12 +24,14 @@ _DEFAULTS = {
     "classification": "sklearn.ensemble:HistGradientBoostingClassifier",
     "regression": "sklearn.ensemble:HistGradientBoostingRegressor",
 }
+_VERBOSE = {"verbose", "verbosity"}
 
 
 def make_estimator(settings: TrainSettings) -> Any:
     """Return the estimator that `train.estimator` names, with `train.params`, not fitted.
 
-    It gets `random_state` from `train.seed` if it has such an argument and the params do not set it. A param that is null is
+    It gets `random_state` from `train.seed` if it has such an argument and the params do not set it; LightGBM is told to
+    print nothing. A param that is null is
     left out where the estimator has no such argument, so that `--set` can take away what a file sets for another estimator.
 
     Raises:
@@ -51,6 +53,8 @@ def make_estimator(settings: TrainSettings) -> Any:
     if settings.estimator is None:
         ours["early_stopping"] = False
     known = {name: value for name, value in ours.items() if name in arguments}
+    if reference.startswith("lightgbm") and takes_any and not _VERBOSE & params.keys():
+        known["verbosity"] = -1
     try:
         estimator = factory(**{**known, **params})
     except (TypeError, ValueError) as exc:
@@ -127,7 +131,9 @@ def _refusals_named(
 ) -> Iterator[None]:
     try:
         yield
-    except (TypeError, ValueError) as exc:
+    except Exception as exc:
+        if not isinstance(exc, TypeError | ValueError) and not type(exc).__module__.startswith("lightgbm"):
+            raise  # LightGBM's error is a plain Exception, XGBoost's a ValueError
         said = str(exc).strip().partition("\n")[0][:300].rstrip(".")
         null = [name for name, column in zip(names, rows.T, strict=True) if np.isnan(column).any()]
         among = f" Features that are null in some rows ({len(null)}): {', '.join(null[:5])}." if null else ""

@@ -30,6 +30,8 @@ CASES = {
     "sklearn.neighbors:KNeighborsRegressor": (*NEVER_NULL, "train.params.n_jobs=2"),
     "sklearn.ensemble:RandomForestRegressor": FOREST,
     "sklearn.ensemble:RandomForestClassifier": (*FOREST, "train.params.max_leaf_nodes=30", *CLASSIFICATION),
+    "lightgbm:LGBMClassifier": (*FOREST, "train.params.min_child_samples=2", *CLASSIFICATION),
+    "xgboost:XGBRegressor": FOREST,
 }
 
 
@@ -46,13 +48,14 @@ def test_estimator_is_fitted_registered_and_scores_the_same_bits_in_batch_and_al
     trained = workspace.train(*settings)
     assert (trained.version.name, trained.version.alias) == ("other", "champion")
     assert trained.metrics["auc" if "task=classification" in str(settings) else "r2"] > 0.9
-    assert trained.model["certification"] == {
-        "rows": trained.rows_trained + trained.rows_held_out,
-        "estimator": estimator.partition(":")[2],
-        "evaluator": "library",
-        "reason": trained.model["certification"]["reason"],
-    }
-    only_trusted_and_no_pickle(trained.version.uri)
+    certification = trained.model["certification"]
+    assert certification["rows"] == trained.rows_trained + trained.rows_held_out
+    assert certification["estimator"] == estimator.partition(":")[2]
+    assert certification["invariant"] is True
+    library = estimator.partition(":")[0]
+    others = [library] if library in ("lightgbm", "xgboost") else []
+    assert certification["libraries"] == others
+    only_trusted_and_no_pickle(trained.version.uri, others)
 
     requests = house_rows(N, seed=4)
     workspace.write("requests", requests, rows_per_file=100)
@@ -64,9 +67,12 @@ def test_estimator_is_fitted_registered_and_scores_the_same_bits_in_batch_and_al
     assert len(set(batch.values())) > 10  # not only the votes of ten trees
 
     evaluator = plan.scorer.evaluator
-    assert isinstance(evaluator, LibraryEvaluator)
-    assert type(evaluator.estimator) is class_of(estimator)
-    assert evaluator.estimator.n_jobs == 1
+    if isinstance(evaluator, LibraryEvaluator):
+        assert type(evaluator.estimator) is class_of(estimator)
+        assert evaluator.estimator.n_jobs == 1
+        assert evaluator.strategy.to_json() == certification["strategy"]
+    else:
+        assert certification["evaluator"] == "trees"
     views = {v.name: index_from_arrow(v, workspace.rows(v.name)) for v in plan.scorer.feature_set.views}
     assert list(views) == ([] if NEVER_NULL[0] in settings else [houses.RATES.name])
     kernel = Kernel(plan.scorer, views)
@@ -81,9 +87,13 @@ def class_of(reference: str) -> Any:
     return getattr(importlib.import_module(module), name)
 
 
-def only_trusted_and_no_pickle(uri: str) -> None:
+def only_trusted_and_no_pickle(uri: str, others: list[str]) -> None:
     directory = Path(mlflow.artifacts.download_artifacts(artifact_uri=uri))
     assert pickles_in(directory) == []
     (file,) = directory.rglob("estimator.skops")
-    outside = [t for t in skops.io.get_untrusted_types(file=file) if not t.startswith("sklearn.")]
-    assert outside == []
+    outside = {t for t in skops.io.get_untrusted_types(file=file) if not t.startswith("sklearn.")}
+    assert {t.partition(".")[0] for t in outside - {"collections.OrderedDict"}} == set(others)
+    assert not any("Booster" in t for t in outside)
+    pins = (directory / "requirements.txt").read_text().split()
+    boosters = [line for line in pins if line.startswith(("lightgbm==", "xgboost==", "xgboost-cpu=="))]
+    assert len(boosters) == len(others)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,8 @@ from feature_pipelines.schema_arrow import columns_from_arrow
 from tests.toy.houses import FEATURES
 from tests.toy.workspace import house_rows
 from udfs.bundle import write_bundle
-from udfs.scorer import OutputSpec
+from udfs.scorer import OutputSpec, Strategy
+from udfs.strategies import STRATEGIES
 
 __all__ = ["house_batch", "house_columns", "house_wire", "write_house_bundle"]
 
@@ -51,7 +53,12 @@ def house_wire(n: int, seed: int = 1) -> list[dict[str, Any]]:
 
 
 def write_house_bundle(
-    directory: Path, *, estimator: Any = None, n_rows: int = 300, tolerance_ulps: int = 0
+    directory: Path,
+    *,
+    estimator: Any = None,
+    n_rows: int = 300,
+    tolerance_ulps: int = 0,
+    strategies: Sequence[Strategy] = STRATEGIES,
 ) -> str:
     """Fit an estimator (small boosted trees where none is given) on n_rows requests, write the bundle, and return its digest."""
     columns = house_columns(n_rows)
@@ -70,4 +77,5 @@ def write_house_bundle(
         columns=columns,
         n_rows=n_rows,
         tolerance_ulps=tolerance_ulps,
+        strategies=strategies,
     )

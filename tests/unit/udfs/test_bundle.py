@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import pickle
+import threading
 import types
 import zipfile
 from collections.abc import Callable
@@ -17,14 +18,16 @@ import skops.io
 from sklearn.ensemble import RandomForestRegressor
 from sklearn.tree import DecisionTreeRegressor
 
+from feature_pipelines.columns import take
 from feature_pipelines.errors import ModelError, ModelIntegrityError, VerificationError
 from tests.toy.forgery import forge
 from tests.toy.house_bundle import house_columns, write_house_bundle
 from tests.toy.pickles import is_pickle, pickles_in
 from udfs import bundle as bundle_module
 from udfs.bundle import FORMAT_VERSION, bundle_digest, load_bundle
+from udfs.certify import Condition
 from udfs.platform import platform_id
-from udfs.scorer import CONTRACT_VERSION, LibraryEvaluator
+from udfs.scorer import CONTRACT_VERSION, LibraryEvaluator, Strategy
 from udfs.trees import FlatTrees
 
 Copied = Callable[[str], Path]
@@ -102,17 +105,124 @@ def test_equal_models_have_equal_golden_rows_trees_and_features(
     written: dict[str, Path], tmp_path: Path
 ) -> None:
     write_house_bundle(tmp_path / "again", tolerance_ulps=4)
-    for name in set(FILES) - {"estimator.skops"}:  # whose zip holds the time of writing
+    for name in set(FILES) - {"estimator.skops", "model.json"}:  # whose zip holds the time of writing
         assert (tmp_path / "again" / name).read_bytes() == (written["trees"] / name).read_bytes(), name
+    assert without_times(tmp_path / "again") == without_times(written["trees"])
 
 
-def test_scores_that_depend_on_the_batch_are_not_written(
+def without_times(bundle: Path) -> dict[str, Any]:
+    """Return model.json but for what certification took, and for how many rows there was time."""
+    model: dict[str, Any] = json.loads((bundle / "model.json").read_text())
+    certification = model["certification"]
+    del certification["seconds"], certification["cost"]
+    for condition in certification["conditions"]:
+        assert condition.pop("rows") > 0
+    return model
+
+
+# --- what certification finds
+
+CONDITIONS = [
+    "again",
+    "alone",
+    "batches of 2 to 33",
+    "batches of 127 to 129",
+    "10,000 rows",
+    "permuted",
+    "beside nulls",
+    "strided, reversed and Fortran order",
+    "2 native threads",
+    "two Python threads at once",
+    "JSON and Arrow",
+]
+
+
+@pytest.mark.parametrize("name", ["trees", "library"])
+def test_certification_is_recorded(written: dict[str, Path], name: str) -> None:
+    info = load_bundle(written[name]).info
+    certification = info["certification"]
+    assert (certification["evaluator"], certification["rows"]) == (name, 300)
+    assert certification["invariant"] is True
+    assert [one["name"] for one in certification["conditions"]] == CONDITIONS
+    assert {one["differing"] for one in certification["conditions"]} == {0}
+    assert all(one["rows"] for one in certification["conditions"])
+    assert certification["seconds"] > 0
+    assert {"rows_per_second", "library_rows_per_second", "ratio", "row_microseconds"} <= set(
+        certification["cost"]
+    )
+    assert certification["libraries"] == []
+    assert info["format_version"] == 1  # what the release before reads, and scores with the same bits
+    assert certification.get("strategy") == (None if name == "trees" else Strategy().to_json())
+
+
+def depends_on_the_shape(monkeypatch: pytest.MonkeyPatch, right: int) -> None:
+    """Make a tree's scores right in calls of so many rows alone."""
+    predict = DecisionTreeRegressor.predict
+
+    def shaped(self: Any, rows: Any, check_input: bool = True) -> Any:
+        return predict(self, rows) + (0.0 if len(rows) == right else 1e-9 * np.arange(len(rows)))
+
+    monkeypatch.setattr(DecisionTreeRegressor, "predict", shaped)
+
+
+def test_scores_that_depend_on_the_batch_are_asked_for_in_blocks_of_one_shape(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    predict = DecisionTreeRegressor.predict
-    monkeypatch.setattr(DecisionTreeRegressor, "predict", lambda self, x: predict(self, x) + len(x))
-    with pytest.raises(VerificationError, match=r"rows from 0 in a batch of 1 have other bits than among 60"):
+    depends_on_the_shape(monkeypatch, 64)
+    write_house_bundle(tmp_path / "b", estimator=DecisionTreeRegressor(max_depth=2), n_rows=60)
+    scorer = load_bundle(tmp_path / "b")
+    wanted = Strategy(64, 64, "row", one_thread=True)
+    assert isinstance(scorer.evaluator, LibraryEvaluator)
+    assert scorer.evaluator.strategy == wanted
+    assert scorer.info["format_version"] == 2  # the release before would score other bits, so it must refuse
+    certification = scorer.info["certification"]
+    assert certification["strategy"] == wanted.to_json()
+    assert [one["strategy"]["block_rows"] for one in certification["rejected"]] == [1024, 1024, 256]
+    assert certification["rejected"][0]["condition"]["differing"] > 0
+    columns = house_columns(60)
+    whole = scorer.score(columns, 60).outputs["score"]
+    for row in range(60):
+        alone = {name: take(column, np.array([row])) for name, column in columns.items()}
+        assert scorer.score(alone, 1).outputs["score"].tobytes() == whole[row].tobytes()
+
+
+def test_scores_that_no_strategy_keeps_are_not_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    predict, main = DecisionTreeRegressor.predict, threading.main_thread()
+
+    def shared(self: Any, rows: Any, check_input: bool = True) -> Any:
+        scores = predict(self, rows)
+        return scores if threading.current_thread() is main else np.nextafter(scores, np.inf)
+
+    monkeypatch.setattr(DecisionTreeRegressor, "predict", shared)
+    message = r"under every strategy: 60 of 60 scores .*worst by 1 ULP \(row \d+ of the certification rows"
+    with pytest.raises(VerificationError, match=message):
         write_house_bundle(tmp_path / "b", estimator=DecisionTreeRegressor(max_depth=2), n_rows=60)
+
+
+def test_estimator_that_changes_by_being_stored_is_not_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def dump(path: Path, estimator: Any) -> Any:
+        path.write_bytes(b"")
+        return DecisionTreeRegressor(max_depth=1).fit(np.zeros((4, 5)), [1.0, 2.0, 3.0, 5.0])
+
+    monkeypatch.setattr(bundle_module, "dump_estimator", dump)
+    with pytest.raises(VerificationError, match=r"other bits after it was written and read: 60 of 60 rows"):
+        write_house_bundle(tmp_path / "b", estimator=DecisionTreeRegressor(max_depth=2), n_rows=60)
+
+
+def test_features_that_differ_between_json_and_arrow_are_not_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = Condition("JSON and Arrow", 60, 1, 2, 7, "feature area_squared from JSON")
+    monkeypatch.setattr(bundle_module, "certify_forms", lambda *_: found)
+    message = (
+        r"as JSON and as Arrow: feature area_squared from JSON has other bits, worst by 2 ULP \(row 7 of"
+    )
+    with pytest.raises(VerificationError, match=message):
+        write_house_bundle(tmp_path / "b", n_rows=60)
 
 
 def test_scores_that_differ_from_call_to_call_are_not_written(
@@ -122,7 +232,7 @@ def test_scores_that_differ_from_call_to_call_are_not_written(
     monkeypatch.setattr(
         DecisionTreeRegressor, "predict", lambda self, x: predict(self, x) + rng.random(len(x))
     )
-    with pytest.raises(VerificationError, match=r"differ from call to call: 60 of 60 rows had other bits"):
+    with pytest.raises(VerificationError, match=r"differ from call to call: 60 of 60 scores had other bits"):
         write_house_bundle(tmp_path / "b", estimator=DecisionTreeRegressor(max_depth=2), n_rows=60)
 
 
@@ -243,8 +353,8 @@ def test_directory_without_a_manifest_is_no_model(tmp_path: Path) -> None:
     ("format_version", "contract_version"),
     [
         (FORMAT_VERSION + 1, CONTRACT_VERSION),
-        (FORMAT_VERSION, CONTRACT_VERSION + 1),
-        (FORMAT_VERSION, CONTRACT_VERSION - 1),
+        (1, CONTRACT_VERSION + 1),
+        (1, CONTRACT_VERSION - 1),
     ],
 )
 def test_other_version_is_refused_and_both_sides_named(
@@ -285,6 +395,26 @@ def test_untrusted_type_is_refused_and_named(copied: Copied) -> None:
     ) as caught:
         load_bundle(bundle)
     assert caught.value.evidence["untrusted"] == ["types.SimpleNamespace"]
+
+
+def test_strategy_that_this_release_does_not_know_is_refused(copied: Copied) -> None:
+    """Leaving out what it does not know, it would score other bits."""
+    bundle = copied("library")
+    certification = json.loads((bundle / "model.json").read_text())["certification"]
+    certification["strategy"]["tile_rows"] = 4
+    change_model(bundle, certification=certification)
+    with pytest.raises(ModelError, match=r"strategy has the keys .*tile_rows; this release knows block_rows"):
+        load_bundle(bundle)
+
+
+def test_model_of_the_first_format_has_no_strategy_and_is_asked_as_then(copied: Copied) -> None:
+    bundle = copied("library")
+    model = json.loads((bundle / "model.json").read_text())
+    old = {name: model["certification"][name] for name in ("rows", "estimator", "evaluator", "reason")}
+    change_model(bundle, certification=old)
+    evaluator = load_bundle(bundle).evaluator
+    assert isinstance(evaluator, LibraryEvaluator)
+    assert evaluator.strategy == Strategy(1024, 8, "zero", one_thread=False)
 
 
 def test_untrusted_type_is_not_written_either(tmp_path: Path) -> None:

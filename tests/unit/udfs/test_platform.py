@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from udfs import platform as platform_module
 from udfs.platform import describe_platform, platform_id
 
 PROGRAM = "import json; from udfs.platform import *; print(json.dumps([platform_id(), describe_platform()]))"
@@ -28,6 +29,14 @@ def test_description_names_what_can_change_the_last_bit() -> None:
     assert description["numpy_dispatch"] == sorted(description["numpy_dispatch"])
     assert description["blas"]
     assert description["blas"] != ["unknown"]
+
+
+def test_boosters_are_named_as_they_were_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of XGBoost there are two distributions of one library, each built in its own way."""
+    for installed in ("xgboost", "xgboost-cpu", "lightgbm"):
+        versions = {"numpy": np.__version__, installed: "3.2.0"}
+        monkeypatch.setattr(platform_module, "_version", versions.get)
+        assert describe_platform()["libraries"] == versions
 
 
 def test_id_is_the_same_in_every_process_of_a_machine(process_env: dict[str, str], root: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from mlflow import MlflowClient
 from feature_pipelines.errors import ConfigurationError, ModelError, UnavailableError
 from tests.toy.processes import free_port
 from tests.toy.workspace import Workspace
+from udfs import registry as registry_module
 from udfs.bundle import bundle_digest, load_bundle
 from udfs.registry import ModelVersion, connect, fetch, resolve
 
@@ -47,6 +49,32 @@ def add_version(client: MlflowClient, **changed_tags: str | None) -> str:
     tags = {name.replace("onescore.", ""): value for name, value in first.tags.items()} | changed_tags
     kept = {f"onescore.{name}": value for name, value in tags.items() if value is not None}
     return str(client.create_model_version("houses", first.source, tags=kept).version)
+
+
+# --- what a served model needs
+
+
+@pytest.mark.parametrize("installed", ["xgboost", "xgboost-cpu"])
+def test_the_estimators_library_is_pinned_as_it_was_installed(
+    installed: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    versions = {installed: "3.2.0", "lightgbm": "4.7.0"}
+
+    def version(name: str) -> str:
+        if name in ("xgboost", "xgboost-cpu", "lightgbm", "redis") and name not in versions:
+            raise metadata.PackageNotFoundError(name)
+        return versions.get(name, "1.0")
+
+    monkeypatch.setattr(registry_module.metadata, "version", version)
+    plain = registry_module._requirements()
+    assert not [line for line in plain if "gb" in line]
+    pinned = registry_module._requirements(["lightgbm", "xgboost"])
+    assert pinned == [*plain, "lightgbm==4.7.0", f"{installed}==3.2.0"]
+
+
+def test_a_library_of_no_known_distribution_is_refused() -> None:
+    with pytest.raises(ModelError, match="the model needs catboost, of which no installed distribution says"):
+        registry_module._requirements(["catboost"])
 
 
 # --- resolve

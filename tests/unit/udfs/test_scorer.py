@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import numpy as np
 import pytest
+from lightgbm import LGBMRegressor
 from numpy.typing import NDArray
 from sklearn.calibration import CalibratedClassifierCV
 from sklearn.ensemble import HistGradientBoostingClassifier, RandomForestRegressor, VotingRegressor
@@ -12,11 +14,13 @@ from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.neighbors import KNeighborsClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
+from threadpoolctl import threadpool_info, threadpool_limits
+from xgboost import XGBRegressor
 
 from feature_pipelines.errors import DefinitionError, ModelError
 from feature_pipelines.evaluate import FeatureRaised
 from tests.toy.houses import FEATURES
-from udfs.scorer import LibraryEvaluator, OutputSpec, Scorer, use_one_thread
+from udfs.scorer import LibraryEvaluator, OutputSpec, Scorer, Strategy, use_one_thread
 
 
 class RowSum:
@@ -81,6 +85,87 @@ def test_library_evaluator_pads_to_eight_rows_in_blocks_of_1024(n: int) -> None:
         -(-min(1024, n - start) // 8) * 8 for start in range(0, n, 1024)
     ]
     assert all(block.flags.c_contiguous for block in estimator.blocks)
+
+
+@pytest.mark.parametrize("n", [0, 1, 2, 3, 4, 7])
+def test_strategy_of_one_shape_fills_each_block_with_its_first_row(n: int) -> None:
+    estimator = RowSum()
+    matrix = np.arange(1, 3 * n + 1, dtype=np.float64).reshape(3, n)
+    evaluator = LibraryEvaluator(estimator, "regression", Strategy(3, 3, "row"))
+    assert evaluator.score(matrix).tolist() == matrix.sum(axis=0).tolist()
+    assert [len(block) for block in estimator.blocks] == [3] * -(-n // 3)
+    for i, block in enumerate(estimator.blocks):
+        assert all(row.tolist() == block[0].tolist() for row in block[n - 3 * i :])
+
+
+def test_strategy_of_one_thread_holds_the_native_pools_there() -> None:
+    class Threads(RowSum):
+        def predict(self, block: NDArray[np.float64]) -> NDArray[np.float64]:
+            self.seen = {pool["num_threads"] for pool in threadpool_info()}
+            return super().predict(block)
+
+    held, free = Threads(), Threads()
+    with threadpool_limits(2):
+        LibraryEvaluator(free, "regression").score(np.ones((2, 3)))
+        LibraryEvaluator(held, "regression", Strategy(one_thread=True)).score(np.ones((2, 3)))
+    assert 2 in free.seen
+    assert held.seen == {1}
+
+
+def test_strategy_is_read_as_it_was_written() -> None:
+    for strategy in (Strategy(), Strategy(64, 64, "row", one_thread=True)):
+        assert Strategy.from_json(json.loads(json.dumps(strategy.to_json()))) == strategy
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            {"tile_rows": 4},
+            r"keys block_rows, fill, one_thread, pad_rows, tile_rows; this release knows block_rows, fill",
+        ),
+        ({"block_rows": 9}, r"block_rows \(9\) must be a multiple of its pad_rows \(8\)"),
+        (
+            {"block_rows": 0, "pad_rows": 0},
+            r"block_rows \(0\) must be a multiple of its pad_rows \(0\), at least 1",
+        ),
+        ({"block_rows": True, "pad_rows": True}, r"block_rows \(True\) must be"),
+        ({"fill": "noise"}, r"fill must be 'zero' or 'row' and one_thread a bool, not 'noise' and False"),
+        ({"one_thread": 1}, r"one_thread a bool, not 'zero' and 1"),
+    ],
+)
+def test_strategy_that_is_not_known_is_refused(change: dict[str, Any], message: str) -> None:
+    with pytest.raises(ModelError, match=message):
+        Strategy.from_json({**Strategy().to_json(), **change})
+
+
+def test_strategy_without_a_key_is_refused() -> None:
+    with pytest.raises(ModelError, match="has the keys block_rows; this release knows"):
+        Strategy.from_json({"block_rows": 8})
+
+
+@pytest.mark.parametrize(
+    "estimator",
+    [
+        LGBMRegressor(num_threads=2),
+        LGBMRegressor(nthread=2, n_jobs=2),
+        XGBRegressor(nthread=2),
+        XGBRegressor(n_jobs=2),
+    ],
+)
+def test_one_thread_has_several_names(estimator: Any) -> None:
+    estimator.set_params(n_estimators=2, verbosity=-1 if isinstance(estimator, LGBMRegressor) else 0)
+    rows = np.random.default_rng(0).normal(size=(60, 2))
+    chained = make_pipeline(StandardScaler(), estimator).fit(rows, rows[:, 0])
+    use_one_thread(chained)
+    said = {
+        name: n
+        for name, n in chained[-1].get_params().items()
+        if name in ("n_jobs", "nthread", "num_threads")
+    }
+    assert set(said.values()) == {1}
+    if isinstance(estimator, XGBRegressor):
+        assert '"nthread":"1"' in estimator.get_booster().save_config()
 
 
 def test_library_evaluator_takes_the_positive_class() -> None:
