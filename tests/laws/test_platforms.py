@@ -13,29 +13,23 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
 from tests.laws.platform_probe import TREES, probe, write_models
+from tests.toy.processors import dispatched_features
 
 ROOT = Path(__file__).resolve().parents[2]
 HIDDEN = ("NPY_DISABLE_CPU_FEATURES", "OPENBLAS_CORETYPE", "GLIBC_TUNABLES")
 NOT_PORTABLE = {"decay", "decay_slow", "log_distance"}
 
 
-def dispatched() -> list[str]:
-    """Return the instruction sets beyond numpy's baseline that this processor has and this build of numpy uses."""
-    found: list[str] = np.show_config(mode="dicts")["SIMD Extensions"].get("found", [])  # type: ignore[index,call-overload]
-    return found
-
-
 PLATFORMS: dict[str, tuple[str, dict[str, str]]] = {
-    "numpy's baseline": ("numpy", {"NPY_DISABLE_CPU_FEATURES": " ".join(dispatched())}),
+    "numpy's baseline": ("numpy", {"NPY_DISABLE_CPU_FEATURES": " ".join(dispatched_features())}),
     "numpy without AVX-512": (
         "numpy",
         {
             "NPY_DISABLE_CPU_FEATURES": " ".join(
-                n for n in dispatched() if n not in ("X86_V3", "AVX2", "FMA3")
+                n for n in dispatched_features() if n not in ("X86_V3", "AVX2", "FMA3")
             )
         },
     ),

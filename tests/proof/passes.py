@@ -7,7 +7,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.laws.test_portable_bits import dispatched_features
 from tests.proof.faults import FAULTS
 from tests.proof.traffic import (
     NOTHING,
@@ -19,6 +18,7 @@ from tests.proof.traffic import (
     variant_name,
 )
 from tests.proof.worlds import FlightsWorld
+from tests.toy.processors import dispatched_features
 
 __all__ = ["ELSEWHERE", "Passes", "serve_all"]
 

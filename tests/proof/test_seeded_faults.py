@@ -14,13 +14,13 @@ import pytest
 
 from jobs.proof.causes import Cause, World, explain
 from jobs.proof.platforms import SubprocessReplay
-from tests.laws.test_portable_bits import dispatched_features
 from tests.proof.faults import FAULTS, PLATFORM, pair_halves
 from tests.proof.judged import Judged, described, judge
 from tests.proof.paired import logged_rows, pairs_of
 from tests.proof.passes import ELSEWHERE, Passes, serve_all
 from tests.proof.traffic import CLEAN
 from tests.proof.worlds import MODELS, FlightsWorld
+from tests.toy.processors import dispatched_features
 from udfs.bundle import load_bundle
 from udfs.prediction_files import read_platforms
 

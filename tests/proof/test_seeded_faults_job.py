@@ -15,12 +15,12 @@ import pytest
 from jobs import reconcile_scores
 from jobs.proof.skew import SkewReport
 from jobs.runs.command import run
-from tests.laws.test_portable_bits import dispatched_features
 from tests.proof.judged import is_right
 from tests.proof.paired import logged_rows
 from tests.proof.passes import ELSEWHERE, Passes, serve_all
 from tests.proof.traffic import CLEAN
 from tests.proof.worlds import FlightsWorld
+from tests.toy.processors import dispatched_features
 
 REQUESTS = 400
 LEAST_RIGHT = 0.99
