@@ -29,7 +29,7 @@ CASES = {
     "sklearn.linear_model:LinearRegression": NEVER_NULL,
     "sklearn.neighbors:KNeighborsRegressor": (*NEVER_NULL, "train.params.n_jobs=2"),
     "sklearn.ensemble:RandomForestRegressor": FOREST,
-    "sklearn.ensemble:RandomForestClassifier": (*FOREST, "train.params.max_leaf_nodes=30", *CLASSIFICATION),
+    "sklearn.ensemble:RandomForestClassifier": (*FOREST, "train.params.min_samples_leaf=20", *CLASSIFICATION),
     "lightgbm:LGBMClassifier": (*FOREST, "train.params.min_child_samples=2", *CLASSIFICATION),
     "xgboost:XGBRegressor": FOREST,
 }
