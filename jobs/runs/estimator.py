@@ -30,9 +30,9 @@ _VERBOSE = {"verbose", "verbosity"}
 def make_estimator(settings: TrainSettings) -> Any:
     """Return the estimator that `train.estimator` names, with `train.params`, not fitted.
 
-    It gets `random_state` from `train.seed` if it has such an argument and the params do not set it; LightGBM is told to
-    print nothing. A param that is null is
-    left out where the estimator has no such argument, so that `--set` can take away what a file sets for another estimator.
+    It gets `random_state` from `train.seed` if it has such an argument and the params do not set it; LightGBM is told to print
+    nothing. A param that is null is left out where the estimator has no such argument, so that `--set` can take away what a
+    file sets for another estimator.
 
     Raises:
         ConfigurationError: it cannot be imported, the params do not fit it, or it gives no probability and the task needs one.

@@ -14,6 +14,7 @@ from threadpoolctl import threadpool_info, threadpool_limits
 
 from feature_pipelines.columns import Columns
 from feature_pipelines.evaluate import constants_from_json, fit_constants
+from feature_pipelines.schema_arrow import columns_from_arrow
 from tests.toy import every_type, houses
 from tests.toy.every_type_rows import hard_rows
 from tests.toy.house_bundle import house_columns
@@ -218,17 +219,16 @@ def test_no_row_proves_nothing() -> None:
 
 @pytest.mark.parametrize("name", ["houses", "every_type"])
 def test_features_of_json_and_of_arrow_have_the_same_bits(name: str) -> None:
+    columns: Columns
     if name == "houses":
-        feature_set, columns, n = houses.FEATURES, house_columns(300), 300
-        constants = constants_from_json(fit_constants(feature_set, columns))
+        feature_set, columns = houses.FEATURES, house_columns(300)
     else:
-        from feature_pipelines.schema_arrow import columns_from_arrow
-
         (batch,) = hard_rows(300).combine_chunks().to_batches()
-        columns, errors = columns_from_arrow(every_type.FEATURES.sources, batch)
+        feature_set = every_type.FEATURES
+        columns, errors = columns_from_arrow(feature_set.sources, batch)
         assert errors == []
-        feature_set, constants, n = every_type.FEATURES, {}, 300
-    assert certify_forms(feature_set, constants, columns, n) == Condition("JSON and Arrow", 300)
+    constants = constants_from_json(fit_constants(feature_set, columns))
+    assert certify_forms(feature_set, constants, columns, 300) == Condition("JSON and Arrow", 300)
 
 
 @pytest.mark.parametrize("form", ["json", "arrow"])
