@@ -44,6 +44,7 @@ for way, frame in found.items():
 print(json.dumps(bits))
 spark.stop()
 """
+RECONCILED = re.findall(r"<!-- reconcile -->\n```\n(.*?)```\n\n.*answers `(.*?)`", README, re.DOTALL)[0]
 SHOWN = re.findall(r"<!-- batch score -->\n```\n(.*?)\n```", README, re.DOTALL)[0]
 
 
@@ -245,6 +246,18 @@ STOCK = [
     "--port",
     "PORT",
 ]
+
+
+def test_a_day_replayed_and_reconciled_as_the_readme_says_is_equal_in_every_bit(
+    first: Demo, home: Path, env: dict[str, str]
+) -> None:
+    replay, reconcile = RECONCILED[0].splitlines()
+    job(home, env, *replay.split()[1:])
+    (replayed,) = (home / ".onescore" / "replays").iterdir()
+    done = job(home, env, *reconcile.replace("REPLAY_ID", replayed.name).split()[1:])
+    assert RECONCILED[1] in done.stdout
+    (report,) = (home / ".onescore" / "skew" / "flights").glob("*/report.html")
+    assert str(report) in done.stdout
 
 
 def is_up(port: int) -> bool:
