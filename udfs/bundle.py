@@ -8,7 +8,7 @@
     manifest.json    the SHA-256 of each of these; its own SHA-256 is the model's digest
 
 Loading checks every file against the manifest, the manifest against the expected digest, the contract version, the fingerprint,
-and replays the golden rows.
+and replays the golden rows; the compiled loop of flat trees repeats that in whichever process it comes into use.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import base64
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from feature_pipelines.columns import Column, Columns, take
+from feature_pipelines.definitions import FeatureSet
 from feature_pipelines.errors import ModelError, ModelIntegrityError, VerificationError
 from feature_pipelines.evaluate import check_row_local, constants_from_json, evaluate
 from feature_pipelines.fingerprint import fingerprint
@@ -46,7 +48,7 @@ from udfs.strategies import STRATEGIES, choose_strategy, measure_cost
 from udfs.trees import FlatTrees
 from udfs.trees_export import certify_trees, export_trees
 
-__all__ = ["FORMAT_VERSION", "bundle_digest", "load_bundle", "write_bundle"]
+__all__ = ["FORMAT_VERSION", "GoldenRows", "bundle_digest", "load_bundle", "read_golden", "write_bundle"]
 
 FORMAT_VERSION = 2
 """The newest version of the directory's layout that this release writes and reads. Later releases load every earlier format.
@@ -56,6 +58,7 @@ estimator's file, or flat trees that format 1 of their file cannot say.
 """
 
 _GOLDEN_ROWS = 64
+_GOLDEN_ALONE = 8  # of them are replayed alone too
 _STORED_ROWS = 2_048
 
 
@@ -154,12 +157,56 @@ def load_bundle(
     Args:
         directory: what `write_bundle` wrote.
         expected_digest: the digest that the registry holds; None checks the files against their own manifest alone.
-        allow_tolerance: whether scores within the model's recorded tolerance will do where bits differ.
+        allow_tolerance: whether features and scores within the model's recorded tolerance will do where bits differ; a missing
+            value is never within a tolerance of a number.
 
     Raises:
         ModelError: it is no bundle, or another contract or a later format wrote it.
         ModelIntegrityError: a file is changed, missing or new, a type is untrusted, or the golden rows differ.
     """
+    files, golden = _opened(directory, expected_digest)
+    feature_set, info = golden.feature_set, golden.info
+    output = OutputSpec(**info["output"])
+    evaluator = _load_evaluator(files, info, output)
+    scorer = Scorer(feature_set, constants_from_json(info["constants"]), evaluator, output, info)
+    verified = _replay(scorer, golden, allow_tolerance)
+    return Scorer(feature_set, scorer.constants, evaluator, output, info, verified)
+
+
+@dataclass(frozen=True, eq=False)
+class GoldenRows:
+    """What a model was logged with, as it was recorded: nothing was scored here.
+
+    Args:
+        info: as `Scorer.info`.
+        feature_set: the model's own packaged copy of its features.
+        columns: every source field in the wire form, n values each.
+        matrix: the features, shape (n_features, n).
+        score: shape (n,).
+    """
+
+    info: Mapping[str, Any]
+    feature_set: FeatureSet
+    columns: Mapping[str, Sequence[Any]]
+    matrix: NDArray[np.float64]
+    score: NDArray[np.float64]
+
+
+def read_golden(directory: Path, expected_digest: str | None = None) -> GoldenRows:
+    """Return the golden rows of a model whose files are those that were logged, whether or not it scores the same here.
+
+    Args:
+        directory, expected_digest: see `load_bundle`, as are the errors; golden rows that differ are none.
+
+    Raises:
+        ModelError: see `load_bundle`.
+        ModelIntegrityError: a file is changed, missing or new.
+    """
+    return _opened(directory, expected_digest)[1]
+
+
+def _opened(directory: Path, expected_digest: str | None) -> tuple[dict[str, bytes], GoldenRows]:
+    """Return a model's checked files, and what they say; the estimator is not loaded."""
     files = _checked_files(directory, expected_digest)
     model = json.loads(files["model.json"])
     if model["format_version"] > FORMAT_VERSION or model["contract_version"] != CONTRACT_VERSION:
@@ -173,17 +220,10 @@ def load_bundle(
         n.removeprefix("features/"): content for n, content in files.items() if n.startswith("features/")
     }
     feature_set = import_packaged(sources, where["module"], where["name"], model["feature_fingerprint"])
-    output = OutputSpec(**model["output"])
     info = {**model, "digest": hashlib.sha256(files["manifest.json"]).hexdigest()}
-    scorer = Scorer(
-        feature_set,
-        constants_from_json(model["constants"]),
-        _load_evaluator(files, model, output),
-        output,
-        info,
-    )
-    verified = _replay(scorer, json.loads(files["golden.json"]), allow_tolerance)
-    return Scorer(feature_set, scorer.constants, scorer.evaluator, output, info, verified)
+    golden = json.loads(files["golden.json"])
+    matrix = _decode(golden["features"]).reshape(len(feature_set.feature_names), golden["rows"])
+    return files, GoldenRows(info, feature_set, golden["columns"], matrix, _decode(golden["score"]))
 
 
 def _write_features(directory: Path, reference: str) -> None:
@@ -277,32 +317,49 @@ def _golden(scorer: Scorer, columns: dict[str, Column], n: int) -> dict[str, Any
     }
 
 
-def _replay(scorer: Scorer, golden: Mapping[str, Any], allow_tolerance: bool) -> str:
-    """Return how this process reproduces the golden rows: "verified" or "tolerance"; raise when neither."""
-    n = golden["rows"]
-    columns = {f.name: build_column(f, golden["columns"][f.name])[0] for f in scorer.feature_set.sources}
-    scores = scorer.score(columns, n)
-    features = _decode(golden["features"]).reshape(scores.matrix.shape)
-    expected = _decode(golden["score"])
-    wrong_features = np.asarray(differing_bits(scores.matrix, features).any(axis=1))
-    wrong_scores = differing_bits(scores.outputs["score"], expected)
-    if not wrong_features.any() and not wrong_scores.any():
-        return "verified"
-    worst = int(ulp_distance(scores.outputs["score"], expected).max())
+def _replay(scorer: Scorer, golden: GoldenRows, allow_tolerance: bool) -> str:
+    """Return how this process reproduces the golden rows: "verified" or "tolerance"; raise when neither.
+
+    They are asked together, in reverse order, and some alone: a strategy that was certified elsewhere may depend on the batch here.
+    """
+    n = len(golden.score)
+    columns = {f.name: build_column(f, golden.columns[f.name])[0] for f in scorer.feature_set.sources}
+    wrong_features = np.zeros(len(golden.matrix), np.bool_)
+    wrong_scores = np.zeros(n, np.bool_)
+    worst = worst_feature = 0
+    promised = []
+    alone = np.unique(np.linspace(0, n - 1, _GOLDEN_ALONE).astype(np.int64))
+    for index in (np.arange(n), np.arange(n)[::-1], *alone[:, None]):
+        scores = scorer.score({name: take(c, index) for name, c in columns.items()}, len(index))
+        matrix, score = scores.matrix, scores.outputs["score"]
+        wrong_features |= differing_bits(matrix, golden.matrix[:, index]).any(axis=1)
+        wrong_scores[index] |= differing_bits(score, golden.score[index])
+        worst = max(worst, int(ulp_distance(score, golden.score[index]).max()))
+        worst_feature = max(worst_feature, int(ulp_distance(matrix, golden.matrix[:, index]).max(initial=0)))
+        promised.append((matrix, score))
     tolerance = int(scorer.info["tolerance_ulps"])
-    if allow_tolerance and tolerance > 0 and worst <= tolerance:
-        return "tolerance"
+    is_equal = not wrong_features.any() and not wrong_scores.any()
+    if is_equal or (allow_tolerance and max(worst, worst_feature) <= tolerance and tolerance > 0):
+        if isinstance(scorer.evaluator, FlatTrees):
+            scorer.evaluator.prove_loop_on(promised)
+        return "verified" if is_equal else "tolerance"
     names = [
         name for name, wrong in zip(scorer.feature_set.feature_names, wrong_features, strict=True) if wrong
     ]
+    differing = f"{', '.join(names[:5])} (worst by {_said(worst_feature)})" if names else "none"
     raise ModelIntegrityError(
         f"model {scorer.info['name']!r} does not reproduce its golden rows here: {int(wrong_scores.sum())} of {n} scores differ "
-        f"(worst by {worst} ULP, recorded tolerance {tolerance}), features that differ: {', '.join(names[:5]) or 'none'}. It was "
+        f"(worst by {_said(worst)}, recorded tolerance {tolerance}), features that differ: {differing}. It was "
         f"logged on platform {scorer.info['platform_id']}, this is {platform_id()}. Run it there, train it here, or set "
         "model.allow_tolerance=true if its tolerance will do",
         worst_ulps=worst,
+        worst_feature_ulps=worst_feature,
         features=names,
     )
+
+
+def _said(ulps: int) -> str:
+    return "NaN against a number" if ulps == np.iinfo(np.uint64).max else f"{ulps} ULP"
 
 
 def _load_evaluator(files: Mapping[str, bytes], model: Mapping[str, Any], output: OutputSpec) -> Evaluator:
