@@ -13,26 +13,23 @@ and replays the golden rows; the compiled loop of flat trees repeats that in whi
 
 from __future__ import annotations
 
-import base64
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from feature_pipelines.columns import Column, Columns, take
-from feature_pipelines.definitions import FeatureSet
+from feature_pipelines.columns import Columns, take
 from feature_pipelines.errors import ModelError, ModelIntegrityError, VerificationError
 from feature_pipelines.evaluate import check_row_local, constants_from_json, evaluate
 from feature_pipelines.fingerprint import fingerprint
 from feature_pipelines.packaged import import_packaged, load_reference, package_sources
 from feature_pipelines.parity import differing_bits, ulp_distance
-from feature_pipelines.schema import build_column, to_wire
 from udfs.certify import Certificate, certify, certify_forms
+from udfs.golden import GoldenRows, record_golden, replay_golden
 from udfs.platform import describe_platform, platform_id
 from udfs.scorer import (
     CONTRACT_VERSION,
@@ -48,7 +45,7 @@ from udfs.strategies import STRATEGIES, choose_strategy, measure_cost
 from udfs.trees import FlatTrees
 from udfs.trees_export import certify_trees, export_trees
 
-__all__ = ["FORMAT_VERSION", "GoldenRows", "bundle_digest", "load_bundle", "read_golden", "write_bundle"]
+__all__ = ["FORMAT_VERSION", "bundle_digest", "load_bundle", "read_golden", "write_bundle"]
 
 FORMAT_VERSION = 2
 """The newest version of the directory's layout that this release writes and reads. Later releases load every earlier format.
@@ -58,7 +55,6 @@ estimator's file, or flat trees that format 1 of their file cannot say.
 """
 
 _GOLDEN_ROWS = 64
-_GOLDEN_ALONE = 8  # of them are replayed alone too
 _STORED_ROWS = 2_048
 
 
@@ -119,7 +115,7 @@ def write_bundle(
     scorer = Scorer(feature_set, arguments, evaluator, output, {})
     _write_json(
         directory / "golden.json",
-        _golden(scorer, {n: take(c, golden) for n, c in columns.items()}, len(golden)),
+        record_golden(scorer, {n: take(c, golden) for n, c in columns.items()}, len(golden)),
     )
     module, _, attribute = reference.partition(":")
     _write_json(
@@ -169,27 +165,8 @@ def load_bundle(
     output = OutputSpec(**info["output"])
     evaluator = _load_evaluator(files, info, output)
     scorer = Scorer(feature_set, constants_from_json(info["constants"]), evaluator, output, info)
-    verified = _replay(scorer, golden, allow_tolerance)
+    verified = replay_golden(scorer, golden, allow_tolerance)
     return Scorer(feature_set, scorer.constants, evaluator, output, info, verified)
-
-
-@dataclass(frozen=True, eq=False)
-class GoldenRows:
-    """What a model was logged with, as it was recorded: nothing was scored here.
-
-    Args:
-        info: as `Scorer.info`.
-        feature_set: the model's own packaged copy of its features.
-        columns: every source field in the wire form, n values each.
-        matrix: the features, shape (n_features, n).
-        score: shape (n,).
-    """
-
-    info: Mapping[str, Any]
-    feature_set: FeatureSet
-    columns: Mapping[str, Sequence[Any]]
-    matrix: NDArray[np.float64]
-    score: NDArray[np.float64]
 
 
 def read_golden(directory: Path, expected_digest: str | None = None) -> GoldenRows:
@@ -221,9 +198,7 @@ def _opened(directory: Path, expected_digest: str | None) -> tuple[dict[str, byt
     }
     feature_set = import_packaged(sources, where["module"], where["name"], model["feature_fingerprint"])
     info = {**model, "digest": hashlib.sha256(files["manifest.json"]).hexdigest()}
-    golden = json.loads(files["golden.json"])
-    matrix = _decode(golden["features"]).reshape(len(feature_set.feature_names), golden["rows"])
-    return files, GoldenRows(info, feature_set, golden["columns"], matrix, _decode(golden["score"]))
+    return files, GoldenRows.of(info, feature_set, json.loads(files["golden.json"]))
 
 
 def _write_features(directory: Path, reference: str) -> None:
@@ -307,61 +282,6 @@ def _format_needed(certification: Mapping[str, Any], evaluator: Evaluator) -> in
     return 1 if certification.get("strategy", old) == old and not certification["libraries"] else 2
 
 
-def _golden(scorer: Scorer, columns: dict[str, Column], n: int) -> dict[str, Any]:
-    scores = scorer.score(columns, n)
-    return {
-        "columns": {f.name: to_wire(f, columns[f.name]) for f in scorer.feature_set.sources},
-        "rows": n,
-        "features": _encode(scores.matrix),
-        "score": _encode(scores.outputs["score"]),
-    }
-
-
-def _replay(scorer: Scorer, golden: GoldenRows, allow_tolerance: bool) -> str:
-    """Return how this process reproduces the golden rows: "verified" or "tolerance"; raise when neither.
-
-    They are asked together, in reverse order, and some alone: a strategy that was certified elsewhere may depend on the batch here.
-    """
-    n = len(golden.score)
-    columns = {f.name: build_column(f, golden.columns[f.name])[0] for f in scorer.feature_set.sources}
-    wrong_features = np.zeros(len(golden.matrix), np.bool_)
-    wrong_scores = np.zeros(n, np.bool_)
-    worst = worst_feature = 0
-    promised = []
-    alone = np.unique(np.linspace(0, n - 1, _GOLDEN_ALONE).astype(np.int64))
-    for index in (np.arange(n), np.arange(n)[::-1], *alone[:, None]):
-        scores = scorer.score({name: take(c, index) for name, c in columns.items()}, len(index))
-        matrix, score = scores.matrix, scores.outputs["score"]
-        wrong_features |= differing_bits(matrix, golden.matrix[:, index]).any(axis=1)
-        wrong_scores[index] |= differing_bits(score, golden.score[index])
-        worst = max(worst, int(ulp_distance(score, golden.score[index]).max()))
-        worst_feature = max(worst_feature, int(ulp_distance(matrix, golden.matrix[:, index]).max(initial=0)))
-        promised.append((matrix, score))
-    tolerance = int(scorer.info["tolerance_ulps"])
-    is_equal = not wrong_features.any() and not wrong_scores.any()
-    if is_equal or (allow_tolerance and max(worst, worst_feature) <= tolerance and tolerance > 0):
-        if isinstance(scorer.evaluator, FlatTrees):
-            scorer.evaluator.prove_loop_on(promised)
-        return "verified" if is_equal else "tolerance"
-    names = [
-        name for name, wrong in zip(scorer.feature_set.feature_names, wrong_features, strict=True) if wrong
-    ]
-    differing = f"{', '.join(names[:5])} (worst by {_said(worst_feature)})" if names else "none"
-    raise ModelIntegrityError(
-        f"model {scorer.info['name']!r} does not reproduce its golden rows here: {int(wrong_scores.sum())} of {n} scores differ "
-        f"(worst by {_said(worst)}, recorded tolerance {tolerance}), features that differ: {differing}. It was "
-        f"logged on platform {scorer.info['platform_id']}, this is {platform_id()}. Run it there, train it here, or set "
-        "model.allow_tolerance=true if its tolerance will do",
-        worst_ulps=worst,
-        worst_feature_ulps=worst_feature,
-        features=names,
-    )
-
-
-def _said(ulps: int) -> str:
-    return "NaN against a number" if ulps == np.iinfo(np.uint64).max else f"{ulps} ULP"
-
-
 def _load_evaluator(files: Mapping[str, bytes], model: Mapping[str, Any], output: OutputSpec) -> Evaluator:
     if model["certification"]["evaluator"] == "trees":
         return FlatTrees.load(files["trees.npz"])
@@ -407,14 +327,6 @@ def _checked_files(directory: Path, expected_digest: str | None) -> dict[str, by
 
 def _sha256(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
-
-
-def _encode(values: NDArray[np.float64]) -> str:
-    return base64.b64encode(np.ascontiguousarray(values, dtype="<f8").tobytes()).decode()
-
-
-def _decode(text: str) -> NDArray[np.float64]:
-    return np.frombuffer(base64.b64decode(text), dtype="<f8").astype(np.float64)
 
 
 def _write_json(path: Path, value: Any) -> None:

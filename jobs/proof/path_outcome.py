@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from feature_pipelines.parity import ulp_distance
 from feature_pipelines.reasons import Reason
 from jobs.proof.path_answers import Answer, Row
-from udfs.bundle import GoldenRows
+from udfs.golden import GoldenRows
 from udfs.scorer import OutputSpec
 
 __all__ = ["Golden", "Outcome", "compared", "golden_of", "outcome_table"]
