@@ -17,7 +17,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from jobs.proof.path_bench import Bench
-from jobs.proof.path_outcome import Golden, Outcome, outcome_table, read_golden
+from jobs.proof.path_outcome import Golden, Outcome, golden_of, outcome_table
 from jobs.proof.paths import PATHS, chosen_paths, remote_paths, verified_paths
 from jobs.runs.command import job_parser, run
 from jobs.runs.conf import load
@@ -36,11 +36,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     with ExitStack() as stack:
         cache = stack.enter_context(TemporaryDirectory(prefix="onescore-")) if arguments.dry_run else None
         bench = stack.enter_context(_bench(arguments, Path(cache) if cache else None))
-        golden = read_golden(bench.bundle, bench.scorer.info)
+        golden = golden_of(bench.golden)
         names = [name for name in (arguments.paths or "").split(",") if name]
         found = [entry for url in arguments.urls for entry in remote_paths(url, bench)]
         entries = chosen_paths(found or PATHS, names)
-        facts = _facts(bench, golden)
+        facts = _facts(bench, golden, is_remote=bool(found))
         if arguments.dry_run:
             print("plan (nothing was started)")
             print(table(facts | {"paths": [f"{e.name} {e.url}".strip() for e in entries]}))
@@ -93,7 +93,7 @@ def _bench(arguments: argparse.Namespace, cache: Path | None) -> Bench:
     )
 
 
-def _facts(bench: Bench, golden: Golden) -> dict[str, Any]:
+def _facts(bench: Bench, golden: Golden, *, is_remote: bool) -> dict[str, Any]:
     return {
         "model": bench.model.name,
         "version": bench.model.version,
@@ -101,7 +101,7 @@ def _facts(bench: Bench, golden: Golden) -> dict[str, Any]:
         "golden rows": len(golden.rows),
         "logged on platform": golden.platform_id,
         "this platform": platform_id(),
-        "golden rows here": bench.scorer.verified,
+        "golden rows here": "not asked" if is_remote else bench.scorer.verified,
     }
 
 
@@ -113,9 +113,13 @@ def _progress(outcome: Outcome) -> None:
 
 
 def _exit_code(outcomes: Sequence[Outcome]) -> int:
-    if any(outcome.n_differing or outcome.status == "other model" for outcome in outcomes):
+    if any(_is_wrong(outcome) for outcome in outcomes):
         return 1
     return 2 if any(outcome.status == "failed" for outcome in outcomes) else 0
+
+
+def _is_wrong(outcome: Outcome) -> bool:
+    return bool(outcome.n_differing) or outcome.is_all_refused or outcome.status == "other model"
 
 
 def _verdict(outcomes: Sequence[Outcome]) -> str:
@@ -124,7 +128,7 @@ def _verdict(outcomes: Sequence[Outcome]) -> str:
     asked = [outcome for outcome in outcomes if not outcome.is_unasked]
     failed = [outcome.path for outcome in outcomes if outcome.status == "failed"]
     if code == 1:
-        wrong = [o.path for o in asked if o.n_differing or o.status == "other model"]
+        wrong = [o.path for o in asked if _is_wrong(o)]
         return f"NOT EQUAL on {', '.join(wrong)}"
     said = f"equal in every bit: {sum(o.equal for o in asked)} answers on {len(asked)} paths"
     apart = sum(sum(outcome.cannot_carry.values()) for outcome in asked)
@@ -138,8 +142,9 @@ Rows bring their stored fields, so no store is read; servers that are started li
 Expected are the bits that were recorded when the model was logged. A path that refuses a row because it cannot carry it exactly
 (CSV tells no null from an empty text) has it counted under "cannot say", never as equal. Under model.allow_tolerance the
 expected bits are still those of the platform where the model was logged: a difference within the tolerance is a difference here.
-Exit codes: 0 equal; 1 a bit differs, a row was refused that should not be, or another model version answers; 2 usage, configuration,
-the model does not reproduce its golden rows here at all, or a path could not be asked."""
+With --url the rows are not replayed here, where another processor may give other bits.
+Exit codes: 0 equal; 1 a bit differs, a row was refused that should not be, a path refused every row, or another model version
+answers; 2 usage, configuration, the model does not reproduce its golden rows here at all, or a path could not be asked."""
 
 if __name__ == "__main__":
     sys.exit(run(main))

@@ -8,12 +8,11 @@
     manifest.json    the SHA-256 of each of these; its own SHA-256 is the model's digest
 
 Loading checks every file against the manifest, the manifest against the expected digest, the contract version, the fingerprint,
-and replays the golden rows.
+and replays the golden rows; the compiled loop of flat trees repeats that in whichever process it comes into use.
 """
 
 from __future__ import annotations
 
-import base64
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
@@ -23,14 +22,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from feature_pipelines.columns import Column, Columns, take
+from feature_pipelines.columns import Columns, take
 from feature_pipelines.errors import ModelError, ModelIntegrityError, VerificationError
 from feature_pipelines.evaluate import check_row_local, constants_from_json, evaluate
 from feature_pipelines.fingerprint import fingerprint
 from feature_pipelines.packaged import import_packaged, load_reference, package_sources
 from feature_pipelines.parity import differing_bits, ulp_distance
-from feature_pipelines.schema import build_column, to_wire
 from udfs.certify import Certificate, certify, certify_forms
+from udfs.golden import GoldenRows, record_golden, replay_golden
 from udfs.platform import describe_platform, platform_id
 from udfs.scorer import (
     CONTRACT_VERSION,
@@ -46,7 +45,7 @@ from udfs.strategies import STRATEGIES, choose_strategy, measure_cost
 from udfs.trees import FlatTrees
 from udfs.trees_export import certify_trees, export_trees
 
-__all__ = ["FORMAT_VERSION", "bundle_digest", "load_bundle", "write_bundle"]
+__all__ = ["FORMAT_VERSION", "bundle_digest", "load_bundle", "read_golden", "write_bundle"]
 
 FORMAT_VERSION = 2
 """The newest version of the directory's layout that this release writes and reads. Later releases load every earlier format.
@@ -116,7 +115,7 @@ def write_bundle(
     scorer = Scorer(feature_set, arguments, evaluator, output, {})
     _write_json(
         directory / "golden.json",
-        _golden(scorer, {n: take(c, golden) for n, c in columns.items()}, len(golden)),
+        record_golden(scorer, {n: take(c, golden) for n, c in columns.items()}, len(golden)),
     )
     module, _, attribute = reference.partition(":")
     _write_json(
@@ -154,12 +153,37 @@ def load_bundle(
     Args:
         directory: what `write_bundle` wrote.
         expected_digest: the digest that the registry holds; None checks the files against their own manifest alone.
-        allow_tolerance: whether scores within the model's recorded tolerance will do where bits differ.
+        allow_tolerance: whether features and scores within the model's recorded tolerance will do where bits differ; a missing
+            value is never within a tolerance of a number.
 
     Raises:
         ModelError: it is no bundle, or another contract or a later format wrote it.
         ModelIntegrityError: a file is changed, missing or new, a type is untrusted, or the golden rows differ.
     """
+    files, golden = _opened(directory, expected_digest)
+    feature_set, info = golden.feature_set, golden.info
+    output = OutputSpec(**info["output"])
+    evaluator = _load_evaluator(files, info, output)
+    scorer = Scorer(feature_set, constants_from_json(info["constants"]), evaluator, output, info)
+    verified = replay_golden(scorer, golden, allow_tolerance)
+    return Scorer(feature_set, scorer.constants, evaluator, output, info, verified)
+
+
+def read_golden(directory: Path, expected_digest: str | None = None) -> GoldenRows:
+    """Return the golden rows of a model whose files are those that were logged, whether or not it scores the same here.
+
+    Args:
+        directory, expected_digest: see `load_bundle`, as are the errors; golden rows that differ are none.
+
+    Raises:
+        ModelError: see `load_bundle`.
+        ModelIntegrityError: a file is changed, missing or new.
+    """
+    return _opened(directory, expected_digest)[1]
+
+
+def _opened(directory: Path, expected_digest: str | None) -> tuple[dict[str, bytes], GoldenRows]:
+    """Return a model's checked files, and what they say; the estimator is not loaded."""
     files = _checked_files(directory, expected_digest)
     model = json.loads(files["model.json"])
     if model["format_version"] > FORMAT_VERSION or model["contract_version"] != CONTRACT_VERSION:
@@ -173,17 +197,8 @@ def load_bundle(
         n.removeprefix("features/"): content for n, content in files.items() if n.startswith("features/")
     }
     feature_set = import_packaged(sources, where["module"], where["name"], model["feature_fingerprint"])
-    output = OutputSpec(**model["output"])
     info = {**model, "digest": hashlib.sha256(files["manifest.json"]).hexdigest()}
-    scorer = Scorer(
-        feature_set,
-        constants_from_json(model["constants"]),
-        _load_evaluator(files, model, output),
-        output,
-        info,
-    )
-    verified = _replay(scorer, json.loads(files["golden.json"]), allow_tolerance)
-    return Scorer(feature_set, scorer.constants, scorer.evaluator, output, info, verified)
+    return files, GoldenRows.of(info, feature_set, json.loads(files["golden.json"]))
 
 
 def _write_features(directory: Path, reference: str) -> None:
@@ -267,44 +282,6 @@ def _format_needed(certification: Mapping[str, Any], evaluator: Evaluator) -> in
     return 1 if certification.get("strategy", old) == old and not certification["libraries"] else 2
 
 
-def _golden(scorer: Scorer, columns: dict[str, Column], n: int) -> dict[str, Any]:
-    scores = scorer.score(columns, n)
-    return {
-        "columns": {f.name: to_wire(f, columns[f.name]) for f in scorer.feature_set.sources},
-        "rows": n,
-        "features": _encode(scores.matrix),
-        "score": _encode(scores.outputs["score"]),
-    }
-
-
-def _replay(scorer: Scorer, golden: Mapping[str, Any], allow_tolerance: bool) -> str:
-    """Return how this process reproduces the golden rows: "verified" or "tolerance"; raise when neither."""
-    n = golden["rows"]
-    columns = {f.name: build_column(f, golden["columns"][f.name])[0] for f in scorer.feature_set.sources}
-    scores = scorer.score(columns, n)
-    features = _decode(golden["features"]).reshape(scores.matrix.shape)
-    expected = _decode(golden["score"])
-    wrong_features = np.asarray(differing_bits(scores.matrix, features).any(axis=1))
-    wrong_scores = differing_bits(scores.outputs["score"], expected)
-    if not wrong_features.any() and not wrong_scores.any():
-        return "verified"
-    worst = int(ulp_distance(scores.outputs["score"], expected).max())
-    tolerance = int(scorer.info["tolerance_ulps"])
-    if allow_tolerance and tolerance > 0 and worst <= tolerance:
-        return "tolerance"
-    names = [
-        name for name, wrong in zip(scorer.feature_set.feature_names, wrong_features, strict=True) if wrong
-    ]
-    raise ModelIntegrityError(
-        f"model {scorer.info['name']!r} does not reproduce its golden rows here: {int(wrong_scores.sum())} of {n} scores differ "
-        f"(worst by {worst} ULP, recorded tolerance {tolerance}), features that differ: {', '.join(names[:5]) or 'none'}. It was "
-        f"logged on platform {scorer.info['platform_id']}, this is {platform_id()}. Run it there, train it here, or set "
-        "model.allow_tolerance=true if its tolerance will do",
-        worst_ulps=worst,
-        features=names,
-    )
-
-
 def _load_evaluator(files: Mapping[str, bytes], model: Mapping[str, Any], output: OutputSpec) -> Evaluator:
     if model["certification"]["evaluator"] == "trees":
         return FlatTrees.load(files["trees.npz"])
@@ -350,14 +327,6 @@ def _checked_files(directory: Path, expected_digest: str | None) -> dict[str, by
 
 def _sha256(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
-
-
-def _encode(values: NDArray[np.float64]) -> str:
-    return base64.b64encode(np.ascontiguousarray(values, dtype="<f8").tobytes()).decode()
-
-
-def _decode(text: str) -> NDArray[np.float64]:
-    return np.frombuffer(base64.b64decode(text), dtype="<f8").astype(np.float64)
 
 
 def _write_json(path: Path, value: Any) -> None:

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -107,15 +107,16 @@ def certify(
     """Return how an evaluator's scores depend on the way of asking: by condition, the rows with other bits and the worst distance.
 
     The conditions: the same call again; rows alone; batches of 2 to 33 and of 127 to 129 rows; 10,000 rows (repeated where there
-    are fewer); in permuted order; each beside rows of nothing but NaN; a strided, a reversed and a Fortran-ordered matrix; native
-    pools (BLAS, OpenMP) of 2 threads, where all else is asked on 1; two Python threads at once. Up to 4,096 rows are used, fewer
-    of a slow evaluator, so that each condition takes about half a second; a few seconds in all. Thread limits are put back.
+    are fewer; of a slow evaluator as many as the condition's name says); in permuted order; each beside rows of nothing but NaN; a
+    strided, a reversed and a Fortran-ordered matrix; native pools (BLAS, OpenMP) of 2 threads, where all else is asked on 1; two
+    Python threads at once. Up to 4,096 rows are used, fewer of a slow evaluator, so that each condition takes about half a second;
+    a few seconds in all. Thread limits are put back.
 
     Args:
         evaluator: anything with `score`; an estimator as it is: `udfs.scorer.LibraryEvaluator(estimator, "regression")`.
         matrix: float64 of shape (n_features, n_rows), at least one row.
-        first: rows that are scored alone before others.
-        seed: of permutations and of where batches begin.
+        first: rows that are used, and scored alone, before others; the others that are used are a sample.
+        seed: of the sample, of permutations and of where batches begin.
         until_one_differs: stop at the first condition that changes a bit.
 
     Raises:
@@ -134,10 +135,13 @@ def certify(
     with np.errstate(all="ignore"), _native_threads(1):
         asking = _Asking(evaluator, matrix, list(first), np.random.default_rng(seed))
         for name, way in _WAYS.items():
+            name = f"{asking.many:,} rows" if way is _many else name
             try:
                 condition = _compare(name, asking.whole, way(asking))
             except _NotTaken as refused:
                 condition = Condition(name, 0, note=str(refused))
+            if condition.worst_row is not None:
+                condition = replace(condition, worst_row=int(asking.given[condition.worst_row]))
             conditions.append(condition)
             if condition.differing and until_one_differs:
                 break
@@ -236,10 +240,22 @@ class _Asking:
         per_row = self._seconds(sample) / sample.shape[1]
         self.n_rows = min(matrix.shape[1], _MOST_ROWS, max(64, int(_SECONDS / per_row)))
         self.many = min(_MANY_ROWS, max(self.n_rows, int(4 * _SECONDS / per_row)))
-        self.matrix = np.ascontiguousarray(matrix[:, : self.n_rows])
+        self.given = self._chosen(matrix.shape[1], first)
+        self.matrix = np.ascontiguousarray(matrix[:, self.given])
         self.every = np.arange(self.n_rows)
         self.whole = self.score(self.matrix)
-        self.first = [row for row in first if row < self.n_rows]
+        self.first = np.flatnonzero(np.isin(self.given, first)).tolist()
+
+    def _chosen(self, n: int, first: list[int]) -> NDArray[np.int64]:
+        """Return the rows to use, ascending: of more than there is time for, those to begin with and a sample of the others.
+
+        Certification rows may be sorted, so the first of them would be all of one kind.
+        """
+        if self.n_rows == n:
+            return np.arange(n)
+        others = np.setdiff1d(np.arange(n), first)
+        sample = self.rng.permutation(others)[: max(0, self.n_rows - len(first))]
+        return np.sort(np.concatenate([np.array(first[: self.n_rows], np.int64), sample]))
 
     def rows(self, index: NDArray[np.int64]) -> Matrix:
         """Return some rows as a C-contiguous matrix."""

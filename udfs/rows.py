@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from feature_pipelines.columns import Columns, take
 from feature_pipelines.definitions import FeatureView
-from feature_pipelines.errors import DefinitionError
+from feature_pipelines.errors import DefinitionError, ModelIntegrityError
 from feature_pipelines.evaluate import FeatureRaised
 from feature_pipelines.lookup import AsOfIndex
 from feature_pipelines.missing import apply_missing
@@ -123,7 +123,7 @@ def _bisect(
     part = columns if whole else {name: take(column, local) for name, column in columns.items()}
     try:
         scores = scorer.score(part, len(local))
-    except (DefinitionError, MemoryError):
+    except (DefinitionError, ModelIntegrityError, MemoryError):  # no row's fault
         raise
     except Exception as exc:
         if len(local) == 0:

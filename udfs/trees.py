@@ -17,8 +17,8 @@ All comparisons are of float64 numbers. What a library decides in another way is
 a library that rounds features to float32 has thresholds that lie where rounding changes the answer; a categorical split
 is a set of intervals. So nothing here depends on where the trees came from.
 
-numba is imported by the first large batch, scikit-learn, scipy, LightGBM and XGBoost never. This module knows nothing of
-features, MLflow or Spark.
+numba is imported once large batches have cost what that takes (see trees_switch); scikit-learn, scipy, LightGBM and XGBoost
+never. This module knows nothing of features, MLflow or Spark.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ import io
 import os
 import zipfile
 import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Final
@@ -40,6 +41,7 @@ from udfs.trees_check import DTYPES, check_trees, demand
 from udfs.trees_finish import finish
 from udfs.trees_loop import Floats, Loop, Nodes, Recipe, Sets, Trees, load_loop
 from udfs.trees_packed import SetTables, pack_nodes, pack_recipe, pack_sets, pack_trees, set_tables
+from udfs.trees_switch import Switch
 from udfs.trees_walk import Walker
 
 __all__ = ["FlatTrees", "check_matrix", "warm_up"]
@@ -48,7 +50,6 @@ _READABLE: Final = (1, 2)
 _ARRAYS_OF_1: Final = ("feature", "threshold", "child", "missing_left", "value", "root", "depth")
 _FIELDS_OF_1: Final = (*_ARRAYS_OF_1, "baseline", "link", "n_features")
 _LINKS_OF_1: Final = ("identity", "logit", "log")
-_COMPILE_FROM_ROWS: Final = 4096  # a batch worth the seconds that importing numba takes
 _UNREADABLE: Final = (
     OSError,
     EOFError,
@@ -223,15 +224,21 @@ class FlatTrees:
         Raises:
             ContractError: the matrix has another type, dtype or number of features, or holds a value that the library refuses
                 (infinite, beyond float32, or NaN where its trees know no missing values).
+            ModelIntegrityError: see `prove_loop_on`.
         """
         check_matrix(matrix, self.n_features)
         if (refused := self.refused(matrix)) is not None and refused.any():
             raise ContractError(self._refusal(matrix, refused))
-        if matrix.shape[1] >= _COMPILE_FROM_ROWS or load_loop.cache_info().currsize:
-            loop = load_loop()
-            if loop is not None:
-                return self._score_compiled(matrix, loop)
-        return self._score_interpreted(matrix)
+        loop = self._switch.loop(matrix.shape[1], self._score_compiled)
+        return self._score_interpreted(matrix) if loop is None else self._score_compiled(matrix, loop)
+
+    def prove_loop_on(self, promised: Sequence[tuple[Floats, Floats]]) -> None:
+        """Have the compiled loop reproduce some scores before its first answer in this process, whenever that is.
+
+        Args:
+            promised: matrices as `score` takes them, and the scores that they must have.
+        """
+        self._switch.prove_on(promised)
 
     def refused(self, matrix: Floats) -> npt.NDArray[np.bool_] | None:
         """Return which rows hold a value that the library refuses, shape (n_rows,); None if it refuses none."""
@@ -277,6 +284,10 @@ class FlatTrees:
 
     def _shape(self, scores: Floats) -> Floats:
         return scores[0] if self.n_outputs == 1 else scores
+
+    @functools.cached_property
+    def _switch(self) -> Switch:
+        return Switch(int(self.depth.sum()))
 
     @functools.cached_property
     def _tables(self) -> SetTables:

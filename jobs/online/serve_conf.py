@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from feature_pipelines.errors import ConfigurationError
 from jobs.online.store_conf import store_url
 from jobs.online.worker import WorkerSpec
+from jobs.runs.chosen_model import chosen_model
 from jobs.runs.conf import Conf
 from udfs.serving import ServingSettings
 
@@ -36,28 +36,17 @@ def worker_spec(conf: Conf, bundle: Path | None) -> WorkerSpec:
         bundle: the model's directory; None = resolve the alias (or the version) and fetch the model, which needs MLflow.
 
     Raises:
-        ModelError, UnavailableError: see `udfs.registry.resolve` and `fetch`.
-        ConfigurationError: the directory is no model's.
+        ModelError, UnavailableError, ConfigurationError: see `chosen_model`.
     """
-    digest = version = alias = None
-    if bundle is None:
-        from jobs.runs.tracking import connect_from  # MLflow, only where the registry is asked
-        from udfs.registry import fetch, resolve
-
-        wanted = f"@{conf.model.alias}" if conf.model.version is None else f"/{conf.model.version}"
-        found = resolve(f"models:/{conf.model.name}{wanted}", connect_from(conf))
-        bundle = fetch(found, Path(conf.storage.cache))
-        digest, version, alias = found.digest, found.version, found.alias
-    elif not (bundle / "model.json").is_file():
-        raise ConfigurationError(f"--bundle {bundle}: there is no model.json in it", bundle=str(bundle))
+    found, directory = chosen_model(conf, bundle)
     settings = conf.serve
     return WorkerSpec(
         socket_fd=-1,
         ready_fd=-1,
-        bundle=str(bundle.resolve()),
-        digest=digest,
-        version=version,
-        alias=alias,
+        bundle=str(directory.resolve()),
+        digest=None if found is None else found.digest,
+        version=None if found is None else found.version,
+        alias=None if found is None else found.alias,
         allow_tolerance=conf.model.allow_tolerance,
         settings=serving_settings(conf),
         max_body_bytes=settings.max_body_bytes,

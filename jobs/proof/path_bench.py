@@ -1,4 +1,4 @@
-"""What the paths run on: one verified model, and Spark and the servers, started when a path first asks for them.
+"""What the paths run on: one model, and Spark and the servers, started when a path first asks for them.
 
 Everything that was started ends with the bench, also on an error and on Ctrl-C. Nothing that production reads or writes is
 touched: tables, runs, store and log are in a scratch directory. This module knows no path.
@@ -6,6 +6,7 @@ touched: tables, runs, store and log are in a scratch directory. This module kno
 
 from __future__ import annotations
 
+import functools
 import os
 import sys
 import tempfile
@@ -14,13 +15,15 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+from feature_pipelines.definitions import FeatureSet
 from feature_pipelines.errors import ConfigurationError, OnescoreError
 from jobs.proof.path_servers import Server, lean_server, stock_server
+from jobs.runs.chosen_model import chosen_model
 from jobs.runs.conf import Conf
 from jobs.runs.progress import say
 from jobs.runs.tracking import connect_from
-from udfs.bundle import load_bundle
-from udfs.registry import ModelVersion, fetch, resolve
+from udfs.bundle import load_bundle, read_golden
+from udfs.registry import ModelVersion
 from udfs.scorer import Scorer
 
 __all__ = ["Bench"]
@@ -39,7 +42,7 @@ class Bench:
         environment: of the processes that are started.
 
     Raises:
-        ModelError: see `resolve` and `load_bundle`.
+        ModelError, UnavailableError, ConfigurationError: see `chosen_model` and `read_golden`.
     """
 
     def __init__(
@@ -53,21 +56,9 @@ class Bench:
     ) -> None:
         self.conf_with, self._flags, self._environment = conf_with, flags, environment
         self.conf = conf_with([])
-        self.version: ModelVersion | None = None
-        if bundle is None:
-            client = connect_from(self.conf)
-            settings = self.conf.model
-            wanted = f"@{settings.alias}" if settings.version is None else f"/{settings.version}"
-            self.version = resolve(f"models:/{settings.name}{wanted}", client)
-            bundle = fetch(self.version, cache or Path(self.conf.storage.cache))
-        elif not (bundle / "model.json").is_file():
-            raise ConfigurationError(f"--bundle {bundle}: there is no model.json in it", bundle=str(bundle))
-        self.bundle = bundle
-        self.scorer: Scorer = load_bundle(
-            bundle,
-            expected_digest=self.version.digest if self.version is not None else None,
-            allow_tolerance=self.conf.model.allow_tolerance,
-        )
+        self.version, self.bundle = chosen_model(self.conf, bundle, cache)
+        self._digest = self.version.digest if self.version is not None else None
+        self.golden = read_golden(self.bundle, self._digest)
         self._open = ExitStack()
         self._started: dict[str, Any] = {}
 
@@ -83,9 +74,24 @@ class Bench:
         self._open.close()
 
     @property
+    def feature_set(self) -> FeatureSet:
+        """The model's own features; nothing of it was asked."""
+        return self.golden.feature_set
+
+    @functools.cached_property
+    def scorer(self) -> Scorer:
+        """The model, verified when this is first asked for: a server elsewhere may be right where this machine is not.
+
+        Raises:
+            ModelError: see `load_bundle`.
+        """
+        tolerated = self.conf.model.allow_tolerance
+        return load_bundle(self.bundle, expected_digest=self._digest, allow_tolerance=tolerated)
+
+    @property
     def model(self) -> ModelVersion:
         """The registered version, or what a bundle alone says of itself."""
-        info = self.scorer.info
+        info = self.golden.info
         alone = ModelVersion(info["name"], "none", None, info["digest"], info["feature_fingerprint"])
         return self.version or alone
 

@@ -5,14 +5,11 @@ This module starts nothing and knows no path by name.
 
 from __future__ import annotations
 
-import base64
 import dataclasses
-import json
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,9 +18,10 @@ from numpy.typing import NDArray
 from feature_pipelines.parity import ulp_distance
 from feature_pipelines.reasons import Reason
 from jobs.proof.path_answers import Answer, Row
+from udfs.golden import GoldenRows
 from udfs.scorer import OutputSpec
 
-__all__ = ["Golden", "Outcome", "compared", "outcome_table", "read_golden"]
+__all__ = ["Golden", "Outcome", "compared", "golden_of", "outcome_table"]
 
 _EXAMPLES = 5
 
@@ -45,26 +43,18 @@ class Golden:
     platform_id: str
 
 
-def read_golden(bundle: Path, info: Mapping[str, Any]) -> Golden:
-    """Return the golden rows of a bundle that `load_bundle` has checked.
-
-    Args:
-        bundle: its directory.
-        info: its `Scorer.info`.
-    """
-    recorded = json.loads((bundle / "golden.json").read_text())
-    n, columns = recorded["rows"], recorded["columns"]
-    scores = _floats(recorded["score"]).tolist()
-    features = _floats(recorded["features"]).reshape(-1, n).T.tolist()
-    output = OutputSpec(**info["output"])
-    labels = output.columns(np.array(scores)).get("label")
+def golden_of(recorded: GoldenRows) -> Golden:
+    """Return the golden rows that `read_golden` found, row by row, with the answers to expect."""
+    info, n = recorded.info, len(recorded.score)
+    scores, features = recorded.score.tolist(), recorded.matrix.T.tolist()
+    labels = OutputSpec(**info["output"]).columns(recorded.score).get("label")
     expected = [
         Answer(scores[i], None if labels is None else bool(labels[i]), features[i])
         if math.isfinite(scores[i])
         else Answer(code=str(Reason.NON_FINITE_SCORE), field="score")
         for i in range(n)
     ]
-    rows = [{name: values[i] for name, values in columns.items()} for i in range(n)]
+    rows = [{name: values[i] for name, values in recorded.columns.items()} for i in range(n)]
     return Golden(rows, expected, info["digest"], info["platform_id"])
 
 
@@ -106,6 +96,11 @@ class Outcome:
     def n_differing(self) -> int:
         """How many rows were answered, and differ."""
         return 0 if self.is_unasked else self.rows - self.equal - sum(self.cannot_carry.values())
+
+    @property
+    def is_all_refused(self) -> bool:
+        """Whether the path was asked and carried no row at all, which proves nothing."""
+        return not self.is_unasked and self.equal == 0 and sum(self.cannot_carry.values()) == self.rows > 0
 
     @property
     def is_unasked(self) -> bool:
@@ -211,6 +206,8 @@ def _notes(outcome: Outcome) -> list[str]:
             f"rows that differ: {', '.join(map(str, outcome.differing))}"
             f"{', ...' if outcome.n_differing > len(outcome.differing) else ''}; worst score by {outcome.worst_ulps} ULP"
         )
+    if outcome.is_all_refused:
+        notes.append(f"it refused every row: {_counted(outcome.cannot_carry)}")
     if outcome.refused:
         notes.append(f"refused, and should not be: {_counted(outcome.refused)}")
     if outcome.verified not in ("", "verified"):
@@ -252,7 +249,3 @@ def _ulps(wanted: float | None, got: float | None) -> int:
 
 def _array(value: float | None) -> NDArray[np.float64]:
     return np.array([np.nan if value is None else value], dtype=np.float64)
-
-
-def _floats(text: str) -> NDArray[np.float64]:
-    return np.frombuffer(base64.b64decode(text), dtype="<f8").astype(np.float64)

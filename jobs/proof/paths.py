@@ -43,11 +43,11 @@ class Entry:
 
 
 def _lean(form: Form) -> Callable[[Bench], ScoringPath]:
-    return lambda bench: HttpPath(bench.lean(), form, bench.scorer.feature_set)
+    return lambda bench: HttpPath(bench.lean(), form, bench.feature_set)
 
 
 def _stock(form: Form) -> Callable[[Bench], ScoringPath]:
-    return lambda bench: HttpPath(bench.stock(), form, bench.scorer.feature_set)
+    return lambda bench: HttpPath(bench.stock(), form, bench.feature_set)
 
 
 PATHS: tuple[Entry, ...] = (
@@ -95,7 +95,7 @@ def remote_paths(url: str, bench: Bench) -> list[Entry]:
     """
     server = Server(url)
     group, forms = ("stock", STOCK_FORMS) if server.facts() is None else ("lean", LEAN_FORMS)
-    feature_set = bench.scorer.feature_set
+    feature_set = bench.feature_set
     return [
         Entry(f"{group}-{form.name}", partial(_remote, server, form, feature_set), url=url) for form in forms
     ]

@@ -20,11 +20,12 @@ from feature_pipelines.schema import Field, Schema
 from jobs.online.instants import shown
 from jobs.proof.log_files import LogFile, PredictionFiles, Served, files_of, in_units, survey
 from jobs.proof.requests import Declared, Within, key_types
+from jobs.runs.chosen_model import chosen_model
 from jobs.runs.conf import Conf
 from jobs.runs.tracking import connect_from
 from jobs.runs.views import fits_index, pin_view
 from jobs.tables.snapshot import Snapshot, Unit, pin_snapshot, plan_units
-from udfs.bundle import load_bundle
+from udfs.bundle import load_bundle, read_golden
 from udfs.kernel import status_fields, views_to_look_up
 from udfs.registry import ModelVersion, asking, fetch, resolve
 from udfs.scorer import Scorer
@@ -200,20 +201,13 @@ def _days(asked: Asked) -> tuple[int | None, int | None]:
 
 
 def _reference(conf: Conf, bundle: Path | None) -> tuple[ModelVersion, Path]:
-    if bundle is None:
-        wanted = f"@{conf.model.alias}" if conf.model.version is None else f"/{conf.model.version}"
-        version = resolve(f"models:/{conf.model.name}{wanted}", connect_from(conf))
-        return version, fetch(version, Path(conf.storage.cache))
-    if not (bundle / "model.json").is_file():
-        raise ConfigurationError(f"--bundle {bundle}: there is no model.json in it", bundle=str(bundle))
-    info = load_bundle(bundle, allow_tolerance=conf.model.allow_tolerance).info
-    if info["name"] != conf.model.name:
-        raise ConfigurationError(
-            f"--bundle {bundle}: it is of model {info['name']!r}, not of {conf.model.name!r}"
-        )
+    version, directory = chosen_model(conf, bundle)
+    if version is not None:
+        return version, directory
+    info = read_golden(directory).info
     number = "" if conf.model.version is None else str(conf.model.version)
     found = ModelVersion(info["name"], number, None, info["digest"], info["feature_fingerprint"])
-    return found, bundle.resolve()
+    return found, directory
 
 
 def _key(conf: Conf, feature_set: FeatureSet, snapshot: Snapshot | None) -> tuple[Field, ...]:

@@ -7,13 +7,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from jobs.runs.chosen_model import registered_model
 from jobs.runs.conf import Conf
 from jobs.runs.plan import ScorePlan, make_plan
 from jobs.runs.progress import ProgressLine, say
 from jobs.runs.run_summary import RunSummary
 from jobs.runs.score_run import score
-from jobs.runs.tracking import connect_from, log_score_run
-from udfs.registry import fetch, resolve
+from jobs.runs.tracking import log_score_run
 
 __all__ = ["plan_from", "score_table"]
 
@@ -34,7 +34,5 @@ def score_table(spark: Any, conf: Conf, *, new_run: bool = False) -> tuple[RunSu
 def plan_from(conf: Conf, cache: Path, spark: Any = None) -> ScorePlan:
     """Resolve the model, fetch it into the cache, and plan."""
     conf.require("model.name", "input.source", "output.scored", "output.quarantine")
-    client = connect_from(conf)
-    wanted = f"/{conf.model.version}" if conf.model.version is not None else f"@{conf.model.alias}"
-    version = resolve(f"models:/{conf.model.name}{wanted}", client)
-    return make_plan(conf, version, fetch(version, cache), spark)
+    version, bundle = registered_model(conf, cache)
+    return make_plan(conf, version, bundle, spark)

@@ -24,11 +24,13 @@ from tests.toy.forgery import forge
 from tests.toy.house_bundle import house_columns, write_house_bundle
 from tests.toy.pickles import is_pickle, pickles_in
 from udfs import bundle as bundle_module
-from udfs.bundle import FORMAT_VERSION, bundle_digest, load_bundle
+from udfs import trees_switch
+from udfs.bundle import FORMAT_VERSION, bundle_digest, load_bundle, read_golden
 from udfs.certify import Condition
 from udfs.platform import platform_id
 from udfs.scorer import CONTRACT_VERSION, LibraryEvaluator, Strategy
 from udfs.trees import FlatTrees
+from udfs.trees_loop import load_loop
 
 Copied = Callable[[str], Path]
 FILES = ("model.json", "estimator.skops", "trees.npz", "features/houses.py", "golden.json")
@@ -60,6 +62,19 @@ def move_by_ulps(ulps: int) -> Callable[[np.ndarray], None]:
         values.view(np.int64)[3] += ulps
 
     return change
+
+
+class Loader:
+    """`load_loop` of a process that has the loop or has not, as the test says."""
+
+    def __init__(self, info: Any, loop: Any) -> None:
+        self.info, self.loop = info, loop
+
+    def __call__(self) -> Any:
+        return self.loop
+
+    def cache_info(self) -> Any:
+        return self.info
 
 
 # --- what is written
@@ -441,7 +456,8 @@ def test_golden_feature_one_ulp_off_is_refused_and_named(copied: Copied) -> None
     bundle = copied("trees")
     change_golden(bundle, "features", move_by_ulps(1))
     with pytest.raises(
-        ModelIntegrityError, match=r"0 of 64 scores differ .*features that differ: area_squared\."
+        ModelIntegrityError,
+        match=r"0 of 64 scores differ .*features that differ: area_squared \(worst by 1 ULP\)\.",
     ):
         load_bundle(bundle)
 
@@ -487,6 +503,99 @@ def test_no_tolerance_is_recorded_unless_asked_for(copied: Copied) -> None:
 
 def test_same_bits_are_verified_where_a_tolerance_is_allowed(written: dict[str, Path]) -> None:
     assert load_bundle(written["trees"], allow_tolerance=True).verified == "verified"
+
+
+@pytest.mark.parametrize("ulps", [4, 5])
+def test_features_too_must_be_within_the_tolerance(copied: Copied, ulps: int) -> None:
+    bundle = copied("trees")
+    change_golden(bundle, "features", move_by_ulps(ulps))
+    if ulps == 4:
+        assert load_bundle(bundle, allow_tolerance=True).verified == "tolerance"
+        return
+    with pytest.raises(ModelIntegrityError, match=r"0 of 64 scores .*area_squared \(worst by 5 ULP\)"):
+        load_bundle(bundle, allow_tolerance=True)
+
+
+def test_missing_feature_is_within_no_tolerance_of_a_number(copied: Copied) -> None:
+    bundle = copied("trees")
+    change_model(bundle, tolerance_ulps=2**63)
+
+    def lose(values: np.ndarray) -> None:
+        values[3] = np.nan
+
+    change_golden(bundle, "features", lose)
+    with pytest.raises(ModelIntegrityError, match=r"area_squared \(worst by NaN against a number\)"):
+        load_bundle(bundle, allow_tolerance=True)
+
+
+@pytest.mark.parametrize("place", ["alone", "in reverse order"])
+def test_scores_that_depend_on_the_batch_here_are_not_verified(
+    written: dict[str, Path], monkeypatch: pytest.MonkeyPatch, place: str
+) -> None:
+    """A strategy that was certified on another machine may not hold on this one's BLAS."""
+    true = LibraryEvaluator.score
+
+    def depends(self: LibraryEvaluator, matrix: np.ndarray) -> np.ndarray:
+        scores = true(self, matrix)
+        is_off = matrix.shape[1] == 1 if place == "alone" else matrix[0, 0] != first[0]
+        return (
+            np.nextafter(scores, np.inf) if is_off and (place == "alone" or matrix.shape[1] > 1) else scores
+        )
+
+    first = read_golden(written["library"]).matrix[0]
+    assert first[0] != first[-1]
+    monkeypatch.setattr(LibraryEvaluator, "score", depends)
+    with pytest.raises(ModelIntegrityError, match=r"(8|64) of 64 scores differ \(worst by 1 ULP"):
+        load_bundle(written["library"])
+
+
+def test_compiled_loop_that_comes_later_must_reproduce_the_golden_rows_too(
+    written: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Loading replays them by whatever the process has by then, which may be the interpreted evaluation."""
+    later = types.SimpleNamespace(currsize=0)
+    loop = load_loop()
+    monkeypatch.setattr(trees_switch, "load_loop", Loader(later, loop))
+    scorer = load_bundle(written["trees"])
+    expected = scorer.score(house_columns(5), 5).outputs["score"]
+    true = FlatTrees._score_compiled
+    calls: list[int] = []
+
+    def off(self: FlatTrees, matrix: np.ndarray, loop: Any) -> np.ndarray:
+        calls.append(matrix.shape[1])
+        return np.nextafter(true(self, matrix, loop), np.inf)
+
+    later.currsize = 1
+    monkeypatch.setattr(FlatTrees, "_score_compiled", off)
+    for _ in range(2):
+        with pytest.raises(ModelIntegrityError, match=r"compiled loop .*: 64 of 64 scores differ"):
+            scorer.score(house_columns(5), 5)
+    assert calls == [64, 64]
+    monkeypatch.setattr(FlatTrees, "_score_compiled", true)
+    assert scorer.score(house_columns(5), 5).outputs["score"].tobytes() == expected.tobytes()
+
+
+# --- what a model says of itself without being asked
+
+
+def test_golden_rows_are_read_where_the_model_scores_otherwise(copied: Copied) -> None:
+    bundle = copied("trees")
+    change_golden(bundle, "score", move_by_ulps(1))
+    golden = read_golden(bundle, bundle_digest(bundle))
+    recorded = json.loads((bundle / "golden.json").read_text())
+    assert golden.score.astype("<f8").tobytes() == base64.b64decode(recorded["score"])
+    assert golden.matrix.astype("<f8").tobytes() == base64.b64decode(recorded["features"])
+    assert golden.columns == recorded["columns"]
+    assert golden.info["digest"] == bundle_digest(bundle)
+
+
+def test_golden_rows_of_a_changed_directory_are_not_read(copied: Copied) -> None:
+    bundle = copied("trees")
+    with pytest.raises(ModelIntegrityError, match="the registry holds 000000000000"):
+        read_golden(bundle, "0" * 64)
+    flip_a_bit(bundle / "golden.json")
+    with pytest.raises(ModelIntegrityError, match=r"changed: golden\.json"):
+        read_golden(bundle)
 
 
 # --- no pickle

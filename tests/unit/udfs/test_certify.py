@@ -198,8 +198,36 @@ def test_a_slow_evaluator_is_asked_for_fewer_rows(monkeypatch: pytest.MonkeyPatc
 
     certificate = certify(Slow(), rows(20_000))
     assert 64 <= certificate.rows < 4_096
-    assert named(certificate, "10,000 rows").rows < 10_000
+    many = certificate.conditions[CONDITIONS.index("10,000 rows")]
+    assert many.rows < 10_000
+    assert many.name == f"{many.rows:,} rows"
     assert named(certificate, "alone").rows < 1_000
+
+
+def test_rows_of_every_part_are_certified_and_golden_ones_before_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rows may come sorted: the first 4,096 of them would be of one kind."""
+    monkeypatch.setattr(certify_module, "_MOST_ROWS", 400)
+    golden = list(range(0, 20_000, 1_000))
+    asked = Asked()
+    certificate = certify(asked, rows(20_000), first=golden)
+    used = max((m for m in asked.calls if m.shape[1] == 400), key=lambda m: m[2].max())[2]
+    assert certificate.rows == 400
+    assert set(golden) <= set(used)
+    assert np.histogram(used, 10, (0, 20_000))[0].min() > 20
+    alone = {m[2, 0] for m in asked.calls if m.shape[1] == 1}
+    assert set(golden) <= alone
+    again = Asked()
+    certify(again, rows(20_000), first=golden)
+    assert {m[2, 0] for m in again.calls if m.shape[1] == 1} == alone
+
+
+def test_worst_row_of_a_sample_is_named_by_its_place_among_the_rows_given(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(certify_module, "_MOST_ROWS", 400)
+    fault = Asked(lambda m: (m[2] == 19_000) & (m.shape[1] == 1))
+    found = named(certify(fault, rows(20_000), first=[19_000]), "alone")
+    assert (found.differing, found.worst_row) == (1, 19_000)
 
 
 @pytest.mark.parametrize("n", [1, 2, 20])

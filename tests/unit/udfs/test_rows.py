@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from feature_pipelines.columns import DType
-from feature_pipelines.errors import DefinitionError
+from feature_pipelines.errors import DefinitionError, ModelIntegrityError
 from feature_pipelines.wire import encode
 from tests.toy.answers import NOW, score_rows
 from tests.toy.bits import bits_of
@@ -182,7 +182,7 @@ def test_error_names_the_class_raised_and_not_its_message() -> None:
     assert error.message == "the model raised ValueError"
 
 
-@pytest.mark.parametrize("blameless", [DefinitionError, MemoryError, KeyboardInterrupt])
+@pytest.mark.parametrize("blameless", [DefinitionError, ModelIntegrityError, MemoryError, KeyboardInterrupt])
 def test_what_is_no_rows_fault_is_raised(houses: Scorer, blameless: type[BaseException]) -> None:
     class Raises:
         def score(self, matrix: np.ndarray) -> np.ndarray:

@@ -942,18 +942,74 @@ def test_with_its_compiler_disabled_numba_is_not_used(files):
     run_python(code, *files, NUMBA_DISABLE_JIT="1")
 
 
-def test_large_batches_load_the_compiled_loop_and_small_ones_use_it_from_then_on(files):
+def test_large_batches_load_the_compiled_loop_once_they_have_cost_what_that_takes_and_small_ones_use_it_from_then_on(
+    files,
+):
     code = """
-import udfs.trees
-check(4095)
+import udfs.trees, udfs.trees_switch
+udfs.trees_switch._REPAID_AT = int(9_000 * trees.depth.sum())
+for n_rows in (1023, 1023, 1023, 1023, 1023, 1023, 1023, 1023, 1023, 5000):
+    check(n_rows)
 assert "numba" not in sys.modules
-check(5000)
+check(4500)
 assert "numba" in sys.modules
 udfs.trees.FlatTrees._score_interpreted = None
 check(1)
 check(300)
 """
     run_python(BLOCK.format(blocked=["sklearn", "scipy"]) + SCORE + code, *files)
+
+
+def test_a_request_of_many_rows_for_a_small_model_does_not_wait_for_numba(files):
+    """Ten trees for 10,000 rows take milliseconds, numba takes a second."""
+    code = """
+import dataclasses
+end = int(trees.root[10])
+few = {name: getattr(trees, name)[:end] for name in ("feature", "threshold", "missing_left", "value", "bounds_stop")}
+few |= {name: getattr(trees, name)[:10] for name in ("root", "depth", "output")}
+small = dataclasses.replace(trees, child=trees.child[: 2 * end], **few)
+for _ in range(3):
+    small.score(np.tile(matrix, 2))
+assert "numba" not in sys.modules
+small.score(np.tile(matrix, 200))
+assert "numba" in sys.modules
+"""
+    run_python(SCORE + code, *files)
+
+
+def test_compiled_loop_must_give_what_was_promised_before_it_answers_and_nothing_is_scored_if_it_does_not(
+    files,
+):
+    code = """
+import udfs.trees_switch
+from feature_pipelines.errors import ModelIntegrityError
+udfs.trees_switch._REPAID_AT = int(5_000 * trees.depth.sum())
+scores = np.load(sys.argv[3])
+promised = [(matrix[:, :64], scores[:64]), (matrix[:, 3:4], scores[3:4])]
+other = FlatTrees.load(sys.argv[1])
+for one in (trees, other):
+    one.prove_loop_on(promised)
+true = FlatTrees._score_compiled
+def off(self, matrix, loop):
+    scores = true(self, matrix, loop)
+    return np.nextafter(scores, 1) if matrix.shape[1] == 1 else scores
+FlatTrees._score_compiled = off
+check(64)
+assert "numba" not in sys.modules
+for n_rows in (5000, 64, 1):
+    try:
+        check(n_rows)
+    except ModelIntegrityError as exc:
+        assert "1 of 1 scores differ (worst by 1 ULP)" in str(exc), exc
+    else:
+        raise SystemExit(f"{n_rows} rows were scored")
+FlatTrees._score_compiled = true
+trees = other
+check(64)
+FlatTrees._score_compiled = off
+check(5000)
+"""
+    run_python(SCORE + code, *files)
 
 
 @pytest.fixture
@@ -967,9 +1023,11 @@ def package(tmp_path):
         "udfs/trees_finish.py",
         "udfs/trees_loop.py",
         "udfs/trees_packed.py",
+        "udfs/trees_switch.py",
         "udfs/trees_walk.py",
         "feature_pipelines/__init__.py",
         "feature_pipelines/errors.py",
+        "feature_pipelines/parity.py",
     ):
         (directory / name).parent.mkdir(parents=True, exist_ok=True)
         is_init = name.endswith("__init__.py")

@@ -2,22 +2,31 @@
 
 from __future__ import annotations
 
+import base64
+import json
+import re
+import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, ClassVar
 
+import numpy as np
 import pytest
 
 from feature_pipelines.errors import ConfigurationError, UnavailableError
+from jobs import verify_paths
 from jobs.proof import path_bench
 from jobs.proof.path_answers import Answer, Row
 from jobs.proof.path_bench import Bench
-from jobs.proof.path_outcome import Golden
+from jobs.proof.path_outcome import Golden, golden_of
 from jobs.proof.path_servers import Server
 from jobs.proof.paths import PATHS, Entry, chosen_paths, verified_paths
+from jobs.runs.command import run
+from tests.toy.forgery import forge
 from tests.toy.workspace import Workspace
+from udfs.bundle import read_golden
 
 GOLDEN = Golden([{"a": 1}], [Answer(0.5)], "digest", "platform")
 BENCH: Any = SimpleNamespace(version=None, model=SimpleNamespace(version="4"))
@@ -129,3 +138,37 @@ def test_bundle_has_no_registry_and_no_other_directory_is_a_bundle(opened: Bench
         opened.model_uri()
     with pytest.raises(ConfigurationError, match=r"--bundle .*: there is no model.json in it"):
         Bench(lambda more: Workspace(tmp_path).conf(*more), [], bundle=tmp_path)
+
+
+def test_server_is_asked_where_the_model_scores_otherwise_here(
+    bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The golden rows are those of the processor where the model was logged, and the server may run on one like it."""
+    away = Path(shutil.copytree(bundle, tmp_path / "away"))
+    golden = json.loads((away / "golden.json").read_text())
+    scores = np.frombuffer(base64.b64decode(golden["score"]), "<f8")
+    golden["score"] = base64.b64encode(np.nextafter(scores, np.inf).tobytes()).decode()
+    forge(away, "golden.json", json.dumps(golden).encode())
+    for name, value in Workspace(tmp_path).env().items():
+        monkeypatch.setenv(name, value)
+    served = golden_of(read_golden(away)).expected
+    remote = [Entry("lean-inputs", lambda bench: Answers(served), url="http://scores:80")]
+    monkeypatch.setattr(verify_paths, "remote_paths", lambda url, bench: remote)
+    asked = ["--model", "houses", "--bundle", str(away)]
+    assert run(verify_paths.main, [*asked, "--url", "http://scores:80"]) == 0
+    said = capsys.readouterr().out
+    assert "equal in every bit: 64 answers on 1 paths" in said
+    assert re.search(r"golden rows here +not asked", said)
+    assert run(verify_paths.main, [*asked, "--paths", "evaluator"]) == 2
+    assert "does not reproduce its golden rows here" in capsys.readouterr().err
+
+
+class Answers(Said):
+    """A path that gives these."""
+
+    def __init__(self, answers: Sequence[Answer]) -> None:
+        self._answers = answers
+
+    def score(self, rows: Sequence[Row]) -> Sequence[Answer]:
+        """Return them."""
+        return self._answers

@@ -10,9 +10,10 @@ import pytest
 
 from feature_pipelines.errors import UnavailableError
 from jobs.proof.path_answers import Answer, answer_of, as_answered
-from jobs.proof.path_outcome import Outcome, compared, outcome_table, read_golden
+from jobs.proof.path_outcome import Outcome, compared, golden_of, outcome_table
+from jobs.verify_paths import _exit_code, _verdict
 from tests.toy.house_bundle import write_house_bundle
-from udfs.bundle import load_bundle
+from udfs.bundle import load_bundle, read_golden
 
 WANTED = Answer(0.5, True, [1.0, math.nan])
 
@@ -56,6 +57,17 @@ def test_zero_and_minus_zero_differ_in_one_bit() -> None:
 def test_refusal_that_the_path_announced_is_neither_equal_nor_a_difference() -> None:
     found = outcome(Answer(code="BAD_VALUE", field="town"), cannot_carry=frozenset({"BAD_VALUE"}))
     assert (found.equal, found.n_differing, found.cannot_carry, found.refused) == (0, 0, {"BAD_VALUE": 1}, {})
+
+
+def test_path_that_refuses_every_row_proves_nothing() -> None:
+    refusal, carried = Answer(code="BAD_VALUE"), frozenset({"BAD_VALUE"})
+    nothing = compared("stock-csv", [WANTED] * 2, [refusal] * 2, cannot_carry=carried)
+    assert (nothing.n_differing, nothing.is_all_refused, _exit_code([nothing])) == (0, True, 1)
+    assert "    it refused every row: BAD_VALUE 2" in outcome_table([nothing]).splitlines()
+    assert _verdict([nothing]) == "NOT EQUAL on stock-csv"
+    some = compared("stock-csv", [WANTED] * 2, [refusal, WANTED], cannot_carry=carried)
+    assert (some.is_all_refused, _exit_code([some])) == (False, 0)
+    assert not Outcome("stock-csv", 2, status="skipped").is_all_refused
 
 
 def test_any_other_refusal_is_a_difference() -> None:
@@ -121,7 +133,7 @@ def test_answers_that_are_not_one_a_row_are_no_answers() -> None:
 def test_golden_rows_are_what_the_bundle_replays(tmp_path: Path) -> None:
     write_house_bundle(tmp_path / "bundle")
     scorer = load_bundle(tmp_path / "bundle")
-    golden = read_golden(tmp_path / "bundle", scorer.info)
+    golden = golden_of(read_golden(tmp_path / "bundle"))
     columns, errors = scorer.feature_set.sources.from_rows(golden.rows)
     assert errors == []
     scores = scorer.score(columns, len(golden.rows))
