@@ -53,6 +53,12 @@ class LogFile:
     skip: tuple[tuple[int, int], ...] = ()
     rows: int = -1
 
+    @property
+    def process(self) -> str:
+        """Who wrote it: the process of all its rows."""
+        match = _FILE.fullmatch(Path(self.path).name)
+        return "" if match is None else match["process"]
+
 
 @dataclass(frozen=True)
 class PredictionFiles:
