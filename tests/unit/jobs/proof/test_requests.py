@@ -97,7 +97,9 @@ def test_ids_are_those_that_a_batch_makes_of_the_same_fields() -> None:
 
 def test_key_that_the_tables_type_cannot_hold_is_of_no_row_in_the_table() -> None:
     number = Field("house_id", Int64)
-    rows = rows_with({"house_id": 7}, {"house_id": str(2**31)}, {"house_id": -(2**31)}, {"house_id": -(2**40)})
+    rows = rows_with(
+        {"house_id": 7}, {"house_id": str(2**31)}, {"house_id": -(2**31)}, {"house_id": -(2**40)}
+    )
     small = pa.schema([("house_id", pa.int32())])
     assert log_ids(rows, (number,), small, "?").to_pylist() == ["7", "?#1", "-2147483648", "?#3"]
     time = Field("asked_ts", Timestamp)
