@@ -89,7 +89,9 @@ def residual(
         logged, score = np.take(target, rows, axis=1), pairs.online.score[rows]
         there = _replayed(pairs, world, columns, replay, rows)
         same = ~differing_bits(there.features, logged)
-        told = there.is_done & same.all(axis=0)  # of other features its score says nothing about the logged one
+        told = there.is_done & same.all(
+            axis=0
+        )  # of other features its score says nothing about the logged one
         whole = told & ~differing_bits(there.score, score)
         # that platform was replayed and gives another score, and so does this one
         refuted = told & ~whole & ~score_ok[rows]
