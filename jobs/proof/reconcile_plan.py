@@ -122,7 +122,8 @@ class ReconcilePlan:
             "files": len(self.log.files),
             "rows in them": sum(file.rows for file in self.log.files),
             "rows compared": when,
-            "rows lost": sum(gap.last - gap.first + 1 for gap in self.log.gaps),
+            "rows lost": sum(gap.last - gap.first + 1 for gap in self.log.gaps if not gap.is_tail),
+            "rows not yet written": sum(gap.last - gap.first + 1 for gap in self.log.gaps if gap.is_tail),
             "reference": f"{self.model.name} version {self.model.version or '?'} (digest {self.model.digest[:16]})"
             + (f", alias {self.model.alias}" if self.model.alias else ""),
             "model check": self.scorer.verified,

@@ -40,8 +40,8 @@ def terminal_table(report: SkewReport) -> str:
 
 def _verdict(report: SkewReport) -> list[str]:
     answer = words.verdict(report)
-    headline = (
-        f"NOT EQUAL: {answer.headline}." if answer.state == "differs" else f"{answer.headline.upper()}:"
+    headline = {"differs": f"NOT EQUAL: {answer.headline}.", "partly": f"{answer.headline}."}.get(
+        answer.state, f"{answer.headline.upper()}:"
     )
     lines = _wrapped(f"{headline} {answer.detail}")
     for what, text, over in words.budget_lines(report):

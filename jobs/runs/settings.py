@@ -391,3 +391,12 @@ class SkewSettings(Section):
     max_unexplained_share: float = setting(
         "share of them that may differ for no cause that was found; likewise", "0 to 1", ge=0, le=1
     )
+    max_lost_share: float = setting(
+        "share of the answered rows that the log may have lost (numbers in no file); likewise",
+        "0 to 1",
+        ge=0,
+        le=1,
+    )
+    max_uncompared_share: float = setting(
+        "share of the logged rows that may be impossible to compare; likewise", "0 to 1", ge=0, le=1
+    )
