@@ -43,6 +43,7 @@ class Asked:
         bundle: the reference in this directory; None = the registry's.
         conf_model: the model's file in conf/, for the commands of a repair.
         with_corrections: whether rows that are corrected already count as such, and the others' corrections are written.
+        overrides: of the configuration, likewise for the commands; without the model's version, which they name themselves.
     """
 
     log: Path
@@ -53,6 +54,7 @@ class Asked:
     bundle: Path | None = None
     conf_model: str = ""
     with_corrections: bool = False
+    overrides: tuple[str, ...] = ()
 
     @property
     def within(self) -> Within:

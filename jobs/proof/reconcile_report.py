@@ -38,7 +38,7 @@ from jobs.runs.tracking import connect_from
 from udfs.platform import describe_platform
 from udfs.registry import asking
 
-__all__ = ["Written", "budget_of", "log_skew_run", "reconcile", "report_of"]
+__all__ = ["Written", "budget_of", "comparison_of", "log_skew_run", "reconcile", "report_of"]
 
 _MOST_CAUSES = 200
 _FIELDS_SCHEMA = pa.schema(
@@ -260,8 +260,24 @@ def _target(plan: ReconcilePlan) -> Target:
         views=tuple(plan.views),
         has_as_of=feature_set.as_of in names,
         corrections=plan.corrections_uri if asked.with_corrections else None,
-        log=None if str(asked.log) == plan.conf.serve.log_directory else str(asked.log),
+        overrides=asked.overrides,
+        comparison=comparison_of(plan),
     )
+
+
+def comparison_of(plan: ReconcilePlan) -> tuple[str, ...]:
+    """Return the arguments of jobs.reconcile_scores that ask for the same comparison again, of the version that was resolved."""
+    asked, conf = plan.asked, plan.conf
+    given = {
+        "--bundle": None if asked.bundle is None else str(asked.bundle),
+        "--model-version": plan.model.version or None,
+        "--log": None if str(asked.log) == conf.serve.log_directory else str(asked.log),
+        "--requests": None if asked.requests == conf.input.source else asked.requests or "none",
+        "--by": None if asked.by == "served_ts" else "as-of",
+        "--from": None if asked.from_ts is None else shown(asked.from_ts),
+        "--to": None if asked.to_ts is None else shown(asked.to_ts),
+    }
+    return tuple(word for name, value in given.items() if value is not None for word in (name, value))
 
 
 def _correct(plan: ReconcilePlan, directory: Path, created: datetime) -> None:

@@ -127,6 +127,8 @@ def _repair(report: SkewReport) -> list[str]:
         lines += _wrapped(f"- {words.short_cause(str(step['cause']))}{where}: {words.plain(step['do'])}")
     for command in plan["commands"]:
         lines += _command(words.plain(str(command), 4000))
+    for note in plan.get("notes", ()):
+        lines += _wrapped(f"note: {words.plain(note)}")
     return lines
 
 

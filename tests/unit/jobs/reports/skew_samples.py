@@ -159,6 +159,7 @@ def _repair(causes: list[dict[str, Any]], rows: int) -> dict[str, Any]:
             f"{again} --to 2013-06-02T00:00:00Z",
             "python -m jobs.reconcile_scores --model flights --model-version 3 --corrections",
         ],
+        "notes": ["The last command stands there twice."],
     }
 
 
@@ -329,6 +330,7 @@ def hostile() -> SkewReport:
             ],
             "backfill": [{"from": HOSTILE, "to": HOSTILE, "rows": 3}],
             "commands": [HOSTILE],
+            "notes": [HOSTILE],
         },
         budget={"max_differing_share": 0.0, "exceeded": [HOSTILE]},
         unlogged={HOSTILE: 3},

@@ -86,6 +86,7 @@ def test_rows_that_differ_are_counted_with_flips_and_budget() -> None:
     assert "211 decisions flipped" in text
     assert "Budget exceeded: rows that differ 12.72 %, at most 0 % allowed" in text
     assert "Budget exceeded: rows unexplained" not in text
+    assert "The last command stands there twice." in text
     for caveat in ("113 rows of the log lost", "37 requests taken from the log", "2 fields not in the log"):
         assert caveat in text
 

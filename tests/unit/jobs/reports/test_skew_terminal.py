@@ -22,6 +22,7 @@ def test_rows_that_differ_are_said_in_the_first_line_and_the_budget_below() -> N
     assert lines[0].startswith("NOT EQUAL: 6,132 of 48,211 rows differ. 211 decisions flipped")
     assert lines[1] == "BUDGET EXCEEDED: rows that differ 12.72 %, at most 0 % allowed"
     assert "note: 113 rows of the log lost" in lines
+    assert lines[-1] == "note: The last command stands there twice."
 
 
 def test_nothing_compared_is_no_equality() -> None:
@@ -77,7 +78,9 @@ def test_long_commands_can_be_copied() -> None:
         f"--set view_versions.view_{i}={i}" for i in range(12)
     )
     report = bad()
-    text = terminal_table(replace(report, repair={**report.repair, "steps": [], "commands": [command]}))
+    text = terminal_table(
+        replace(report, repair={**report.repair, "steps": [], "commands": [command], "notes": []})
+    )
     copied = text[text.index("  python -m") :]
     assert max(map(len, copied.splitlines())) <= 100
     assert copied.count("\n") > 2
