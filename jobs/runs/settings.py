@@ -392,11 +392,6 @@ class SkewSettings(Section):
         "share of them that may differ for no cause that was found; likewise", "0 to 1", ge=0, le=1
     )
     max_lost_share: float = setting(
-        "share of the answered rows that the log may have lost (numbers in no file); likewise",
-        "0 to 1",
-        ge=0,
-        le=1,
+        "share of the answered rows the log may lack; likewise", "0 to 1", ge=0, le=1
     )
-    max_uncompared_share: float = setting(
-        "share of the logged rows that may be impossible to compare; likewise", "0 to 1", ge=0, le=1
-    )
+    max_uncompared_share: float = setting("share of the logged rows left out; likewise", "0 to 1", ge=0, le=1)
