@@ -10,18 +10,20 @@ import argparse
 import json
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
 from feature_pipelines.errors import ConfigurationError
 from jobs.online.instants import instant
-from jobs.proof.reconcile_plan import Asked, make_plan
-from jobs.proof.reconcile_report import log_skew_run, reconcile
+from jobs.proof.reconcile_plan import Asked, ReconcilePlan, make_plan
+from jobs.proof.reconcile_report import Written, log_skew_run, reconcile
 from jobs.proof.reconcile_run import skew_directory
 from jobs.reports.skew_terminal import terminal_table
 from jobs.runs.command import job_parser, load_from, run
 from jobs.runs.conf import Conf
 from jobs.runs.progress import say, table
+from jobs.runs.secret_refs import mask
 from jobs.runs.session import session_for, spark_log, spark_session
 from jobs.tables.files import is_local, normal_uri
 
@@ -31,10 +33,11 @@ __all__ = ["main"]
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the job; see --help."""
     arguments = _parser().parse_args(argv)
+    overrides = tuple(mask(one) for one in arguments.overrides if not one.startswith("model.version="))
     if arguments.model_version is not None:
         arguments.overrides += [f"model.version={json.dumps(arguments.model_version)}"]
     conf = load_from(arguments)
-    asked = _asked(arguments, conf)
+    asked = replace(_asked(arguments, conf), overrides=overrides)
     if arguments.dry_run:
         sources = [asked.requests or "", *conf.views.values()]
         with session_for(conf, sources, None) as spark:
@@ -52,12 +55,28 @@ def main(argv: Sequence[str] | None = None) -> int:
             f"{plan.model.name} version {plan.model.version or plan.model.digest[:16]}"
         )
         written = reconcile(spark, plan, directory)
-    run_id = log_skew_run(conf, plan, written)
-    print(terminal_table(written.report))
-    print(f"\n{table({'report': str(written.directory / 'report.html'), 'MLflow run': run_id})}", flush=True)
-    if not written.report.rows_compared:
+    return _say_and_log(conf, plan, written)
+
+
+def _say_and_log(conf: Conf, plan: ReconcilePlan, written: Written) -> int:
+    """Say what was found, then log it, and return the exit code: what was found is said whatever becomes of the logging."""
+    report = written.report
+    print(
+        f"{terminal_table(report)}\n\n{table({'report': str(written.directory / 'report.html')})}", flush=True
+    )
+    if not report.rows_compared:
         say("nothing was compared, so nothing is proved: see --from and --to")
-    return 1 if written.report.budget["exceeded"] or not written.report.rows_compared else 0
+    code = 1 if report.budget["exceeded"] or not report.rows_compared else 0
+    try:
+        run_id = log_skew_run(conf, plan, written)
+    except Exception as exc:
+        said = mask(" ".join(str(exc).split())[:500])
+        say(f"the report is written, but MLflow does not have it: {type(exc).__name__}: {said}")
+        if code == 0:
+            raise
+        return code
+    print(table({"MLflow run": run_id}), flush=True)
+    return code
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -138,6 +157,7 @@ _EPILOG = """\
 A logged row is recomputed as the batch job would: its request from the table's row with the same id (from the log where there is none),
 stored fields from the views as of the logged as-of time, features and score by one reference version. Features, score, label and
 refusal are compared by bits; each differing row gets a cause by replay. The report is written below skew.directory and logged to MLflow.
+A report that MLflow does not take is an error, but for a budget that is exceeded, which comes first.
 Exit codes: 0 within the budget (skew.max_*); 1 beyond it, nothing compared, or a check of the work itself failed; 2 usage or
 configuration, or the log, a table or the model is missing; 3 a file of the log or a table breaks the contract.
 conf/README.md lists every key that --set takes."""

@@ -54,11 +54,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     return _exit_code(outcomes)
 
 
-def _ended(number: int, _: object) -> None:
-    """Leave by an exception, so that what was started is ended."""
-    sys.exit(128 + number)
-
-
 def _parser() -> argparse.ArgumentParser:
     parser = job_parser("verify_paths", __doc__, _EPILOG)
     parser.add_argument(

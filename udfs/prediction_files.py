@@ -27,6 +27,7 @@ __all__ = [
     "SEQUENCE",
     "Gap",
     "Journal",
+    "ended",
     "gaps",
     "read_platforms",
     "record_platform",
@@ -108,21 +109,21 @@ def _write_whole(path: Path, write: Callable[[BinaryIO], object], suffix: str = 
         os.close(directory)
 
 
-def gaps(directory: Path) -> list[Gap]:
+def gaps(directory: Path, names: Iterable[str] | None = None) -> list[Gap]:
     """Return which numbers are in no file of one model's log, by process: rows that were answered and lost, or not yet written.
 
     Numbers of files that retention removed are none of them.
 
     Args:
         directory: <log>/<model>.
+        names: of the files it had when it was looked at; None = looks now. Numbers written since then are those of a tail.
     """
-    written = _ranges(path.name for path in directory.glob("date=*/part-*.parquet"))
+    if names is None:
+        names = (path.name for path in directory.glob("date=*/part-*.parquet"))
+    written = _ranges(names)
     for process, ranges in _removed(directory).items():
         written.setdefault(process, []).extend(ranges)
-    claimed: dict[str, int] = {}
-    for path in directory.glob(f"{SEQUENCE}*"):
-        text = path.read_text().split()
-        claimed[path.name.removeprefix(SEQUENCE)] = int(text[0]) if text else 0
+    claimed = {process: n for process, (n, _) in _claimed(directory).items()}
     found = []
     for process in sorted(written.keys() | claimed.keys()):
         ranges = sorted(written.get(process, []))
@@ -133,6 +134,15 @@ def gaps(directory: Path) -> list[Gap]:
                 found.append(Gap(process, expected, first - 1, first == end + 1))
             expected = max(expected, last + 1)
     return found
+
+
+def ended(directory: Path) -> set[str]:
+    """Return the processes that ended in good order, so that what of their numbers is in no file now never will be.
+
+    Args:
+        directory: <log>/<model>.
+    """
+    return {process for process, (_, is_closed) in _claimed(directory).items() if is_closed}
 
 
 def record_removed(directory: Path, names: Iterable[str]) -> None:
@@ -171,6 +181,15 @@ def read_platforms(directory: Path) -> dict[str, dict[str, Any]]:
     """
     paths = sorted(directory.glob(f"{_PLATFORM}*.json"))
     return {path.stem.removeprefix(_PLATFORM): json.loads(path.read_text()) for path in paths}
+
+
+def _claimed(directory: Path) -> dict[str, tuple[int, bool]]:
+    """Return by process how many rows it has numbered, and whether it ended in good order."""
+    found = {}
+    for path in directory.glob(f"{SEQUENCE}*"):
+        text = path.read_text().split()
+        found[path.name.removeprefix(SEQUENCE)] = (int(text[0]) if text else 0, text[1:] == ["1"])
+    return found
 
 
 def _removed(directory: Path) -> dict[str, list[tuple[int, int]]]:

@@ -10,7 +10,7 @@ import dataclasses
 import json
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -39,7 +39,7 @@ from udfs.answered import LoggedModel
 from udfs.kernel import Kernel
 from udfs.shipped import load_kernel, model_directory
 
-__all__ = ["RESULT", "CompareTask", "ShippedVersion"]
+__all__ = ["RESULT", "CompareTask", "ShippedVersion", "read_corrections_of"]
 
 RESULT = "result string"
 """What a task yields for each unit, as DDL: its number, its totals and its file, as JSON."""
@@ -88,7 +88,7 @@ class CompareTask:
         declared: what was read of the requests table.
         key, types: see LogKeys.
         within, batch_rows: see read_rows.
-        corrections: a Parquet file of corrections that rows may have; None = none are looked at.
+        corrections: a Parquet file of corrections that rows may have, by process; None = none are looked at.
         output, prefix: where files of differing rows go, and how their names begin.
     """
 
@@ -129,7 +129,7 @@ class CompareTask:
     def run(self, unit: int, joined: JoinedRows | None, sink: ParquetSink) -> Totals:
         """Compare one unit."""
         totals, clock, first = Totals(), _Stages(), 0
-        comparison = _Comparison(self, totals, clock)
+        comparison = _Comparison(self, unit, totals, clock)
         clock.add("load")
         for rows, repeated in read_rows(self.units[unit], _READ, self.batch_rows, self.within):
             totals.counts["duplicated"] += repeated
@@ -144,6 +144,17 @@ class CompareTask:
             clock.add("write")
         totals.seconds.update(clock.seconds)
         return totals
+
+
+def read_corrections_of(path: str, files: Sequence[LogFile]) -> pa.Table:
+    """Return the corrections of the processes that wrote some files, and of no other.
+
+    Args:
+        path: a Parquet file of corrections, by process.
+        files: of the log.
+    """
+    processes = sorted({file.process for file in files})
+    return pq.read_table(path, filters=[("process", "in", processes)], partitioning=None)
 
 
 class _Stages:
@@ -164,6 +175,7 @@ class _Comparison:
     """Compares batches of one unit."""
 
     task: CompareTask
+    unit: int
     totals: Totals
     clock: _Stages
     kernel: Kernel = field(init=False)
@@ -176,8 +188,8 @@ class _Comparison:
         self.facts = LoggedModel.of(scorer, task.reference.version, "")
         types = pa.ipc.read_schema(pa.py_buffer(task.types))
         self.pairing = Pairing(scorer.feature_set, self.facts, task.key, types)
-        corrections = task.corrections
-        self.corrections = None if corrections is None else pq.read_table(corrections)
+        path = task.corrections
+        self.corrections = None if path is None else read_corrections_of(path, task.units[self.unit])
         self.replay = SubprocessReplay(task.platforms)
         self.reference = World.of(scorer, task.reference.version, model_directory(task.reference.name))
 

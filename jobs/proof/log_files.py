@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from feature_pipelines.errors import ConfigurationError, ContractError, TableError, did_you_mean
-from udfs.prediction_files import Gap, gaps
+from udfs.prediction_files import Gap, ended, gaps
 from udfs.prediction_rows import SCHEMA
 
 __all__ = ["LogFile", "PredictionFiles", "Served", "files_of", "in_units", "survey"]
@@ -28,6 +28,8 @@ _FILE = re.compile(r"part-(?P<process>[0-9a-f-]+)-(?P<first>[0-9]{12})-(?P<last>
 _OPTIONAL = frozenset({"stored"})
 _ANSWERED = ("model", "model_version", "model_digest", "feature_fingerprint")
 _THREADS = 8
+_DAY_US = 86_400_000_000
+_Numbered = tuple[int, int, int]  # the first and last number of a file, and when its day begins
 
 
 @dataclass(frozen=True)
@@ -53,6 +55,12 @@ class LogFile:
     skip: tuple[tuple[int, int], ...] = ()
     rows: int = -1
 
+    @property
+    def process(self) -> str:
+        """Who wrote it: the process of all its rows."""
+        match = _FILE.fullmatch(Path(self.path).name)
+        return "" if match is None else match["process"]
+
 
 @dataclass(frozen=True)
 class PredictionFiles:
@@ -61,7 +69,8 @@ class PredictionFiles:
     Args:
         directory: <log>/<model>.
         files: in the order of process and number.
-        gaps: numbers in no file, of all days.
+        gaps: numbers in no file, but for those that the days of their neighbours show to be out of the range. `is_tail`: the last
+            ones of a process that has not said that it ended, so that they may yet be written.
     """
 
     directory: Path
@@ -92,18 +101,30 @@ def files_of(log: Path, model: str, from_ts: int | None = None, to_ts: int | Non
             f"prediction log {log}: no row of model {model!r} is in it.{did_you_mean(model, others)}",
             log=str(log),
         )
+    closed = ended(directory)  # before the files are listed: who had ended then writes none later
+    listed = sorted(directory.glob("date=*/part-*.parquet"))
     found: dict[str, list[tuple[int, int, str]]] = defaultdict(list)
-    for path in sorted(directory.glob("date=*/part-*.parquet")):
-        match = _FILE.fullmatch(path.name)
-        if match is not None and _may_hold(path.parent.name, from_ts, to_ts):
-            found[match["process"]].append((int(match["first"]), -int(match["last"]), str(path.absolute())))
+    days: dict[str, list[_Numbered]] = defaultdict(list)
+    for path in listed:
+        match, day = _FILE.fullmatch(path.name), _day(path.parent.name)
+        if match is None or day is None:
+            continue
+        first, last = int(match["first"]), int(match["last"])
+        days[match["process"]].append((first, last, day))
+        if _may_hold(day, day, from_ts, to_ts):
+            found[match["process"]].append((first, -last, str(path.absolute())))
     files = tuple(file for process in sorted(found) for file in _without_overlaps(sorted(found[process])))
     if not files:
         when = "" if from_ts is None and to_ts is None else " of the days asked for"
         raise TableError(
             f"prediction log {directory}: it has no file{when}; nothing can be compared", log=str(directory)
         )
-    return PredictionFiles(directory, files, tuple(gaps(directory)))
+    missing = tuple(
+        gap._replace(is_tail=gap.is_tail and gap.process not in closed)
+        for gap in gaps(directory, [path.name for path in listed])
+        if _may_hold(*_between(gap, days[gap.process]), from_ts, to_ts)
+    )
+    return PredictionFiles(directory, files, missing)
 
 
 def survey(log: PredictionFiles, model: str) -> tuple[PredictionFiles, dict[Served, int]]:
@@ -140,13 +161,26 @@ def in_units(files: Sequence[LogFile], unit_rows: int) -> tuple[tuple[LogFile, .
     return (*units, tuple(held)) if held else tuple(units)
 
 
-def _may_hold(day: str, from_ts: int | None, to_ts: int | None) -> bool:
+def _day(name: str) -> int | None:
+    """Return when the day of a directory begins, microseconds; None: it is no day's."""
     try:
-        date = datetime.date.fromisoformat(day.removeprefix("date="))
+        date = datetime.date.fromisoformat(name.removeprefix("date="))
     except ValueError:
-        return False
-    begins = (date - datetime.date(1970, 1, 1)) // datetime.timedelta(microseconds=1)
-    return (to_ts is None or begins < to_ts) and (from_ts is None or begins + 86_400_000_000 > from_ts)
+        return None
+    return (date - datetime.date(1970, 1, 1)) // datetime.timedelta(microseconds=1)
+
+
+def _may_hold(first: int | None, last: int | None, from_ts: int | None, to_ts: int | None) -> bool:
+    """Return whether days from `first` to `last`, both inclusive, None = not known, have a part in [from_ts, to_ts)."""
+    begins_before = first is None or to_ts is None or first < to_ts
+    return begins_before and (last is None or from_ts is None or last + _DAY_US > from_ts)
+
+
+def _between(gap: Gap, files: Sequence[_Numbered]) -> tuple[int | None, int | None]:
+    """Return the days between which a gap's rows were served: a process numbers rows as it answers them."""
+    before = [day for _, last, day in files if last < gap.first]
+    after = [day for first, _, day in files if first > gap.last]
+    return max(before, default=None), min(after, default=None)
 
 
 def _without_overlaps(ranges: list[tuple[int, int, str]]) -> list[LogFile]:

@@ -44,6 +44,7 @@ class Asked:
         bundle: the reference in this directory; None = the registry's.
         conf_model: the model's file in conf/, for the commands of a repair.
         with_corrections: whether rows that are corrected already count as such, and the others' corrections are written.
+        overrides: of the configuration, likewise for the commands; without the model's version, which they name themselves.
     """
 
     log: Path
@@ -54,6 +55,7 @@ class Asked:
     bundle: Path | None = None
     conf_model: str = ""
     with_corrections: bool = False
+    overrides: tuple[str, ...] = ()
 
     @property
     def within(self) -> Within:
@@ -123,7 +125,8 @@ class ReconcilePlan:
             "files": len(self.log.files),
             "rows in them": sum(file.rows for file in self.log.files),
             "rows compared": when,
-            "rows lost": sum(gap.last - gap.first + 1 for gap in self.log.gaps),
+            "rows lost": sum(gap.last - gap.first + 1 for gap in self.log.gaps if not gap.is_tail),
+            "rows not yet written": sum(gap.last - gap.first + 1 for gap in self.log.gaps if gap.is_tail),
             "reference": f"{self.model.name} version {self.model.version or '?'} (digest {self.model.digest[:16]})"
             + (f", alias {self.model.alias}" if self.model.alias else ""),
             "model check": self.scorer.verified,

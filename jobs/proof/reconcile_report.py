@@ -38,7 +38,7 @@ from jobs.runs.tracking import connect_from
 from udfs.platform import describe_platform
 from udfs.registry import asking
 
-__all__ = ["Written", "budget_of", "log_skew_run", "reconcile", "report_of"]
+__all__ = ["Written", "budget_of", "comparison_of", "log_skew_run", "reconcile", "report_of"]
 
 _MOST_CAUSES = 200
 _FIELDS_SCHEMA = pa.schema(
@@ -105,9 +105,16 @@ def report_of(plan: ReconcilePlan, compared: Compared, created: datetime) -> Ske
     causes = _causes(plan, compared)
     unexplained = sum(one["rows"] for one in causes if one["cause"] in ("", Cause.UNEXPLAINED))
     gaps: list[dict[str, Any]] = [
-        {"process": gap.process, "first": gap.first, "last": gap.last, "missing": gap.last - gap.first + 1}
+        {
+            "process": gap.process,
+            "first": gap.first,
+            "last": gap.last,
+            "missing": gap.last - gap.first + 1,
+            "is_tail": gap.is_tail,
+        }
         for gap in plan.log.gaps
     ]
+    lost = sum(gap["missing"] for gap in gaps if not gap["is_tail"])
     names = plan.scorer.feature_set.feature_names
     return SkewReport(
         model=plan.model.name,
@@ -125,7 +132,8 @@ def report_of(plan: ReconcilePlan, compared: Compared, created: datetime) -> Ske
         rows_refused_offline=counts["refused_offline"],
         requests_not_in_table=counts["not_in_table"],
         gaps=gaps,
-        rows_lost=sum(gap["missing"] for gap in gaps),
+        rows_lost=lost,
+        rows_not_yet_written=sum(gap["missing"] for gap in gaps if gap["is_tail"]),
         score=totals.fields["score"].skew("score"),
         features=[totals.fields[name].skew(name) for name in names],
         decisions={
@@ -150,7 +158,16 @@ def report_of(plan: ReconcilePlan, compared: Compared, created: datetime) -> Ske
         ulps_histogram=totals.fields["score"].ulps.powers(),
         worst=[{name: value for name, value in row.items() if name != "rank"} for row in totals.worst],
         repair={},
-        budget=budget_of(plan.conf.skew, n, differing, flips, unexplained),
+        budget=budget_of(
+            plan.conf.skew,
+            {
+                "max_differing_share": (differing, n),
+                "max_flip_share": (flips, n),
+                "max_unexplained_share": (unexplained, n),
+                "max_lost_share": (lost, counts["logged"] + lost),
+                "max_uncompared_share": (counts["logged"] - n, counts["logged"]),
+            },
+        ),
         rates={
             "seconds": round(compared.seconds, 3),
             "rows_per_second": round(counts["logged"] / max(compared.seconds, 1e-9), 1),
@@ -163,17 +180,15 @@ def report_of(plan: ReconcilePlan, compared: Compared, created: datetime) -> Ske
     )
 
 
-def budget_of(
-    limits: SkewSettings, compared: int, differing: int, flips: int, unexplained: int
-) -> dict[str, Any]:
-    """Return the limits and which of them are exceeded."""
-    found = {
-        "max_differing_share": differing,
-        "max_flip_share": flips,
-        "max_unexplained_share": unexplained,
-    }
+def budget_of(limits: SkewSettings, found: Mapping[str, tuple[int, int]]) -> dict[str, Any]:
+    """Return the limits and which of them are exceeded.
+
+    Args:
+        limits: shares that are allowed.
+        found: by limit, how many rows there are of so many.
+    """
     allowed = {name: float(getattr(limits, name)) for name in found}
-    exceeded = [name for name, rows in found.items() if rows > allowed[name] * compared]
+    exceeded = [name for name, (rows, of) in found.items() if rows > allowed[name] * of]
     return {**allowed, "exceeded": exceeded}
 
 
@@ -245,8 +260,24 @@ def _target(plan: ReconcilePlan) -> Target:
         views=tuple(plan.views),
         has_as_of=feature_set.as_of in names,
         corrections=plan.corrections_uri if asked.with_corrections else None,
-        log=None if str(asked.log) == plan.conf.serve.log_directory else str(asked.log),
+        overrides=asked.overrides,
+        comparison=comparison_of(plan),
     )
+
+
+def comparison_of(plan: ReconcilePlan) -> tuple[str, ...]:
+    """Return the arguments of jobs.reconcile_scores that ask for the same comparison again, of the version that was resolved."""
+    asked, conf = plan.asked, plan.conf
+    given = {
+        "--bundle": None if asked.bundle is None else str(asked.bundle),
+        "--model-version": plan.model.version or None,
+        "--log": None if str(asked.log) == conf.serve.log_directory else str(asked.log),
+        "--requests": None if asked.requests == conf.input.source else asked.requests or "none",
+        "--by": None if asked.by == "served_ts" else "as-of",
+        "--from": None if asked.from_ts is None else shown(asked.from_ts),
+        "--to": None if asked.to_ts is None else shown(asked.to_ts),
+    }
+    return tuple(word for name, value in given.items() if value is not None for word in (name, value))
 
 
 def _correct(plan: ReconcilePlan, directory: Path, created: datetime) -> None:
@@ -293,6 +324,7 @@ def _metrics(report: SkewReport) -> dict[str, float]:
         "rows_not_comparable",
         "rows_duplicated",
         "rows_lost",
+        "rows_not_yet_written",
         "rows_corrected",
         "unexplained",
     )

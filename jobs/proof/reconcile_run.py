@@ -30,9 +30,10 @@ from jobs.tables.snapshot import check_snapshot
 from udfs.prediction_files import read_platforms
 from udfs.shipped import ship
 
-__all__ = ["Compared", "compare", "skew_directory", "stages"]
+__all__ = ["Compared", "compare", "lay_corrections", "skew_directory", "stages"]
 
 _MOST_TASKS = 1_000
+_ROWS_OF_A_GROUP = 65_536
 
 
 @dataclass(frozen=True)
@@ -91,7 +92,7 @@ def compare(spark: SparkSession, plan: ReconcilePlan, parts: Path) -> Compared:
         types=plan.types.serialize().to_pybytes(),
         within=plan.asked.within,
         batch_rows=plan.conf.score.batch_rows,
-        corrections=_corrections(plan, parts),
+        corrections=lay_corrections(plan, parts),
         output=str(parts),
         prefix="part",
     )
@@ -108,16 +109,19 @@ def compare(spark: SparkSession, plan: ReconcilePlan, parts: Path) -> Compared:
     return Compared(totals, parts, files, time.perf_counter() - started)
 
 
-def _corrections(plan: ReconcilePlan, parts: Path) -> str | None:
-    """Lay the model's corrections beside the parts, where tasks can read them; None where there are none to look at."""
+def lay_corrections(plan: ReconcilePlan, parts: Path) -> str | None:
+    """Lay the corrections of the log's rows beside the parts, where tasks read their own; None where there are none to look at."""
     if not plan.asked.with_corrections:
         return None
-    known = read_corrections(plan.corrections_uri, plan.model.name)
+    processes = sorted({file.process for file in plan.log.files})
+    known = read_corrections(plan.corrections_uri, plan.model.name, processes)
     if not known.num_rows:
         return None
     parts.mkdir(parents=True, exist_ok=True)
-    pq.write_table(known, parts / "corrections.parquet")
-    return str(parts / "corrections.parquet")
+    path = parts / "corrections.parquet"
+    # by process, so that a task passes over the others' row groups; rows of one process keep their order
+    pq.write_table(known.sort_by("process"), path, row_group_size=_ROWS_OF_A_GROUP)
+    return str(path)
 
 
 def _joined(spark: SparkSession, plan: ReconcilePlan) -> DataFrame:

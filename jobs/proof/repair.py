@@ -5,7 +5,7 @@ could not score a row, its tables are. Reads rows and writes nothing; correction
 
 How a job uses it: `plan` on the files of differing rows gives the report's section; with --corrections it calls `write_corrections`
 on the same files, and from then on passes each batch of pairs through `corrections.corrected`: rows that are corrected count as
-such and no longer as differing, so that the same command shows zero.
+such and no longer as differing, so that the same command, run again, shows zero.
 """
 
 from __future__ import annotations
@@ -45,6 +45,12 @@ _DO: Final = {
     Cause.INTERACTION: "Mend each part.",
     Cause.UNEXPLAINED: "Look at the worst rows: no single swap and no set of swaps closes the gap.",
 }
+_NEEDS_VERSION: Final = "That takes a registered version, and the reference is none: register it first."
+_BACKFILL_NEEDS_VERSION: Final = (
+    "Scoring the days again takes a registered version, and the reference is none: register it, then run jobs.score_batch with "
+    "--set model.version=N over each range."
+)
+_TWICE: Final = "The last command stands there twice: the first run writes the corrections, the second shows that no row differs any more."
 
 
 @dataclass(frozen=True)
@@ -53,12 +59,13 @@ class Target:
 
     Args:
         model: its file in conf/.
-        version: the reference, as a number of the registry.
+        version: the reference, as a number of the registry; "" = it is registered under none, as one of a directory may be.
         environment: of conf/, None = the default.
         views: that are stored, by name.
         has_as_of: whether rows of the requests table have a time by which they can be chosen.
         corrections: where corrected scores are written, None = nowhere yet.
-        log: of the predictions, None = the configured one.
+        overrides: of the configuration, KEY=VALUE each, that every command is given.
+        comparison: the arguments of the comparison that was asked for, so that the same can be asked again.
     """
 
     model: str
@@ -67,7 +74,8 @@ class Target:
     views: tuple[str, ...] = ()
     has_as_of: bool = True
     corrections: str | None = None
-    log: str | None = None
+    overrides: tuple[str, ...] = ()
+    comparison: tuple[str, ...] = ()
 
     def command(self, job: str, *arguments: str) -> str:
         """Return the command line of a job of this model.
@@ -76,7 +84,8 @@ class Target:
         'python -m jobs.materialize_features --model flights --view plane'
         """
         env = () if self.environment is None else ("--env", self.environment)
-        return shlex.join(["python", "-m", f"jobs.{job}", "--model", self.model, *env, *arguments])
+        changed = [word for override in self.overrides for word in ("--set", override)]
+        return shlex.join(["python", "-m", f"jobs.{job}", "--model", self.model, *env, *changed, *arguments])
 
 
 @dataclass
@@ -107,7 +116,8 @@ def plan(differing: Iterable[pa.Table], target: Target) -> dict[str, Any]:
         "flips", "do", "command"} each, most rows first. backfill: {"from", "to", "rows", "command"}: ranges of as-of time, whole
         UTC days, `from` inclusive and `to` exclusive, whose scores the batch writes again. not_in_table: rows whose request the
         batch does not have, so that only a correction mends them. commands: what to run, in order; the last shows whether
-        all is well.
+        all is well: the comparison that was asked for, and unless that has written the corrections, once more before to write
+        them. notes: what else must be known of the commands, sentences.
     """
     tally = _Tally()
     for part in differing:
@@ -115,9 +125,14 @@ def plan(differing: Iterable[pa.Table], target: Target) -> dict[str, Any]:
     steps = _steps(tally, target)
     backfill = _backfill(tally, target)
     commands = list(dict.fromkeys(step["command"] for step in steps if step["command"]))
-    commands += [one["command"] for one in backfill]
+    commands += [one["command"] for one in backfill if one["command"]]
+    notes = [_BACKFILL_NEEDS_VERSION] if backfill and not target.version else []
     if tally.rows:
-        commands.append(_verify(target))
+        verify = target.command("reconcile_scores", *target.comparison, "--corrections")
+        commands.append(verify)
+        if target.corrections is None:
+            commands.append(verify)
+            notes.append(_TWICE)
     return {
         "rows": tally.rows,
         "scores_to_correct": tally.scores,
@@ -133,6 +148,7 @@ def plan(differing: Iterable[pa.Table], target: Target) -> dict[str, Any]:
         "refused_offline": tally.refused_offline,
         "not_in_table": tally.not_in_table,
         "commands": commands,
+        "notes": notes,
     }
 
 
@@ -186,14 +202,16 @@ def _steps(tally: _Tally, target: Target) -> list[dict[str, Any]]:
     for key, rows in sorted(tally.causes.items(), key=lambda item: (-item[1], item[0])):
         cause, where, parts = key
         named = Cause(cause)
+        command = _command(named, where, tuple(Cause(part) for part in parts), target)
+        is_lacking = command is None and Cause.MODEL_VERSION in (named, *parts)
         step = {
             "cause": cause,
             "where": where,
             "parts": list(parts),
             "rows": rows,
             "flips": tally.flipped[key],
-            "do": _DO[named],
-            "command": _command(named, where, tuple(Cause(part) for part in parts), target),
+            "do": f"{_DO[named]} {_NEEDS_VERSION}" if is_lacking else _DO[named],
+            "command": command,
         }
         steps.append(step)
     return steps
@@ -204,7 +222,7 @@ def _command(cause: Cause, where: str, parts: Sequence[Cause], target: Target) -
     views = [name for name in where.split(", ") if name in target.views]
     if views and any(one in _STORED for one in causes):
         return target.command("materialize_features", *(text for view in views for text in ("--view", view)))
-    if Cause.MODEL_VERSION in causes:
+    if Cause.MODEL_VERSION in causes and target.version:
         return target.command("serve_realtime", "--set", f"model.version={target.version}")
     return None
 
@@ -233,12 +251,7 @@ def _range(low: int, high: int, tally: _Tally, target: Target) -> dict[str, Any]
         "from": begin,
         "to": end,
         "rows": sum(rows for day, rows in tally.days.items() if low <= day < high),
-        "command": target.command("score_batch", *version, "--from", begin, "--to", end),
+        "command": target.command("score_batch", *version, "--from", begin, "--to", end)
+        if target.version
+        else None,
     }
-
-
-def _verify(target: Target) -> str:
-    arguments = ["--model-version", target.version]
-    if target.log is not None:
-        arguments += ["--log", target.log]
-    return target.command("reconcile_scores", *arguments, "--corrections")

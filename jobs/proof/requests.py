@@ -185,7 +185,8 @@ def log_ids(rows: LogRows, key: Sequence[Field], types: pa.Schema, place: str) -
         rows: with their requests.
         key: the key's fields; none = no row has an id.
         types: the Arrow types that the table has for them.
-        place: what begins the id of a row of which the log lacks a part of the key; no table's row has that one.
+        place: what begins the id of a row of which the log lacks a part of the key, or has one that the table's type cannot hold;
+            no table's row has that one.
     """
     arrays = []
     for declared in key:
@@ -196,11 +197,22 @@ def log_ids(rows: LogRows, key: Sequence[Field], types: pa.Schema, place: str) -
         lacking |= rows.maps["request"].positions(declared.name) < 0
         if lacking.any():
             array = pc.if_else(pa.array(lacking), pa.scalar(None, array.type), array)
-        arrays.append(array.cast(types.field(declared.name).type))
+        arrays.append(_cast(array, types.field(declared.name).type))
     if not arrays:
         return pa.array([f"{place}#{i}" for i in range(len(rows))], pa.string())
     batch = pa.RecordBatch.from_arrays(arrays, names=[f.name for f in key])
     return row_ids(batch, tuple(f.name for f in key), place, 0).cast(pa.string())
+
+
+def _cast(array: pa.Array, to: pa.DataType) -> pa.Array:
+    """Return the values in another type, null where that type does not hold one exactly."""
+    try:
+        return array.cast(to)
+    except pa.ArrowInvalid:
+        if len(array) == 1:
+            return pa.nulls(1, to)
+        half = len(array) // 2
+        return pa.concat_arrays([_cast(array[:half], to), _cast(array[half:], to)])
 
 
 class JoinedRows:

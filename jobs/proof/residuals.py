@@ -36,7 +36,8 @@ class Residual:
         score_ok: whether its estimator gives the logged score for the logged features.
         code: whether features that are left are those of other code under the same fingerprint.
         code_features: which, (n_features, n).
-        platform: whether something that is left is another platform's: features, or the score alone.
+        platform: whether something that is left is another platform's: features, or the score alone; never where that platform
+            was replayed, gave the logged features and another score.
         platform_features: which features: those that it gives where it was replayed, else those that are off by few ULPs.
         replayed: whether that platform was replayed, and gave what is left to it as it was logged.
     """
@@ -88,12 +89,17 @@ def residual(
         logged, score = np.take(target, rows, axis=1), pairs.online.score[rows]
         there = _replayed(pairs, world, columns, replay, rows)
         same = ~differing_bits(there.features, logged)
-        whole = there.is_done & same.all(axis=0) & ~differing_bits(there.score, score)
+        told = there.is_done & same.all(
+            axis=0
+        )  # of other features its score says nothing about the logged one
+        whole = told & ~differing_bits(there.score, score)
+        # that platform was replayed and gives another score, and so does this one
+        refuted = told & ~whole & ~score_ok[rows]
         few_score = _is_few(scores[rows], score)
         likely = np.where(there.is_done, same, _is_few(np.take(features, rows, axis=1), logged))
-        of_platform = differs[:, rows] & (whole | (likely & few_score))
+        of_platform = differs[:, rows] & (whole | (likely & few_score)) & ~refuted
         platform_features[:, rows] = of_platform
-        score_only[rows] = whole | (few_score & ~score_ok[rows])
+        score_only[rows] = whole | (few_score & ~score_ok[rows] & ~refuted)
         replayed[rows] = whole | (there.is_done & of_platform.any(axis=0))
     platform = platform_features.any(axis=0) | score_only
     code_features = differs & ~platform_features & (score_ok | platform)

@@ -49,7 +49,8 @@ class SkewReport:
         rows_compared: those that could be recomputed; `rows_equal` + `rows_differing` + `rows_corrected`.
         rows_refused_online, rows_refused_offline: compared rows with an error on that side.
         requests_not_in_table: compared rows whose request came from the log.
-        gaps: {"process", "first", "last", "missing"} each; `rows_lost`: the sum of "missing".
+        gaps: {"process", "first", "last", "missing", "is_tail"} each: numbers in no file of the log. `rows_lost`: the sum of
+            "missing", without those of a tail, which a process that may still run has perhaps not yet written.
         score, features: see FieldSkew; features in the model's order.
         decisions: {"threshold": float | None, "flips", "to_positive", "to_negative"}: what a flip to the *offline* label would be.
         by_hour: {"hour" (RFC 3339, of served_ts), "compared", "differing", "flips", "score_ulps_max"}, ascending.
@@ -64,11 +65,13 @@ class SkewReport:
             "features" and "inputs": [{"name", "online", "offline"}] that differ, "statuses": {view: [online, offline]},
             "event_ts": {view: [online, offline]} (RFC 3339 or None)}.
         repair: what `jobs.proof.repair` made of it.
-        budget: {"max_differing_share", "max_flip_share", "max_unexplained_share", "exceeded": [names]}.
+        budget: {"max_differing_share", "max_flip_share", "max_unexplained_share", "max_lost_share", "max_uncompared_share",
+            "exceeded": [names]}.
         rates: {"seconds", "rows_per_second"}.
         rows_duplicated: rows that are in the log more than once, beyond the first.
         rows_not_comparable: rows read whose request is not in the table and not whole in the log (personal data).
         rows_corrected: compared rows that differed and have a correction that says what the batch says; neither equal nor differing.
+        rows_not_yet_written: of the tails in `gaps`.
         unlogged: fields and features with rows of which the log does not hold the value, and in how many.
     """
 
@@ -104,10 +107,16 @@ class SkewReport:
     rows_not_comparable: int = 0
     unlogged: dict[str, int] = field(default_factory=dict)
     rows_corrected: int = 0
+    rows_not_yet_written: int = 0
 
     @property
     def is_equal(self) -> bool:
-        """Whether every compared row is equal by bits or corrected, and there is one."""
+        """Whether every answered row was compared and is equal by bits or corrected: none is lost, and there is one."""
+        return self.is_equal_where_compared and self.rows_lost == 0 and self.rows_compared == self.rows_logged
+
+    @property
+    def is_equal_where_compared(self) -> bool:
+        """Whether every compared row is equal by bits or corrected, and there is one; others may be lost or left out."""
         return self.rows_compared > 0 and self.rows_differing == 0
 
     def to_json(self) -> dict[str, Any]:

@@ -40,8 +40,8 @@ def terminal_table(report: SkewReport) -> str:
 
 def _verdict(report: SkewReport) -> list[str]:
     answer = words.verdict(report)
-    headline = (
-        f"NOT EQUAL: {answer.headline}." if answer.state == "differs" else f"{answer.headline.upper()}:"
+    headline = {"differs": f"NOT EQUAL: {answer.headline}.", "partly": f"{answer.headline}."}.get(
+        answer.state, f"{answer.headline.upper()}:"
     )
     lines = _wrapped(f"{headline} {answer.detail}")
     for what, text, over in words.budget_lines(report):
@@ -127,6 +127,8 @@ def _repair(report: SkewReport) -> list[str]:
         lines += _wrapped(f"- {words.short_cause(str(step['cause']))}{where}: {words.plain(step['do'])}")
     for command in plan["commands"]:
         lines += _command(words.plain(str(command), 4000))
+    for note in plan.get("notes", ()):
+        lines += _wrapped(f"note: {words.plain(note)}")
     return lines
 
 

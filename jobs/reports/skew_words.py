@@ -78,6 +78,8 @@ _LIMITS = {
     "max_differing_share": "rows that differ",
     "max_flip_share": "decisions flipped",
     "max_unexplained_share": "rows unexplained",
+    "max_lost_share": "rows lost from the log",
+    "max_uncompared_share": "logged rows not compared",
 }
 
 
@@ -86,7 +88,8 @@ class Verdict:
     """The answer to "are we equal?".
 
     Args:
-        state: "equal", "differs" or "nothing" (no row was compared, so nothing is proved).
+        state: "equal", "partly" (what was compared is equal, and rows were lost or left out), "differs" or "nothing" (no row was
+            compared, so nothing is proved).
         headline: the answer.
         detail: what else must be known beside it, one sentence.
     """
@@ -103,6 +106,10 @@ def verdict(report: SkewReport) -> Verdict:
             "nothing", "Nothing was compared", "No row of the log lies in this range: nothing is proved."
         )
     flips = int(report.decisions["flips"])
+    if report.is_equal_where_compared and not report.is_equal:
+        corrected = f"; {count(report.rows_corrected)} of them are corrected" if report.rows_corrected else ""
+        detail = f"{plural(report.rows_compared, 'row')} compared, and none differs{corrected}."
+        return Verdict("partly", f"Not proved equal: {' and '.join(_not_compared(report))}", detail)
     if report.is_equal and report.rows_corrected:
         detail = f"{plural(report.rows_compared, 'row')} compared; {count(report.rows_corrected)} answered otherwise and are corrected."
         return Verdict("equal", "Equal after corrections", detail)
@@ -117,15 +124,26 @@ def verdict(report: SkewReport) -> Verdict:
 
 def caveats(report: SkewReport) -> list[str]:
     """Return what the verdict does not cover: rows lost, not compared or not extracted anew, and values that were not logged."""
-    left_out = report.rows_logged - report.rows_compared
     found = [
-        (report.rows_lost, f"{plural(report.rows_lost, 'row')} of the log lost"),
-        (left_out, f"{plural(left_out, 'logged row')} not compared"),
+        *((1, text) for text in _not_compared(report)),
+        (
+            report.rows_not_yet_written,
+            f"{plural(report.rows_not_yet_written, 'row')} not yet written to the log",
+        ),
         (
             report.requests_not_in_table,
             f"{plural(report.requests_not_in_table, 'request')} taken from the log, not in the table",
         ),
         (len(report.unlogged), f"{plural(len(report.unlogged), 'field')} not in the log for some rows"),
+    ]
+    return [text for n, text in found if n > 0]
+
+
+def _not_compared(report: SkewReport) -> list[str]:
+    left_out = report.rows_logged - report.rows_compared
+    found = [
+        (report.rows_lost, f"{plural(report.rows_lost, 'row')} of the log lost"),
+        (left_out, f"{plural(left_out, 'logged row')} not compared"),
     ]
     return [text for n, text in found if n > 0]
 
@@ -138,6 +156,8 @@ def budget_lines(report: SkewReport) -> list[tuple[str, str, bool]]:
         "max_differing_share": report.rows_differing / compared,
         "max_flip_share": report.decisions["flips"] / compared,
         "max_unexplained_share": report.unexplained / compared,
+        "max_lost_share": report.rows_lost / max(report.rows_logged + report.rows_lost, 1),
+        "max_uncompared_share": (report.rows_logged - report.rows_compared) / max(report.rows_logged, 1),
     }
     lines = []
     for name, what in _LIMITS.items():

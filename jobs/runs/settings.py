@@ -391,3 +391,7 @@ class SkewSettings(Section):
     max_unexplained_share: float = setting(
         "share of them that may differ for no cause that was found; likewise", "0 to 1", ge=0, le=1
     )
+    max_lost_share: float = setting(
+        "share of the answered rows the log may lack; likewise", "0 to 1", ge=0, le=1
+    )
+    max_uncompared_share: float = setting("share of the logged rows left out; likewise", "0 to 1", ge=0, le=1)

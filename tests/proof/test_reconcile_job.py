@@ -194,10 +194,11 @@ def test_gaps_and_rows_that_stand_twice(local: Any, place: Workspace) -> None:
     pq.write_table(table.slice(0, 5), file.with_name(name.replace(f"{last:012d}.parq", f"{5:012d}.parq")))
     file.unlink()
     code, report, _ = reconcile(place)
-    assert code == 0
-    assert (report.rows_lost, report.rows_duplicated) == (10, 5)
+    assert (code, report.budget["exceeded"], report.is_equal) == (1, ["max_lost_share"], False)
+    assert (report.rows_lost, report.rows_not_yet_written, report.rows_duplicated) == (10, 0, 5)
     assert report.gaps[0]["first"] == last - 9
     assert report.rows_logged == sum(pq.read_metadata(one).num_rows for one in logged_files(place)) - 5
+    assert reconcile(place, "--set", "skew.max_lost_share=0.1")[0] == 0
 
 
 def test_request_without_a_row_in_the_table_is_the_logs_own(local: Any, place: Workspace) -> None:

@@ -110,6 +110,21 @@ def extracted(houses: SkewedHouses, side: Answered) -> Answered:
     return with_column(side, "rooms", Nullable(rooms.values + 1, rooms.valid))
 
 
+def measured_anew(houses: SkewedHouses, side: Answered) -> Answered:
+    """Some areas are ordinary other values: of one part whole ones, as if cut to integers."""
+    area: Any = side.columns["area_m2"]
+    other = np.where(np.arange(houses.n) % 2 == 0, np.trunc(area), np.round(area * 1.07, 2))
+    return with_column(side, "area_m2", np.where(np.arange(houses.n) % 3 == 0, other, area))
+
+
+def asked_again(houses: SkewedHouses, side: Answered) -> Answered:
+    """Some asked at another time: of one part an hour later to the microsecond, as if in another zone."""
+    asked: Any = side.columns["asked_ts"]
+    rows = np.arange(houses.n)
+    later = np.where(rows % 2 == 0, HOUR_US, HOUR_US + 60_000_000 * (1 + rows % 13))
+    return with_column(side, "asked_ts", np.where(rows % 3 == 0, asked + later, asked))
+
+
 def key_shouted(houses: SkewedHouses, side: Answered) -> Answered:
     town = mapped(side.columns["town"], str.upper)
     columns, statuses, event_ts = houses.looked_up(houses.as_of, town)
@@ -150,6 +165,8 @@ FAULTS = {
     local_time: Cause.DATA_TYPE,
     null_filled: Cause.NULL_FILL,
     extracted: Cause.EXTRACTED,
+    measured_anew: Cause.EXTRACTED,
+    asked_again: Cause.EXTRACTED,
     key_shouted: Cause.EXTRACTED,
     changed_code: Cause.FEATURE_CODE,
     new_fingerprint: Cause.FEATURE_CODE,
@@ -167,6 +184,8 @@ WHERE = {
     local_time: "asked_ts",
     null_filled: "rooms",
     extracted: "rooms",
+    measured_anew: "area_m2",
+    asked_again: "asked_ts",
     key_shouted: "town",
     changed_code: "area_squared",
     new_fingerprint: "area_squared",
@@ -178,6 +197,8 @@ WHERE = {
 ONE_PLACE = (
     {stale, future, missing, expired},
     {null_filled, extracted},
+    {float32, measured_anew},
+    {local_time, asked_again},
     {changed_code, new_fingerprint, platform_features},
     {platform_features, platform_score},
     {key_shouted, stale, future, missing, expired},

@@ -17,13 +17,14 @@ INSTANT = 1_371_037_500_123_457
 
 
 def how(dtype: DType, online: Any, offline: Any) -> How:
-    """How one value differs; the same whichever side is the converted one."""
+    """How values differ of which all rows are alike; the same whichever side is the converted one."""
     if dtype == TEXT:
-        columns: Any = Strings.of([online]), Strings.of([offline])
+        columns: Any = Strings.of([online] * 3), Strings.of([offline] * 3)
     else:
-        columns = np.array([online], dtype=dtype.numpy), np.array([offline], dtype=dtype.numpy)
+        columns = np.array([online] * 3, dtype=dtype.numpy), np.array([offline] * 3, dtype=dtype.numpy)
     there, back = differences(dtype, *columns), differences(dtype, *columns[::-1])
     assert there.tolist() == back.tolist()
+    assert len(set(there.tolist())) == 1
     return How(there[0])
 
 
@@ -72,6 +73,43 @@ def test_difference_is_named_by_the_conversion_that_gives_it(
     dtype: DType, online: Any, offline: Any, expected: How
 ) -> None:
     assert how(dtype, online, offline) is expected
+
+
+@pytest.mark.parametrize(
+    ("dtype", "changed", "other", "kind"),
+    [
+        (FLOAT, (12.0, 12.9), (7.5, 7.25), How.TRUNCATED),
+        (DType("float32"), (0.0, 0.5), (7.5, 7.25), How.TRUNCATED),
+        (
+            TIME,
+            (INSTANT // 1_000_000 * 1_000_000, INSTANT),
+            (INSTANT + 7 * 60_000_000, INSTANT),
+            How.TIME_UNIT,
+        ),
+        (TIME, (INSTANT + 3_600_000_000, INSTANT), (INSTANT + 7 * 60_000_000, INSTANT), How.UTC_OFFSET),
+    ],
+)
+@pytest.mark.parametrize(
+    ("n_like", "n_other", "is_pattern"),
+    [(2, 0, False), (3, 0, True), (9, 1, True), (8, 1, False), (89, 11, False), (90, 10, True)],
+)
+def test_what_ordinary_changes_look_like_too_is_claimed_where_nearly_all_rows_do(
+    dtype: DType, changed: Any, other: Any, kind: How, n_like: int, n_other: int, is_pattern: bool
+) -> None:
+    rows = [changed] * n_like + [other] * n_other + [(other[0], other[0])] * 200
+    online, offline = (np.array(side, dtype=dtype.numpy) for side in zip(*rows, strict=True))
+    nothing = Nullable(np.concatenate([online, online]), np.repeat([True, False], len(rows)))
+    there = Nullable(np.concatenate([offline, offline]), np.ones(2 * len(rows), dtype=np.bool_))
+    found = differences(dtype, online, offline)
+    assert set(found[:n_like].tolist()) == {kind if is_pattern else How.OTHER}
+    assert set(found[n_like : n_like + n_other].tolist()) <= {How.OTHER}
+    assert differences(dtype, nothing, there)[: len(rows)].tolist() == found.tolist()
+
+
+def test_row_that_is_no_pattern_may_still_be_a_conversion() -> None:
+    exact = np.array([2.00000001, 0.1, 0.3, 0.7])
+    through = exact.astype(np.float32).astype(np.float64)
+    assert differences(FLOAT, through, exact).tolist() == [How.FLOAT32] * 4
 
 
 def test_null_on_one_side_is_a_null_whatever_stands_in_its_place() -> None:

@@ -12,7 +12,7 @@ import pytest
 from feature_pipelines.errors import ConfigurationError, ContractError, TableError
 from jobs.proof.log_files import LogFile, Served, files_of, in_units, survey
 from tests.toy.logged import write_log
-from udfs.prediction_files import Gap
+from udfs.prediction_files import Gap, gaps
 from udfs.prediction_rows import SCHEMA
 
 DAY = 86_400_000_000
@@ -30,8 +30,67 @@ def test_files_come_in_order_with_their_rows_versions_and_gaps(tmp_path: Path) -
     missing.unlink()
     log = files_of(tmp_path, "houses")
     assert name.startswith(f"part-{process}")
-    assert log.gaps == (Gap(process, 3, 3, True),)
+    assert log.gaps == (Gap(process, 3, 3, False),)  # the process has ended: it will not write them
     assert len(log.files) == 1
+
+
+def test_last_rows_of_a_process_that_may_still_run_may_yet_be_written(tmp_path: Path) -> None:
+    log = write_log(tmp_path, [(0, [A, B]), (DAY, [A])], is_closed=False)
+    (file,) = (tmp_path / "houses").glob("date=1970-01-02/part-*.parquet")
+    file.unlink()
+    (gap,) = files_of(tmp_path, "houses").gaps
+    assert (gap.first, gap.last, gap.is_tail) == (3, 3, True)
+    log.close()
+    (gap,) = files_of(tmp_path, "houses").gaps
+    assert (gap.first, gap.last, gap.is_tail) == (3, 3, False)
+
+
+def test_file_that_appears_while_the_log_is_looked_at_is_in_no_file_yet(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is listed and what is counted as written are the same files."""
+    write_log(tmp_path, [(0, [A, B]), (DAY, [A])], is_closed=False)
+    (file,) = (tmp_path / "houses").glob("date=1970-01-02/part-*.parquet")
+    hidden = file.rename(tmp_path / file.name)
+
+    def gaps_later(*arguments: Any) -> list[Gap]:
+        hidden.rename(file)
+        return gaps(*arguments)
+
+    monkeypatch.setattr("jobs.proof.log_files.gaps", gaps_later)
+    log = files_of(tmp_path, "houses")
+    assert len(log.files) == 1
+    assert [(gap.first, gap.last, gap.is_tail) for gap in log.gaps] == [(3, 3, True)]
+
+
+@pytest.mark.parametrize(
+    ("bounds", "expected"),
+    [
+        ((None, None), [(1, 3), (5, 5), (8, 9), (11, 12)]),
+        ((None, 2 * DAY), [(1, 3)]),
+        ((2 * DAY, 3 * DAY), [(1, 3), (5, 5)]),
+        ((3 * DAY, 4 * DAY), [(5, 5)]),
+        ((4 * DAY, 5 * DAY), [(5, 5), (8, 9)]),
+        ((5 * DAY, 6 * DAY), [(8, 9), (11, 12)]),
+        ((5 * DAY, None), [(8, 9), (11, 12)]),
+        ((9 * DAY, None), [(11, 12)]),
+    ],
+)
+def test_gaps_out_of_the_range_are_left_out_where_their_neighbours_tell(
+    tmp_path: Path, bounds: Any, expected: list[tuple[int, int]]
+) -> None:
+    place = tmp_path / "houses"
+    for day, first, last in ((2, 4, 4), (4, 6, 7), (5, 10, 10)):
+        directory = place / f"date=1970-01-0{day + 1}"
+        directory.mkdir(parents=True)
+        (directory / f"part-1-2-aa-{first:012d}-{last:012d}.parquet").touch()
+    for day in (0, 3, 9):  # another process, so that there is a file of every range
+        directory = place / f"date=1970-01-{day + 1:02d}"
+        directory.mkdir(parents=True)
+        (directory / f"part-2-2-bb-{day + 1:012d}-{day + 1:012d}.parquet").touch()
+    (place / ".sequence-1-2-aa").write_text("000000000012 0\n")
+    found = files_of(tmp_path, "houses", *bounds).gaps
+    assert [(gap.first, gap.last) for gap in found if gap.process == "1-2-aa"] == expected
 
 
 def test_days_out_of_the_range_are_left_out(tmp_path: Path) -> None:

@@ -136,10 +136,40 @@ def test_only_scores_that_differ_and_the_batch_can_write_are_scored_again() -> N
     assert plan([differing(refused, refused)], replace(TARGET, has_as_of=False))["backfill"] == []
 
 
+def test_corrections_are_written_and_then_seen_by_the_comparison_that_was_asked_for() -> None:
+    asked = ("--model-version", "3", "--requests", "none", "--by", "as-of", "--from", "2013-06-01T00:00:00Z")
+    target = replace(TARGET, comparison=asked, overrides=("score.batch_rows=300", "input.source=a table"))
+    begin = "python -m jobs.reconcile_scores --model flights --set score.batch_rows=300 --set 'input.source=a table' "
+    command = f"{begin}{shlex.join(asked)} --corrections"
+    made = plan([differing({})], target)
+    assert made["commands"][-1] == command
+    assert made["commands"].count(command) == 1
+    assert "--set score.batch_rows=300" in made["backfill"][0]["command"]
+    assert made["notes"] == []
+    made = plan([differing({})], replace(target, corrections=None))
+    assert made["commands"][-2:] == [command, command]
+    assert "first run writes the corrections" in made["notes"][0]
+
+
+def test_reference_that_is_not_registered_is_never_named_by_a_version() -> None:
+    target = Target("flights", "", views=("plane",), comparison=("--bundle", "model dir"))
+    rows = [{"cause": "MODEL_VERSION", "where": "version 2"}, {}]
+    rows.append({"cause": "INTERACTION", "where": "plane", "parts": ["STALE", "MODEL_VERSION"]})
+    made = plan([differing(*rows)], target)
+    needs = {step["cause"]: "takes a registered version" in step["do"] for step in made["steps"]}
+    assert needs == {"MODEL_VERSION": True, "EXTRACTED": False, "INTERACTION": False}
+    verify = "python -m jobs.reconcile_scores --model flights --bundle 'model dir' --corrections"
+    materialise = "python -m jobs.materialize_features --model flights --view plane"
+    assert made["commands"] == [materialise, verify, verify]
+    assert [one["command"] for one in made["backfill"]] == [None]
+    assert "takes a registered version" in made["notes"][0]
+
+
 @pytest.mark.parametrize("environment", [None, "staging"])
 def test_commands_are_those_that_jobs_take(environment: str | None) -> None:
     rows = [{"cause": "STALE", "where": "plane"}, {"cause": "MODEL_VERSION", "where": "version 2"}]
-    made = plan([differing(*rows)], replace(TARGET, environment=environment))
+    target = replace(TARGET, environment=environment, comparison=("--model-version", "3"))
+    made = plan([differing(*rows)], target)
     assert len(made["commands"]) == 4
     for command in made["commands"][:-1]:
         python, _, module, *arguments = shlex.split(command)

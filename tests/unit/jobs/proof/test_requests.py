@@ -95,6 +95,21 @@ def test_ids_are_those_that_a_batch_makes_of_the_same_fields() -> None:
     assert log_ids(rows, (), pa.schema([]), "?").to_pylist() == ["?#0", "?#1", "?#2", "?#3"]
 
 
+def test_key_that_the_tables_type_cannot_hold_is_of_no_row_in_the_table() -> None:
+    number = Field("house_id", Int64)
+    rows = rows_with(
+        {"house_id": 7}, {"house_id": str(2**31)}, {"house_id": -(2**31)}, {"house_id": -(2**40)}
+    )
+    small = pa.schema([("house_id", pa.int32())])
+    assert log_ids(rows, (number,), small, "?").to_pylist() == ["7", "?#1", "-2147483648", "?#3"]
+    time = Field("asked_ts", Timestamp)
+    rows = rows_with({"asked_ts": "2013-06-01T10:00:00.000001Z"}, {"asked_ts": "2013-06-01T10:00:00Z"})
+    coarse = pa.schema([("asked_ts", pa.timestamp("ms", tz="UTC"))])
+    first, second = log_ids(rows, (time,), coarse, "?").to_pylist()
+    assert first == "?#0"
+    assert "2013-06-01" in second
+
+
 def joined(*rows: tuple[int, int]) -> Iterator[pa.RecordBatch]:
     """Batches of two rows of (unit, ordinal)."""
     for at in range(0, len(rows), 2):

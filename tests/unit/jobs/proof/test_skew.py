@@ -52,3 +52,8 @@ def test_nothing_compared_is_not_equal() -> None:
     assert not REPORT.is_equal
     assert dataclasses.replace(REPORT, rows_differing=0).is_equal
     assert not dataclasses.replace(REPORT, rows_differing=0, rows_compared=0).is_equal
+    equal = dataclasses.replace(REPORT, rows_differing=0)
+    for lacking in ({"rows_lost": 1}, {"rows_logged": equal.rows_compared + 1}):
+        report = dataclasses.replace(equal, **lacking)
+        assert (report.is_equal, report.is_equal_where_compared) == (False, True)
+    assert dataclasses.replace(equal, rows_not_yet_written=9).is_equal

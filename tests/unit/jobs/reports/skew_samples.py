@@ -93,6 +93,8 @@ def clean(rows: int = 1_000_000) -> SkewReport:
             "max_differing_share": 0.0,
             "max_flip_share": 0.0,
             "max_unexplained_share": None,
+            "max_lost_share": 0.0,
+            "max_uncompared_share": 0.0,
             "exceeded": [],
         },
         rates={"seconds": 4.1, "rows_per_second": 243_902.4},
@@ -157,6 +159,7 @@ def _repair(causes: list[dict[str, Any]], rows: int) -> dict[str, Any]:
             f"{again} --to 2013-06-02T00:00:00Z",
             "python -m jobs.reconcile_scores --model flights --model-version 3 --corrections",
         ],
+        "notes": ["The last command stands there twice."],
     }
 
 
@@ -206,10 +209,12 @@ def bad() -> SkewReport:
         rows_not_comparable=12,
         unlogged={"passenger_name": 48_211, "weather_wind_speed_mph": 12},
         gaps=[
-            {"process": "a1b2c3d4e5f6", "first": 901, "last": 1_012, "missing": 112},
-            {"process": "0f9e8d7c6b5a", "first": 17, "last": 17, "missing": 1},
+            {"process": "a1b2c3d4e5f6", "first": 901, "last": 1_012, "missing": 112, "is_tail": False},
+            {"process": "0f9e8d7c6b5a", "first": 17, "last": 17, "missing": 1, "is_tail": False},
+            {"process": "0f9e8d7c6b5a", "first": 40, "last": 46, "missing": 7, "is_tail": True},
         ],
         rows_lost=113,
+        rows_not_yet_written=7,
         score=field("score", rows, 5_880),
         features=features,
         decisions={"threshold": 0.35, "flips": flips, "to_positive": 140, "to_negative": 71},
@@ -249,6 +254,8 @@ def bad() -> SkewReport:
             "max_differing_share": 0.0,
             "max_flip_share": 0.001,
             "max_unexplained_share": 0.01,
+            "max_lost_share": 0.01,
+            "max_uncompared_share": 0.01,
             "exceeded": ["max_differing_share", "max_flip_share"],
         },
         rates={"seconds": 21.7, "rows_per_second": 2_221.7},
@@ -268,6 +275,19 @@ def empty() -> SkewReport:
         by_version=[],
         from_ts=None,
         to_ts=None,
+    )
+
+
+def partly() -> SkewReport:
+    """Return the report of two days in which every compared row is equal, some were lost and some could not be compared."""
+    return replace(
+        clean(1_000),
+        rows_logged=1_012,
+        rows_not_comparable=12,
+        rows_lost=113,
+        rows_not_yet_written=7,
+        gaps=bad().gaps,
+        budget={"max_lost_share": 0.2, "max_uncompared_share": 0.0, "exceeded": ["max_uncompared_share"]},
     )
 
 
@@ -295,7 +315,7 @@ def hostile() -> SkewReport:
         log=HOSTILE,
         created_ts=HOSTILE,
         from_ts=HOSTILE,
-        gaps=[{"process": HOSTILE, "first": 1, "last": 2, "missing": 2}],
+        gaps=[{"process": HOSTILE, "first": 1, "last": 2, "missing": 2, "is_tail": False}],
         features=[field(HOSTILE, 10, 3), field(HOSTILE * 2, 10)],
         by_version=[{"version": HOSTILE, "digest": HOSTILE, "compared": 10, "differing": 3, "flips": 1}],
         causes=[
@@ -310,6 +330,7 @@ def hostile() -> SkewReport:
             ],
             "backfill": [{"from": HOSTILE, "to": HOSTILE, "rows": 3}],
             "commands": [HOSTILE],
+            "notes": [HOSTILE],
         },
         budget={"max_differing_share": 0.0, "exceeded": [HOSTILE]},
         unlogged={HOSTILE: 3},

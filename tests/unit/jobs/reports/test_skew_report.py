@@ -14,9 +14,9 @@ import pytest
 
 from jobs.proof.skew import SkewReport
 from jobs.reports.skew_report import render_report, write_report
-from tests.unit.jobs.reports.skew_samples import HOSTILE, bad, clean, empty, hostile
+from tests.unit.jobs.reports.skew_samples import HOSTILE, bad, clean, empty, hostile, partly
 
-SAMPLES = [clean, bad, empty, hostile]
+SAMPLES = [clean, bad, partly, empty, hostile]
 VOID = {"meta", "br", "hr", "img", "input", "link"}
 TAGS = {
     *("html", "head", "meta", "title", "style", "body", "a", "header", "main", "nav", "footer", "section"),
@@ -86,8 +86,20 @@ def test_rows_that_differ_are_counted_with_flips_and_budget() -> None:
     assert "211 decisions flipped" in text
     assert "Budget exceeded: rows that differ 12.72 %, at most 0 % allowed" in text
     assert "Budget exceeded: rows unexplained" not in text
+    assert "The last command stands there twice." in text
     for caveat in ("113 rows of the log lost", "37 requests taken from the log", "2 fields not in the log"):
         assert caveat in text
+
+
+def test_rows_that_were_lost_or_left_out_are_no_equality() -> None:
+    page = page_of(partly)
+    assert page.texts["h1"] == ["Not proved equal: 113 rows of the log lost and 12 logged rows not compared"]
+    text = page.texts["body"][0]
+    assert "Budget exceeded: logged rows not compared 1.19 %, at most 0 % allowed" in text
+    assert "113 rows in 2 gaps" in text
+    assert "7 rows of processes that may still run" in text
+    assert text.count("may yet be written") == 1
+    assert "Within budget" not in text
 
 
 def test_nothing_compared_is_neither_equal_nor_within_a_budget() -> None:
