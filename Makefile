@@ -1,6 +1,6 @@
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-full test-unproven check bench dist clean java redis
+.PHONY: help demo test test-full check bench dist clean java redis
 
 PY := .venv/bin/python
 ANY_ZONE := tests/unit/feature_pipelines tests/unit/jobs/tables $(addprefix tests/laws/test_,as_of.py row_local.py one_contract.py portable_bits.py)
@@ -17,11 +17,8 @@ test: java redis .venv/.test check ## the checks and every test but the slow one
 	@$(PY) -m pytest -m "not slow"
 
 test-full: java redis .venv/.test ## the slow tests: kill sweeps, clusters; and the law tests in another time zone
-	@$(PY) -m pytest -m "slow and not unproven"
+	@$(PY) -m pytest -m "slow"
 	@TZ=Asia/Kathmandu $(PY) -m pytest -m "not slow" $(ANY_ZONE)
-
-test-unproven: java .venv/.test ## the tests that are not green on every machine yet
-	@$(PY) -m pytest -m unproven
 
 check: .venv/.test ## ruff, formatting, mypy --strict, import contracts
 	@.venv/bin/ruff check --quiet .

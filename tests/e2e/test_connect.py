@@ -23,7 +23,7 @@ from tests.toy.processes import finished, free_port, is_listening, server, wait_
 from tests.toy.runs import content
 from tests.toy.workspace import Workspace
 
-pytestmark = [pytest.mark.slow, pytest.mark.e2e, pytest.mark.unproven]
+pytestmark = [pytest.mark.slow, pytest.mark.e2e]
 
 _CLIENT = """
 import json, sys
