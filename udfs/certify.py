@@ -25,7 +25,7 @@ from feature_pipelines.parity import differing_bits, ulp_distance
 from feature_pipelines.schema import build_column, to_wire
 from udfs.scorer import Evaluator
 
-__all__ = ["Certificate", "Condition", "certify", "certify_forms"]
+__all__ = ["Certificate", "Condition", "best_seconds", "certify", "certify_forms"]
 
 Matrix = NDArray[np.float64]
 Asked = tuple[str, NDArray[np.int64], NDArray[np.float64]]  # how, which rows, their scores
@@ -204,6 +204,16 @@ def _through_arrow(feature_set: FeatureSet, columns: Columns) -> Columns:
     return columns_from_arrow(feature_set.sources, batch)[0]
 
 
+def best_seconds(call: Callable[[], Any], times: int = 3) -> float:
+    """Return what a call takes, the best of some; never 0."""
+    taken = []
+    for _ in range(times):
+        started = time.perf_counter()
+        call()
+        taken.append(time.perf_counter() - started)
+    return max(min(taken), 1e-9)
+
+
 def _distance(condition: Condition) -> tuple[int, int]:
     return condition.worst_ulps, condition.differing
 
@@ -237,7 +247,7 @@ class _Asking:
         self.score = evaluator.score
         self.rng = rng
         sample = np.ascontiguousarray(matrix[:, :256])
-        per_row = self._seconds(sample) / sample.shape[1]
+        per_row = best_seconds(lambda: self.score(sample)) / sample.shape[1]
         self.n_rows = min(matrix.shape[1], _MOST_ROWS, max(64, int(_SECONDS / per_row)))
         self.many = min(_MANY_ROWS, max(self.n_rows, int(4 * _SECONDS / per_row)))
         self.given = self._chosen(matrix.shape[1], first)
@@ -263,19 +273,11 @@ class _Asking:
 
     def alone(self) -> list[int]:
         """Return the rows to score alone: those to begin with, then others in no order, as many as there is time for."""
-        seconds = self._seconds(self.rows(np.array([0])))
+        one = self.rows(np.array([0]))
+        seconds = best_seconds(lambda: self.score(one))
         n = min(_ALONE_ROWS, max(64, len(self.first), int(_SECONDS / seconds)))
         others = self.rng.permutation(self.n_rows).tolist()
         return list(dict.fromkeys([*self.first, *others]))[:n]
-
-    def _seconds(self, matrix: Matrix) -> float:
-        """Return what one call takes, the best of three."""
-        taken = []
-        for _ in range(3):
-            started = time.perf_counter()
-            self.score(matrix)
-            taken.append(time.perf_counter() - started)
-        return max(min(taken), 1e-9)
 
 
 def _again(asking: _Asking) -> Iterator[Asked]:

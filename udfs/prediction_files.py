@@ -24,6 +24,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 __all__ = [
+    "FILE_NAME",
     "SEQUENCE",
     "Gap",
     "Journal",
@@ -38,7 +39,8 @@ __all__ = [
 SEQUENCE = ".sequence-"
 _REMOVED = ".removed"
 _PLATFORM = "_platform-"
-_FILE = re.compile(r"part-(?P<process>[0-9a-f-]+)-(?P<first>[0-9]{12})-(?P<last>[0-9]{12})\.parquet")
+FILE_NAME = re.compile(r"part-(?P<process>[0-9a-f-]+)-(?P<first>[0-9]{12})-(?P<last>[0-9]{12})\.parquet")
+"""The name of a file of the log, with who wrote it and the first and last number in it."""
 
 
 class Gap(NamedTuple):
@@ -205,7 +207,7 @@ def _removed(directory: Path) -> dict[str, list[tuple[int, int]]]:
 def _ranges(names: Iterable[str]) -> dict[str, list[tuple[int, int]]]:
     """Return the numbers that files stand for, by process."""
     found: dict[str, list[tuple[int, int]]] = {}
-    for match in filter(None, map(_FILE.fullmatch, names)):
+    for match in filter(None, map(FILE_NAME.fullmatch, names)):
         found.setdefault(match["process"], []).append((int(match["first"]), int(match["last"])))
     return found
 

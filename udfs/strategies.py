@@ -7,8 +7,7 @@ thread do not. This module writes nothing.
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -16,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from feature_pipelines.errors import VerificationError
-from udfs.certify import Certificate, Condition, certify
+from udfs.certify import Certificate, Condition, best_seconds, certify
 from udfs.scorer import Evaluator, LibraryEvaluator, Strategy
 
 __all__ = ["STRATEGIES", "Chosen", "choose_strategy", "measure_cost"]
@@ -119,16 +118,16 @@ def measure_cost(
     n_rows = matrix.shape[1]
     one = np.ascontiguousarray(matrix[:, :1])
     few = np.ascontiguousarray(matrix[:, :256])
-    slow = _seconds(lambda: evaluator.score(few)) / few.shape[1]
+    slow = best_seconds(lambda: evaluator.score(few)) / few.shape[1]
     many = np.ascontiguousarray(
         matrix[:, np.resize(np.arange(n_rows), min(_RATE_ROWS, max(64, int(0.5 / slow))))]
     )
     rows = {"one": np.ascontiguousarray(one.T), "many": np.ascontiguousarray(many.T)}
     with np.errstate(all="ignore"):
-        ours = _seconds(lambda: evaluator.score(many))
-        plain = _seconds(lambda: library.predict(rows["many"]))
-        row = _seconds(lambda: evaluator.score(one), 20)
-        plain_row = _seconds(lambda: library.predict(rows["one"]), 20)
+        ours = best_seconds(lambda: evaluator.score(many))
+        plain = best_seconds(lambda: library.predict(rows["many"]))
+        row = best_seconds(lambda: evaluator.score(one), 20)
+        plain_row = best_seconds(lambda: library.predict(rows["one"]), 20)
     return {
         "rows": many.shape[1],
         "rows_per_second": round(many.shape[1] / ours),
@@ -144,7 +143,7 @@ def _row_costs(evaluator: LibraryEvaluator, matrix: NDArray[np.float64]) -> floa
     if evaluator.strategy.block_rows == 1 or evaluator.strategy.pad_rows != evaluator.strategy.block_rows:
         return 1.0
     one = np.ascontiguousarray(matrix[:, :1])
-    return _seconds(lambda: evaluator.score(one), 5) / _seconds(lambda: evaluator.predict(one.T), 5)
+    return best_seconds(lambda: evaluator.score(one), 5) / best_seconds(lambda: evaluator.predict(one.T), 5)
 
 
 def _refusal(worst: Condition) -> VerificationError:
@@ -167,13 +166,3 @@ def _refusal(worst: Condition) -> VerificationError:
         worst_ulps=worst.worst_ulps,
         row=worst.worst_row,
     )
-
-
-def _seconds(call: Callable[[], Any], times: int = 3) -> float:
-    """Return what a call takes, the best of some."""
-    taken = []
-    for _ in range(times):
-        started = time.perf_counter()
-        call()
-        taken.append(time.perf_counter() - started)
-    return max(min(taken), 1e-9)

@@ -9,6 +9,7 @@ import math
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
+import numpy.typing as npt
 
 from feature_pipelines.errors import ModelIntegrityError
 from udfs.trees_finish import LINKS, LINKS_IN_LOOP
@@ -17,7 +18,7 @@ from udfs.trees_loop import Numbers
 if TYPE_CHECKING:
     from udfs.trees import FlatTrees
 
-__all__ = ["DTYPES", "check_trees", "demand", "first_leaves", "leaf_ranges"]
+__all__ = ["DTYPES", "check_trees", "demand", "first_leaves", "leaf_ranges", "number_leaves"]
 
 DTYPES: Final = {
     "feature": np.int32,
@@ -176,9 +177,19 @@ def first_leaves(trees: FlatTrees) -> Numbers:
 
 def leaf_ranges(trees: FlatTrees) -> tuple[Numbers, Numbers]:
     """Return, per node, the number of its leftmost leaf, counted from the left of its tree, and how many leaves it has."""
-    levels = _levels(trees)
-    right, left = trees.child[0::2], trees.child[1::2]
-    first, n_leaves = np.zeros(right.size, np.int64), np.ones(right.size, np.int64)
+    return number_leaves(_levels(trees), trees.child[1::2], trees.child[0::2])
+
+
+def number_leaves(
+    levels: list[Numbers], left: npt.NDArray[Any], right: npt.NDArray[Any]
+) -> tuple[Numbers, Numbers]:
+    """Return, per node, the number of its leftmost leaf, counted from the left of its tree, and how many leaves it has.
+
+    Args:
+        levels: the splits by their distance from the root.
+        left, right: the children of each node; of a leaf they are not looked at.
+    """
+    first, n_leaves = np.zeros(left.size, np.int64), np.ones(left.size, np.int64)
     for splits in reversed(levels):
         n_leaves[splits] = n_leaves[left[splits]] + n_leaves[right[splits]]
     for splits in levels:

@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from feature_pipelines.errors import ModelIntegrityError
 from udfs.trees import FlatTrees
-from udfs.trees_check import DTYPES
+from udfs.trees_check import DTYPES, number_leaves
 from udfs.trees_loop import Floats, Numbers
 
 __all__ = [
@@ -98,12 +98,7 @@ def _order(left: npt.NDArray[Any], right: npt.NDArray[Any]) -> tuple[Numbers, in
         leaves.append(nodes[~is_split])
         levels.append(nodes[is_split])
         nodes = np.concatenate([left[levels[-1]], right[levels[-1]]])
-    n_leaves, first = np.ones(left.size, np.int64), np.zeros(left.size, np.int64)
-    for splits in reversed(levels):
-        n_leaves[splits] = n_leaves[left[splits]] + n_leaves[right[splits]]
-    for splits in levels:
-        first[left[splits]] = first[splits]
-        first[right[splits]] = first[splits] + n_leaves[left[splits]]
+    first, _ = number_leaves(levels, left, right)
     row = np.concatenate(leaves)
     return np.concatenate([*levels, row[np.argsort(first[row])]]), len(levels) - 1
 

@@ -7,7 +7,6 @@ knows nothing of Spark, nor of what a row holds beyond who answered it.
 from __future__ import annotations
 
 import datetime
-import re
 from collections import defaultdict
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -19,12 +18,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from feature_pipelines.errors import ConfigurationError, ContractError, TableError, did_you_mean
-from udfs.prediction_files import Gap, ended, gaps
+from udfs.prediction_files import FILE_NAME, Gap, ended, gaps
 from udfs.prediction_rows import SCHEMA
 
 __all__ = ["LogFile", "PredictionFiles", "Served", "files_of", "in_units", "survey"]
 
-_FILE = re.compile(r"part-(?P<process>[0-9a-f-]+)-(?P<first>[0-9]{12})-(?P<last>[0-9]{12})\.parquet")
 _OPTIONAL = frozenset({"stored"})
 _ANSWERED = ("model", "model_version", "model_digest", "feature_fingerprint")
 _THREADS = 8
@@ -58,7 +56,7 @@ class LogFile:
     @property
     def process(self) -> str:
         """Who wrote it: the process of all its rows."""
-        match = _FILE.fullmatch(Path(self.path).name)
+        match = FILE_NAME.fullmatch(Path(self.path).name)
         return "" if match is None else match["process"]
 
 
@@ -106,7 +104,7 @@ def files_of(log: Path, model: str, from_ts: int | None = None, to_ts: int | Non
     found: dict[str, list[tuple[int, int, str]]] = defaultdict(list)
     days: dict[str, list[_Numbered]] = defaultdict(list)
     for path in listed:
-        match, day = _FILE.fullmatch(path.name), _day(path.parent.name)
+        match, day = FILE_NAME.fullmatch(path.name), _day(path.parent.name)
         if match is None or day is None:
             continue
         first, last = int(match["first"]), int(match["last"])
