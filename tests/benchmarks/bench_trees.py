@@ -166,7 +166,11 @@ def text_of(cases: list[Case]) -> str:
         lines.append(f"| {name} | " + " | ".join(cells) + " |")
     differing = [f"{case.name} ({case.rows:,} rows)" for case in cases if not case.is_equal]
     verdict = f"differing bits: {', '.join(differing)}" if differing else "all scores equal, bit for bit"
-    return "\n".join(lines) + f"\n\n{TREES} iterations, {FEATURES} features, one thread; {verdict}.\n"
+    return (
+        "\n".join(lines)
+        + "\n\nEach cell: the library's own time or rate, and how many times as fast flat trees are. "
+        + f"{TREES} iterations, {FEATURES} features, one thread; {verdict}.\n"
+    )
 
 
 def _cell(case: Case) -> str:
