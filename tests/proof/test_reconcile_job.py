@@ -23,6 +23,8 @@ from sklearn.ensemble import HistGradientBoostingRegressor
 from feature_pipelines.evaluate import evaluate
 from feature_pipelines.schema_arrow import columns_from_arrow
 from jobs import reconcile_scores, replay_online
+from jobs.proof.reconcile_plan import Asked, make_plan
+from jobs.proof.reconcile_run import _joined
 from jobs.proof.skew import SkewReport
 from jobs.runs.command import run
 from jobs.runs.tracking import connect_from
@@ -163,6 +165,51 @@ def test_stale_input_is_named_with_both_sides_values(local: Any, place: Workspac
     assert gap.differing == report.rows_differing
     assert {(one["cause"], one["where"]) for one in report.causes} == {("EXTRACTED", "rates")}
     assert [one["name"] for one in report.worst[0]["inputs"]] == ["rate_pct"]
+
+
+@pytest.mark.parametrize("requests", ["houses", "none"])
+def test_view_that_fits_no_memory_is_joined_by_shuffle_to_the_same_report(
+    spark: Any, place: Workspace, capsys: pytest.CaptureFixture[str], requests: str
+) -> None:
+    """Some rates were others, some requests are not in the table, and each status of a look-up occurs."""
+    rates, houses = rate_rows(), place.rows("houses")
+    shutil.rmtree(place.table("rates"))
+    at = rates.schema.get_field_index("rate_pct")
+    place.write("rates", rates.set_column(at, "rate_pct", pc.add(rates.column("rate_pct"), 1.0)))
+    shutil.rmtree(place.table("houses"))
+    place.write("houses", houses.slice(0, 500), rows_per_file=200)
+    bounds = ("--by", "as-of", "--from", "2020-01-05T00:00:00Z", "--requests", requests)
+    large = ("score.max_index_rows=10", "score.hot_key_rows=50", "score.unit_rows=200")
+    code, expected, before = reconcile(place, *bounds)
+    capsys.readouterr()
+    found_code, found, after = reconcile(place, *bounds, *(word for one in large for word in ("--set", one)))
+    assert "view rates: joined to" in capsys.readouterr().err
+    assert (found_code, code) == (1, 1)
+    assert found.rows_differing > 100
+    assert comparable(found) == comparable(expected)
+    rows = [pq.read_table(directory / "differing.parquet").to_pylist() for directory in (before, after)]
+    assert sorted(rows[0], key=repr) == sorted(rows[1], key=repr)
+    statuses = {status for row in found.worst for status in row["statuses"]["rates"]}
+    assert "PRESENT" in statuses
+
+
+def comparable(report: SkewReport) -> dict[str, Any]:
+    """What two reports of the same log have in common: not when and how fast they were made, nor the commands."""
+    said = report.to_json()
+    return {name: said[name] for name in said.keys() - {"created_ts", "rates", "repair", "worst"}} | {
+        "decisions of the repair": said["repair"]["decisions"],
+        "worst": sorted(said["worst"], key=repr),
+    }
+
+
+def test_requests_are_not_broadcast_however_small_spark_takes_them_to_be(
+    spark: Any, place: Workspace
+) -> None:
+    plan = make_plan(place.conf(), Asked(log_of(place), place.conf().input.source))
+    frame = _joined(spark, plan)
+    said = frame._jdf.queryExecution().toString()
+    assert "SortMergeJoin" in said
+    assert "Broadcast" not in said
 
 
 def test_after_corrections_the_same_command_shows_zero(local: Any, place: Workspace) -> None:
@@ -404,8 +451,6 @@ def test_what_is_missing_or_broken_is_said_before_anything_runs(
     assert (code, "no such input" in said) == (2, True)
     code, said = said_of(capsys, *log, "--set", "input.row_id=[nobody]")
     assert (code, "'nobody' is no field of a request" in said) == (2, True)
-    code, said = said_of(capsys, *log, "--set", "score.max_index_rows=10")
-    assert (code, "larger than score.max_index_rows" in said) == (2, True)
     code, said = said_of(capsys, *log, "--bundle", str(place.root))
     assert (code, "there is no model.json" in said) == (2, True)
     code, said = said_of(capsys, *log, "--model-version", "9")
