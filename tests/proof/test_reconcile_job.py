@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -22,13 +23,15 @@ from sklearn.ensemble import HistGradientBoostingRegressor
 
 from feature_pipelines.evaluate import evaluate
 from feature_pipelines.schema_arrow import columns_from_arrow
-from jobs import reconcile_scores, replay_online
+from jobs import forget_entity, reconcile_scores, replay_online
 from jobs.proof.reconcile_plan import Asked, make_plan
 from jobs.proof.reconcile_run import _joined
 from jobs.proof.skew import SkewReport
+from jobs.reports.skew_report import render_report
 from jobs.runs.command import run
 from jobs.runs.tracking import connect_from
 from tests.toy.local_frames import LocalSession, local_session
+from tests.toy.runs import directory_tree
 from tests.toy.tenants import FEATURES as TENANTS
 from tests.toy.workspace import Workspace, rate_rows
 from udfs.bundle import load_bundle, write_bundle
@@ -227,6 +230,48 @@ def test_after_corrections_the_same_command_shows_zero(local: Any, place: Worksp
     assert "Equal after corrections" in (directory / "report.html").read_text()
     code, report, _ = reconcile(place)
     assert (code, report.rows_differing) == (1, 2)
+
+
+@pytest.mark.parametrize("field", ["house_id", "town"])
+def test_forgotten_entity_leaves_corrections_and_reports(
+    local: Any, place: Workspace, capsys: pytest.CaptureFixture[str], field: str
+) -> None:
+    """By the row's id, also when the log has it no more; by any other field through the places of its rows in the log."""
+
+    def other_score(row: dict[str, Any]) -> bool:
+        row["score"] += 1.0 if row["sequence"] < 40 else 0.0
+        return bool(row["sequence"] < 40)
+
+    changed = alter(place, other_score)
+    value = json.loads(dict(changed[3]["request"])[field])
+    gone = [row for row in changed if dict(row["request"])[field] == json.dumps(value)]
+    reconcile(place, "--corrections")
+    (directory,) = (place.root / ".onescore" / "skew" / "houses").iterdir()
+    worst = [row["row_id"] for row in json.loads((directory / "report.json").read_text())["worst"]]
+    assert set(ids_of(gone)) & set(worst)
+    log = ["--log", str(log_of(place))]
+    if field == "house_id":
+        shutil.rmtree(log_of(place) / "houses")
+    arguments = ["--model", "houses", *log, "--key", f"{field}={value}"]
+    before = directory_tree(directory)
+    assert run(forget_entity.main, [*arguments, "--dry-run"]) == 0
+    assert directory_tree(directory) == before
+    planned = capsys.readouterr().out
+    assert run(forget_entity.main, arguments) == 0
+    said = capsys.readouterr().out
+    for text in (planned, said):
+        assert re.search(rf"differing rows +{len(gone)}$", text, re.MULTILINE), text
+        assert re.search(rf"score_corrections +{len(gone)}$", text, re.MULTILINE), text
+    kept = sorted(set(ids_of(changed)) - set(ids_of(gone)))
+    assert sorted(place.rows("score_corrections").column("row_id").to_pylist()) == kept
+    assert sorted(pq.read_table(directory / "differing.parquet").column("row_id").to_pylist()) == kept
+    report = SkewReport.from_json(json.loads((directory / "report.json").read_text()))
+    assert [row["row_id"] for row in report.worst] == [one for one in worst if one in kept]
+    assert report.rows_differing == len(changed)
+    assert (directory / "report.html").read_text() == render_report(report)
+    assert directory_tree(directory).keys() == before.keys()
+    assert run(forget_entity.main, arguments) == 0
+    assert re.search(r"differing rows +0$", capsys.readouterr().out, re.MULTILINE)
 
 
 def test_gaps_and_rows_that_stand_twice(local: Any, place: Workspace) -> None:
