@@ -31,13 +31,14 @@ from jobs.reports.skew_report import render_report
 from jobs.runs.command import run
 from jobs.runs.tracking import connect_from
 from tests.toy.local_frames import LocalSession, local_session
+from tests.toy.reconciled import alter, comparable, log_of, logged_files, newest_report
 from tests.toy.runs import directory_tree
 from tests.toy.tenants import FEATURES as TENANTS
 from tests.toy.workspace import Workspace, rate_rows
 from udfs.bundle import load_bundle, write_bundle
 from udfs.online import OnlineScorer
 from udfs.prediction_log import PredictionLog
-from udfs.prediction_rows import SCHEMA, PiiPolicy
+from udfs.prediction_rows import PiiPolicy
 from udfs.scorer import OutputSpec
 
 FROM, TO = "2020-01-01T00:00:00Z", "2020-03-01T00:00:00Z"
@@ -71,32 +72,12 @@ def local(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[LocalSess
         yield session
 
 
-def log_of(place: Workspace) -> Path:
-    (log,) = (place.root / ".onescore" / "replays").iterdir()
-    return log
-
-
 def reconcile(place: Workspace, *arguments: str) -> tuple[int, SkewReport, Path]:
     code = run(
         reconcile_scores.main,
         ["--model", "houses", "--log", str(log_of(place)), "--set", "score.batch_rows=300", *arguments],
     )
-    directory = max((place.root / ".onescore" / "skew" / "houses").iterdir())
-    return code, SkewReport.from_json(json.loads((directory / "report.json").read_text())), directory
-
-
-def logged_files(place: Workspace) -> list[Path]:
-    return sorted((log_of(place) / "houses").glob("date=*/part-*.parquet"))
-
-
-def alter(place: Workspace, change: Callable[[dict[str, Any]], bool]) -> list[dict[str, Any]]:
-    """Change rows of the log in place; return those for which `change` said so."""
-    changed = []
-    for file in logged_files(place):
-        rows = pq.read_table(file, partitioning=None).to_pylist()
-        changed += [row for row in rows if change(row)]
-        pq.write_table(pa.Table.from_pylist(rows, schema=SCHEMA), file)
-    return changed
+    return code, *newest_report(place)
 
 
 def ids_of(rows: list[dict[str, Any]]) -> list[str]:
@@ -194,15 +175,6 @@ def test_view_that_fits_no_memory_is_joined_by_shuffle_to_the_same_report(
     assert sorted(rows[0], key=repr) == sorted(rows[1], key=repr)
     statuses = {status for row in found.worst for status in row["statuses"]["rates"]}
     assert "PRESENT" in statuses
-
-
-def comparable(report: SkewReport) -> dict[str, Any]:
-    """What two reports of the same log have in common: not when and how fast they were made, nor the commands."""
-    said = report.to_json()
-    return {name: said[name] for name in said.keys() - {"created_ts", "rates", "repair", "worst"}} | {
-        "decisions of the repair": said["repair"]["decisions"],
-        "worst": sorted(said["worst"], key=repr),
-    }
 
 
 def test_requests_are_not_broadcast_however_small_spark_takes_them_to_be(
@@ -488,6 +460,15 @@ def test_what_is_missing_or_broken_is_said_before_anything_runs(
     log = ["--log", str(log_of(place))]
     code, said = said_of(capsys, "--log", str(place.root / "nowhere"))
     assert (code, "there is no such directory" in said) == (2, True)
+    code, said = said_of(capsys, "--log", str(log_of(place).parent))
+    assert (code, f"holds 1 log(s) of replays, and one is compared at a time: {' '.join(log)}\n" in said) == (
+        2,
+        True,
+    )
+    (log_of(place).parent / "19990101T000000Z-abcdef" / "houses").mkdir(parents=True)
+    code, said = said_of(capsys, "--log", str(Path(log[1]).parent))
+    assert f": {' '.join(log)}. Others: 19990101T000000Z-abcdef" in said
+    shutil.rmtree(Path(log[1]).parent / "19990101T000000Z-abcdef")
     code, said = said_of(capsys, "--set", "serve.log_directory=null")
     assert (code, "serve.log_directory: not set" in said) == (2, True)
     code, said = said_of(capsys, *log, "--from", TO, "--to", FROM)
