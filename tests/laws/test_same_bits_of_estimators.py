@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from lightgbm import LGBMClassifier, LGBMRegressor
 from numpy.typing import NDArray
+from sklearn.base import is_classifier
 from sklearn.calibration import CalibratedClassifierCV
 from sklearn.decomposition import PCA
 from sklearn.ensemble import (
@@ -21,6 +22,10 @@ from sklearn.ensemble import (
     HistGradientBoostingRegressor,
     RandomForestClassifier,
     RandomForestRegressor,
+    StackingClassifier,
+    StackingRegressor,
+    VotingClassifier,
+    VotingRegressor,
 )
 from sklearn.linear_model import LinearRegression, LogisticRegression, Ridge
 from sklearn.naive_bayes import GaussianNB
@@ -49,6 +54,16 @@ def network(kind: Any) -> Any:
     return scaled(kind(hidden_layer_sizes=(100,), max_iter=4, random_state=0))
 
 
+def classifiers() -> list[tuple[str, Any]]:
+    """Members of their own: to be fitted, certified and held at one thread."""
+    trees, boosted = HistGradientBoostingClassifier(max_iter=4), LGBMClassifier(n_estimators=4, verbosity=-1)
+    return [("linear", scaled(LogisticRegression())), ("trees", trees), ("boosted", boosted)]
+
+
+def regressors() -> list[tuple[str, Any]]:
+    return [("linear", LinearRegression()), ("boosted", XGBRegressor(n_estimators=4))]
+
+
 ESTIMATORS: dict[str, Any] = {
     "HistGradientBoostingClassifier": HistGradientBoostingClassifier(max_iter=8),
     "HistGradientBoostingRegressor": HistGradientBoostingRegressor(max_iter=8),
@@ -68,6 +83,10 @@ ESTIMATORS: dict[str, Any] = {
     "Pipeline of scaler, PCA and Ridge": scaled(PCA(5), Ridge()),
     "SVC": scaled(SVC(probability=True, random_state=0)),
     "SVR": scaled(SVR()),
+    "VotingClassifier": VotingClassifier(classifiers(), voting="soft"),
+    "VotingRegressor": VotingRegressor(regressors()),
+    "StackingClassifier": StackingClassifier(classifiers(), cv=2),
+    "StackingRegressor": StackingRegressor(regressors(), cv=2),
     "LGBMClassifier": LGBMClassifier(n_estimators=8, verbosity=-1, num_threads=2),
     "LGBMRegressor": LGBMRegressor(n_estimators=8, verbosity=-1),
     "XGBClassifier": XGBClassifier(n_estimators=8, nthread=2),
@@ -80,7 +99,7 @@ ESTIMATORS: dict[str, Any] = {
 @pytest.mark.parametrize("name", ESTIMATORS)
 def test_row_keeps_its_bits_alone_in_any_batch_and_order(name: str, tmp_path: Path) -> None:
     estimator = ESTIMATORS[name]
-    task = "classification" if hasattr(estimator, "predict_proba") else "regression"
+    task = "classification" if is_classifier(estimator) else "regression"
     rows, outcome = real_rows(task)
     estimator.fit(rows[:300], outcome[:300])
 
