@@ -86,8 +86,6 @@ def test_batch_udf_and_online_say_the_same_of_every_class_and_spark_reads_the_lo
     )
     assert [said_of(row.asDict()) for row in first.collect()] == [said_of(answer) for answer in answers]
 
-    for name, value in home.env().items():
-        assert value  # the job finds the tables by them
     assert run(show_table, ["--model", "bands", "bands_scored", "--rows", "1", "--where", "label=dear"]) == 0
     shown = capsys.readouterr().out
     assert "score_dear" in shown
