@@ -66,6 +66,7 @@ _READ = (
     "label",
     "error_code",
 )
+_READ_OF_CLASSES = (*_READ, "class_label", "class_scores")
 
 
 @dataclass(frozen=True)
@@ -131,7 +132,8 @@ class CompareTask:
         comparison = _Comparison(self, unit, totals, clock)
         beside = {name: StagedRows(view, unit) for name, view in self.staged.items()}
         clock.add("load")
-        for rows, repeated in read_rows(self.units[unit], _READ, self.batch_rows, self.within):
+        names = _READ_OF_CLASSES if comparison.facts.class_scores else _READ
+        for rows, repeated in read_rows(self.units[unit], names, self.batch_rows, self.within):
             totals.counts["duplicated"] += repeated
             clock.add("read")
             if not len(rows):
