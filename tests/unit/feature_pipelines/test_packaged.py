@@ -16,7 +16,13 @@ from feature_pipelines.errors import DefinitionError, ModelIntegrityError
 from feature_pipelines.evaluate import evaluate
 from feature_pipelines.features.flights import FEATURES as FLIGHTS
 from feature_pipelines.fingerprint import fingerprint
-from feature_pipelines.packaged import _imported_from, import_packaged, load_reference, package_sources
+from feature_pipelines.packaged import (
+    _imported_from,
+    import_packaged,
+    imported_libraries,
+    load_reference,
+    package_sources,
+)
 
 Toy = Callable[[Mapping[str, tuple[str, str]]], tuple[str, FeatureSet]]
 FLIGHTS_REFERENCE = "feature_pipelines.features.flights:FEATURES"
@@ -214,3 +220,17 @@ def test_threads_that_import_at_once_share_one_copy(toy: Toy) -> None:
         thread.join()
     assert len(found) == 8
     assert len({id(feature_set) for feature_set in found}) == 1
+
+
+def test_what_features_import_is_found_through_this_package_too() -> None:
+    files = {
+        "features.py": b"from __future__ import annotations\nimport json\nimport numpy as np\nfrom .more import x\n"
+        b"from feature_pipelines.columns import Float64\nif True:\n    import maybe\ndef f():\n    import later\n",
+        "more.py": b"import some_library.part as p\nfrom other.inner import y\n",
+    }
+    assert imported_libraries(files) == {"numpy", "some_library", "other"}
+    assert imported_libraries({"a.py": b"from feature_pipelines.images import grey_values"}) == {
+        "numpy",
+        "PIL",
+    }
+    assert imported_libraries({}) == set()
