@@ -95,11 +95,13 @@ class Totals:
 
     Args:
         counts: "logged", "compared", "differing", "refused_online", "refused_offline", "not_in_table", "duplicated",
-            "not_comparable", "corrected", "to_positive", "to_negative".
+            "not_comparable", "corrected"; of the differing rows "to_positive" and "to_negative" (what correcting does to decisions),
+            "to_correct" (score, label or refusal differ), "to_correct_not_in_table", "differing_refused_offline".
         fields: by feature, and "score".
         hours: by hour (microseconds of its beginning): compared, differing, flips, most ULPs of a score.
         versions: by (version, digest): compared, differing, flips.
         causes: by (cause, where, parts): rows, flips.
+        days: rows to correct that the batch can write again, by the day of their as-of time, since 1970.
         worst: whole rows, with "rank", largest first.
         unlogged: by field or feature the rows of which the log does not hold the value.
         seconds: by stage.
@@ -110,6 +112,7 @@ class Totals:
     hours: dict[int, list[float]] = field(default_factory=dict)
     versions: dict[tuple[str, str], list[int]] = field(default_factory=dict)
     causes: dict[tuple[str, str, str], list[int]] = field(default_factory=dict)
+    days: Counter[int] = field(default_factory=Counter)
     worst: list[dict[str, Any]] = field(default_factory=list)
     unlogged: Counter[str] = field(default_factory=Counter)
     seconds: Counter[str] = field(default_factory=Counter)
@@ -153,6 +156,7 @@ class Totals:
     def merge(self, other: Totals) -> None:
         """Add another's counts."""
         self.counts.update(other.counts)
+        self.days.update(other.days)
         self.unlogged.update(other.unlogged)
         self.seconds.update(other.seconds)
         for name, counts in other.fields.items():
@@ -177,6 +181,7 @@ class Totals:
             "hours": list(self.hours.items()),
             "versions": [[*key, *values] for key, values in self.versions.items()],
             "causes": [[*key, *values] for key, values in self.causes.items()],
+            "days": list(self.days.items()),
             "worst": self.worst,
             "unlogged": dict(self.unlogged),
             "seconds": dict(self.seconds),
@@ -191,7 +196,7 @@ class Totals:
         made.hours = dict(value["hours"])
         made.versions = {(v, d): counted for v, d, *counted in value["versions"]}
         made.causes = {(c, w, p): counted for c, w, p, *counted in value["causes"]}
-        made.worst = value["worst"]
+        made.days, made.worst = Counter(dict(value["days"])), value["worst"]
         made.unlogged, made.seconds = Counter(value["unlogged"]), Counter(value["seconds"])
         return made
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -45,18 +44,12 @@ DIFFERING_SCHEMA = pa.schema(
 """One row a differing row. `row_id` is null where the key holds personal data; `ulps` where a side has no score."""
 
 
-def differing_table(
-    pairs: Pairs,
-    explained: Explained,
-    causes: Sequence[str],
-    parts: Sequence[Sequence[str]],
-    flips: NDArray[np.bool_],
-) -> pa.Table:
+def differing_table(pairs: Pairs, explained: Explained, flips: NDArray[np.bool_]) -> pa.Table:
     """Return differing rows as rows of the file.
 
     Args:
         pairs: the rows.
-        explained: why; `causes` and `parts` the same as text.
+        explained: why.
         flips: in which the decision differs.
     """
     online, offline = pairs.online, pairs.offline
@@ -72,9 +65,9 @@ def differing_table(
         "model_digest": pairs.digest,
         "platform_id": pairs.platform,
         "request_in_table": pairs.request_in_table,
-        "cause": causes,
+        "cause": [None if cause is None else str(cause) for cause in explained.cause],
         "where": explained.where,
-        "parts": parts,
+        "parts": [[str(part) for part in of_row] for of_row in explained.parts],
         "detail": explained.detail,
         "online_score": pa.array(online.score, mask=is_refused(online.error)),
         "offline_score": pa.array(offline.score, mask=is_refused(offline.error)),

@@ -7,7 +7,6 @@ The directory appears under its name when it is whole. It holds no personal data
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import shutil
 from collections.abc import Iterator, Mapping
@@ -80,8 +79,7 @@ def reconcile(spark: Any, plan: ReconcilePlan, directory: Path) -> Written:
     try:
         compared = compare(spark, plan, hidden / "parts")
         _write_differing(compared, hidden / "differing.parquet")
-        repair = plan_repair(_parts_of(hidden / "differing.parquet"), _target(plan))
-        report = dataclasses.replace(report_of(plan, compared, created), repair=repair)
+        report = report_of(plan, compared, created)
         shutil.rmtree(hidden / "parts", ignore_errors=True)
         pq.write_table(_fields_table(report), hidden / "fields.parquet")
         text = json.dumps(report.to_json(), indent=1, allow_nan=False)
@@ -157,7 +155,7 @@ def report_of(plan: ReconcilePlan, compared: Compared, created: datetime) -> Ske
         unexplained=unexplained,
         ulps_histogram=totals.fields["score"].ulps.powers(),
         worst=[{name: value for name, value in row.items() if name != "rank"} for row in totals.worst],
-        repair={},
+        repair=plan_repair(totals, _target(plan)),
         budget=budget_of(
             plan.conf.skew,
             {

@@ -234,8 +234,9 @@ class TrainSettings(Section):
     outcomes: Location = setting("table of what happened, one row per request at most")
     join_on: list[str] = setting("columns that join outcomes to requests", min_length=1)
     label_column: str = setting("column of outcomes to predict; rows where it is null are not learned from")
-    task: Literal["classification", "regression"] = setting(
-        "what is predicted: a probability, or the value itself"
+    task: Literal["classification", "multiclass", "regression"] = setting(
+        "what is predicted: the probability of one of two classes, of each of several (`label_column` holds strings or integers), or "
+        "the value itself"
     )
     label_above: float | None = setting(
         "classification: the label is `label_column > label_above`", "unit of label_column"
@@ -262,7 +263,7 @@ class TrainSettings(Section):
     def _label_fits_task(self) -> TrainSettings:
         if self.label_column and (self.task == "classification") != (self.label_above is not None):
             raise ValueError(
-                "label_above: expected a number with task: classification, and null with task: regression"
+                "label_above: expected a number with task: classification, and null with task: multiclass or regression"
             )
         return self
 

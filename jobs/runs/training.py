@@ -24,9 +24,11 @@ from feature_pipelines.schema import Schema, parse_timestamp
 from feature_pipelines.schema_arrow import columns_from_arrow
 from jobs.runs.conf import Conf
 from jobs.runs.estimator import fit_estimator, make_estimator, predict
+from jobs.runs.outcome_labels import UNSEEN, has_outcome, labels, output_of
 from jobs.runs.views import index_view, pin_view
 from jobs.tables.snapshot import Snapshot, pin_snapshot, plan_units, read_unit
 from udfs.kernel import views_to_look_up
+from udfs.scorer import OutputSpec
 
 __all__ = ["FittedModel", "TrainingSet", "build_training_set", "fit_model", "without_views"]
 
@@ -37,10 +39,11 @@ class TrainingSet:
 
     Args:
         columns: every source field, n rows each.
-        label: float64, shape (n,): 1.0 / 0.0 for a classification, else the value.
+        label: float64, shape (n,): 1.0 / 0.0 for a classification, the position among `classes`, or the value.
         held_out: bool, shape (n,): requests of the split time or later.
         left_out: requests not used, by reason.
         tables: what was read, by role, in words.
+        classes: of a multiclass model, sorted; else empty.
     """
 
     columns: Mapping[str, Column]
@@ -48,6 +51,7 @@ class TrainingSet:
     held_out: NDArray[np.bool_]
     left_out: Mapping[str, int]
     tables: Mapping[str, str]
+    classes: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.label)
@@ -64,8 +68,10 @@ class FittedModel:
     Args:
         estimator: takes the features in the set's order.
         constants: fitted constants as JSON values.
-        truth, predicted: of the held-out rows, float64; `predicted` is the probability of the positive class or the value.
+        truth, predicted: of the held-out rows, float64; `predicted` is the probability of the positive class, shape (n,), that of
+            each class, shape (n, n_classes), or the value.
         matrix: the held-out rows' features, shape (n_features, n).
+        output: what the scores mean.
     """
 
     estimator: Any
@@ -73,6 +79,7 @@ class FittedModel:
     truth: NDArray[np.float64]
     predicted: NDArray[np.float64]
     matrix: NDArray[np.float64]
+    output: OutputSpec
 
 
 def build_training_set(conf: Conf, feature_set: FeatureSet, spark: Any = None) -> TrainingSet:
@@ -102,35 +109,39 @@ def build_training_set(conf: Conf, feature_set: FeatureSet, spark: Any = None) -
         as_of: Any = columns[feature_set.as_of or ""]
         found, _ = index_view(view, pinned).lookup([columns[name] for name in view.keys.values()], as_of)
         columns.update(found)
-    value, known_ts = _outcomes(rows, outcomes, settings.join_on, settings.label_column)
+    outcome, known_ts = _outcomes(rows, outcomes, settings.join_on, settings.label_column)
     split = _split(conf, feature_set)
-    asked: Any = columns[feature_set.as_of] if feature_set.as_of else np.full(len(value), split)
+    asked: Any = columns[feature_set.as_of] if feature_set.as_of else np.full(len(outcome), split)
     held_out = asked >= split
-    usable = ~np.isnan(value)
+    usable = has_outcome(outcome)
     in_time = held_out | (known_ts < split)
     left_out["no outcome"] = int((~usable).sum())
     left_out["outcome not yet known at the split"] = int((usable & ~in_time).sum())
     index = np.flatnonzero(usable & in_time)
     if settings.max_rows is not None and len(index) > settings.max_rows:
         index = np.sort(np.random.default_rng(settings.seed).choice(index, settings.max_rows, replace=False))
-    label = (
-        value[index]
-        if settings.label_above is None
-        else (value[index] > settings.label_above).astype(np.float64)
-    )
+    label, classes = labels(settings, outcome.take(pa.array(index)), ~held_out[index])
+    if (unseen := np.isnan(label)).any():
+        left_out[UNSEEN] = int(unseen.sum())
+        label, index = label[~unseen], index[~unseen]
     result = TrainingSet(
         {name: take(column, index) for name, column in columns.items()},
         label,
         held_out[index],
         left_out,
         tables,
+        classes,
     )
-    if not (~result.held_out).any() or not result.held_out.any():
-        raise ContractError(
-            f"nothing to {'test' if (~result.held_out).any() else 'learn from'}: {len(index)} rows have an outcome, "
-            f"{int(result.held_out.sum())} of them at or after train.split_at"
-        )
+    _require_both_sides(result)
     return result
+
+
+def _require_both_sides(data: TrainingSet) -> None:
+    if not (~data.held_out).any() or not data.held_out.any():
+        raise ContractError(
+            f"nothing to {'test' if (~data.held_out).any() else 'learn from'}: {len(data)} rows have an outcome, "
+            f"{int(data.held_out.sum())} of them at or after train.split_at"
+        )
 
 
 def _requests(
@@ -170,8 +181,8 @@ def _plain_keys(batch: pa.RecordBatch, names: list[str]) -> pa.RecordBatch:
 
 def _outcomes(
     keys: pa.Table, snapshot: Snapshot, join_on: list[str], label_column: str
-) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-    """Return each request's outcome (NaN if it has none) and when it became known: the later of its two times, in microseconds."""
+) -> tuple[pa.ChunkedArray, NDArray[np.int64]]:
+    """Return each request's outcome (null if it has none) and when it became known: the later of its two times, in microseconds."""
     missing = [name for name in (*join_on, label_column, EVENT_TS) if name not in snapshot.schema.names]
     if missing:
         hint = did_you_mean(missing[0], snapshot.schema.names)
@@ -199,12 +210,11 @@ def _outcomes(
     right = _keyed_alike(keys, right, join_on, snapshot)
     left = keys.append_column("position", pa.array(np.arange(keys.num_rows)))
     joined = left.join(right, keys=join_on, join_type="left outer").sort_by("position")
-    value = joined.column(label_column).cast(pa.float64()).fill_null(float("nan")).to_numpy()
     never = np.iinfo(np.int64).max
     known = [
         joined.column(t).cast(pa.timestamp("us", tz="UTC")).cast(pa.int64()).fill_null(never) for t in times
     ]
-    return value, np.maximum.reduce([time.to_numpy() for time in known])
+    return joined.column(label_column), np.maximum.reduce([time.to_numpy() for time in known])
 
 
 def _keyed_alike(keys: pa.Table, outcomes: pa.Table, join_on: list[str], snapshot: Snapshot) -> pa.Table:
@@ -238,8 +248,9 @@ def fit_model(conf: Conf, feature_set: FeatureSet, data: TrainingSet) -> FittedM
     train_columns, test_columns = data.part(train), data.part(test)
     constants = fit_constants(feature_set, train_columns)
     arguments = constants_from_json(constants)
+    output = output_of(conf.train, data.classes)
     estimator = make_estimator(conf.train)
-    label = data.label[train]
+    label = data.label[train].astype(np.int64 if output.classes else np.float64)
     if conf.train.task == "classification" and len(np.unique(label)) != 2:
         raise ContractError("a classification needs both outcomes among the training rows; there is only one")
     names = feature_set.feature_names
@@ -248,7 +259,7 @@ def fit_model(conf: Conf, feature_set: FeatureSet, data: TrainingSet) -> FittedM
     )
     matrix = evaluate(feature_set, test_columns, arguments, len(test))
     predicted = predict(conf.train, estimator, np.ascontiguousarray(matrix.T), names)
-    return FittedModel(estimator, constants, data.label[test], predicted, matrix)
+    return FittedModel(estimator, constants, data.label[test], predicted, matrix, output)
 
 
 def without_views(feature_set: FeatureSet) -> FeatureSet | None:
