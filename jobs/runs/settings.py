@@ -244,6 +244,12 @@ class TrainSettings(Section):
     split_at: AwareDatetime | None = setting(
         "requests as of this time or later are held out of training", "UTC"
     )
+    held_out_share: float | None = setting(
+        "where requests have no time: hold out this share of them, chosen by a hash of `join_on`; outcomes then need no event_ts",
+        "0 to 1",
+        gt=0,
+        lt=1,
+    )
     seed: int = setting("seed of every random choice", ge=0, le=2**32 - 1)
     max_rows: int | None = setting("learn from at most so many rows, chosen by seed; null: all", "rows", gt=0)
     estimator: Reference | None = setting(
@@ -264,6 +270,10 @@ class TrainSettings(Section):
         if self.label_column and (self.task == "classification") != (self.label_above is not None):
             raise ValueError(
                 "label_above: expected a number with task: classification, and null with task: multiclass or regression"
+            )
+        if self.held_out_share is not None and self.split_at is not None:
+            raise ValueError(
+                "held_out_share: expected null with split_at, which says what is held out; set one of them"
             )
         return self
 
