@@ -17,12 +17,14 @@ from numpy.typing import NDArray
 from feature_pipelines.columns import DType
 from feature_pipelines.errors import DefinitionError
 
-__all__ = ["MOST_CLASSES", "OutputSpec"]
+__all__ = ["CLASS_SCORE", "MOST_CLASSES", "OutputSpec"]
 
 MOST_CLASSES: Final = 1_000
 """Each class is a column of every table of scored rows."""
 
-_PREFIX: Final = "score_"
+CLASS_SCORE: Final = "score_"
+"""What the name of a class's column begins with, and no other output's."""
+
 _UNNAMEABLE: Final = re.compile(r"[\s,;{}()=.`\"\\\x00-\x1f]")
 _FLOAT64: Final = DType("float64")
 
@@ -104,7 +106,7 @@ class OutputSpec:
     @property
     def score_names(self) -> tuple[str, ...]:
         """The columns that hold what an evaluator gave: one, or one for each of several classes."""
-        return tuple(_PREFIX + c for c in self.classes) or ("score",)
+        return tuple(CLASS_SCORE + c for c in self.classes) or ("score",)
 
     @functools.cached_property
     def fields(self) -> Mapping[str, DType]:

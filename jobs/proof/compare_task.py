@@ -63,6 +63,7 @@ _READ = (
     "label",
     "error_code",
 )
+_READ_OF_CLASSES = (*_READ, "class_label", "class_scores")
 
 
 @dataclass(frozen=True)
@@ -130,7 +131,8 @@ class CompareTask:
         totals, clock, first = Totals(), _Stages(), 0
         comparison = _Comparison(self, unit, totals, clock)
         clock.add("load")
-        for rows, repeated in read_rows(self.units[unit], _READ, self.batch_rows, self.within):
+        names = _READ_OF_CLASSES if comparison.facts.class_scores else _READ
+        for rows, repeated in read_rows(self.units[unit], names, self.batch_rows, self.within):
             totals.counts["duplicated"] += repeated
             clock.add("read")
             if not len(rows):

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from feature_pipelines.parity import differing_bits, ulp_distance
+from feature_pipelines.parity import differing_bits, differing_rows, row_ulps, ulp_distance
 from jobs.proof.aggregate import Totals
 from jobs.proof.corrections import corrected
 from jobs.proof.log_rows import LogRows
@@ -47,7 +47,8 @@ def count_rows(
     refused, refused_too = is_refused(online.error), is_refused(offline.error)
     both = ~(refused | refused_too) & known
     features = differing_bits(online.matrix, offline.matrix) & both
-    scores = differing_bits(online.score, offline.score)
+    ours, theirs = online.scores, offline.scores
+    scores = differing_rows(ours, theirs)
     flips = np.zeros(len(rows), np.bool_)
     if online.label is not None and offline.label is not None:
         flips = (online.label != offline.label) & both
@@ -58,9 +59,10 @@ def count_rows(
     mended = _corrected(rows, online, offline, differing, corrections)
     for mask in (differing, flips, features):
         mask &= ~mended
-    ulps = ulp_distance(online.score, offline.score)
+    ulps = row_ulps(ours, theirs)
     ulps[mended] = 0
-    _count_fields(totals, online, offline, facts, features, scores & both & ~mended, int(both.sum()), both)
+    _count_scores(totals, ours, theirs, facts, scores & both & ~mended, int(both.sum()))
+    _count_fields(totals, online, offline, facts, features, both)
     totals.add_hours(rows.times("served_ts")[known], differing[known], flips[known], ulps[known])
     totals.counts.update(
         {
@@ -90,18 +92,31 @@ def _corrected(
     return mended
 
 
-def _count_fields(
+def _count_scores(
     totals: Totals,
-    online: Online,
-    offline: Recomputed,
+    online: NDArray[np.float64],
+    offline: NDArray[np.float64],
     facts: LoggedModel,
-    features: Mask,
-    scores: Mask,
+    differing: Mask,
     n: int,
-    both: Mask,
 ) -> None:
-    index = np.flatnonzero(scores)
-    totals.fields["score"].add(n, online.score[index], offline.score[index])
+    """Count scores; of several classes each one's, and as the score of a row that of them which is furthest apart."""
+    index = np.flatnonzero(differing)
+    online, offline = online[index], offline[index]
+    if online.ndim > 1:
+        for at, (_, name) in enumerate(facts.class_scores, start=1):
+            ours, theirs = online[:, at], offline[:, at]
+            wrong = differing_bits(ours, theirs)
+            totals.fields[name].add(n, ours[wrong], theirs[wrong])
+        furthest = (differing_bits(online, offline) * (1.0 + ulp_distance(online, offline))).argmax(axis=1)
+        online, offline = (side[np.arange(len(index)), furthest] for side in (online, offline))
+    totals.fields["score"].add(n, online, offline)
+
+
+def _count_fields(
+    totals: Totals, online: Online, offline: Recomputed, facts: LoggedModel, features: Mask, both: Mask
+) -> None:
+    n = int(both.sum())
     for at, name in enumerate(facts.feature_names):
         lacking = int((online.unlogged[name] & both).sum()) if name in online.unlogged else 0
         index = np.flatnonzero(features[at])
@@ -135,17 +150,22 @@ def count_differing(totals: Totals, rows: pa.Table) -> None:
     """
     flips = rows.column("is_flip").to_numpy()
     positive = rows.column("offline_label").fill_null(False).to_numpy()
-    wrong = _differs(rows, "score") | _differs(rows, "label") | _differs(rows, "error")
+    of_classes = rows.column("offline_class_label").is_valid().to_numpy()
+    wrong = _differs(rows, "error") | _scores_differ(rows)
+    for what in ("label", "class_label"):
+        wrong |= _differs(rows, what)
     in_table = rows.column("request_in_table").to_numpy()
     totals.counts.update(
         {
             "to_positive": int((flips & positive).sum()),
-            "to_negative": int((flips & ~positive).sum()),
+            "to_negative": int((flips & ~positive & ~of_classes).sum()),
+            "flips": int(flips.sum()),
             "to_correct": int(wrong.sum()),
             "to_correct_not_in_table": int((wrong & ~in_table).sum()),
             "differing_refused_offline": rows.num_rows - rows.column("offline_error").null_count,
         }
     )
+    _count_moves(totals, rows.filter(pa.array(flips & of_classes)))
     days = rows.column("as_of_ts").cast(pa.int64()).to_numpy() // _DAY_US
     values, counts = np.unique(days[wrong & in_table], return_counts=True)
     totals.days.update(dict(zip(values.tolist(), counts.tolist(), strict=True)))
@@ -162,12 +182,28 @@ def count_differing(totals: Totals, rows: pa.Table) -> None:
         totals.add_cause(row["cause"], row["where"], row["parts"], row["count_all"], row["flips_sum"])
 
 
+def _count_moves(totals: Totals, rows: pa.Table) -> None:
+    """Count how many rows of several classes go from which class, as they were answered, to which."""
+    names = ["online_class_label", "offline_class_label"]
+    for row in rows.group_by(names).aggregate([([], "count_all")]).to_pylist():
+        totals.moves[row[names[0]], row[names[1]]] += row["count_all"]
+
+
+def _scores_differ(rows: pa.Table) -> Mask:
+    """Return where the two sides' scores differ by bits, those of classes too; a score and none differ."""
+    sides = [rows.column(f"{side}_score").fill_null(np.nan).to_numpy() for side in ("online", "offline")]
+    differ = differing_bits(*sides)
+    classes = [rows.column(f"{side}_class_scores") for side in ("online", "offline")]
+    both = np.flatnonzero(np.logical_and(*(column.is_valid().to_numpy() for column in classes)))
+    if len(both):
+        values = [column.take(pa.array(both)).combine_chunks().items.to_numpy() for column in classes]
+        differ[both] |= differing_rows(*(of_side.reshape(len(both), -1) for of_side in values))
+    return differ
+
+
 def _differs(rows: pa.Table, what: str) -> Mask:
-    """Return where the two sides' values differ, of scores by bits; a value and none differ."""
+    """Return where the two sides' values differ; a value and none differ."""
     online, offline = (rows.column(f"{side}_{what}") for side in ("online", "offline"))
-    if what == "score":
-        sides = [side.fill_null(np.nan).to_numpy() for side in (online, offline)]
-        return np.asarray(sides[0].view(np.uint64) != sides[1].view(np.uint64))
     equal = pc.equal(online, offline).fill_null(False).to_numpy()
     neither = pc.and_(pc.is_null(online), pc.is_null(offline)).to_numpy()
     return np.asarray(~(equal | neither))

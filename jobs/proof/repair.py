@@ -119,7 +119,7 @@ def plan(totals: Totals, target: Target) -> dict[str, Any]:
         "scores_to_correct": counts["to_correct"],
         "corrections": target.corrections,
         "decisions": {
-            "flips": to_positive + to_negative,
+            "flips": counts["flips"],
             "to_positive": to_positive,
             "to_negative": to_negative,
             "net": to_positive - to_negative,

@@ -16,6 +16,7 @@ import pyarrow as pa
 import pytest
 
 from jobs.proof.aggregate import Totals
+from jobs.proof.class_scores import CLASS_SCORES
 from jobs.proof.corrections import CORRECTIONS_SCHEMA, corrected, corrections_of
 from jobs.proof.corrections_table import read_corrections, write_corrections
 from jobs.proof.counting import count_differing
@@ -40,6 +41,10 @@ TYPES = {
     "offline_score": pa.float64(),
     "online_label": pa.bool_(),
     "offline_label": pa.bool_(),
+    "online_class_label": pa.string(),
+    "offline_class_label": pa.string(),
+    "online_class_scores": CLASS_SCORES,
+    "offline_class_scores": CLASS_SCORES,
     "online_error": pa.string(),
     "offline_error": pa.string(),
     "is_flip": pa.bool_(),
@@ -58,6 +63,10 @@ DEFAULT = {
     "offline_score": 0.75,
     "online_label": False,
     "offline_label": True,
+    "online_class_label": None,
+    "offline_class_label": None,
+    "online_class_scores": None,
+    "offline_class_scores": None,
     "online_error": None,
     "offline_error": None,
 }
@@ -77,7 +86,8 @@ def totals(*parts: pa.Table) -> Totals:
 def differing(*rows: dict[str, Any]) -> pa.Table:
     full = [{**DEFAULT, "sequence": i, **row} for i, row in enumerate(rows)]
     for row in full:
-        labels = row["online_label"], row["offline_label"]
+        kind = "label" if row["offline_class_label"] is None else "class_label"
+        labels = row[f"online_{kind}"], row[f"offline_{kind}"]
         row["is_flip"] = None not in labels and labels[0] != labels[1]
     arrays = {
         name: pa.array([row[name] for row in full], pa.int64()).cast(UTC)
