@@ -382,6 +382,9 @@ class ServeSettings(Section):
         gt=0,
     )
     log_max_queue: int = setting("rows that may wait to be written; further ones are dropped", "rows", gt=0)
+    log_max_queue_bytes: int = setting(
+        "how large the images and other binary fields of these rows may be; likewise", "bytes", gt=0
+    )
 
 
 class SkewSettings(Section):
