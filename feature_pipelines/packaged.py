@@ -163,7 +163,11 @@ def import_packaged(
         try:
             feature_set = _attribute(importlib.import_module(f"{package}.{module}"), name, f"{module}:{name}")
         except Exception as exc:
-            raise ModelIntegrityError(f"the model's packaged features cannot be imported: {exc}") from exc
+            missing = isinstance(exc, ModuleNotFoundError) and (exc.name or "").partition(".")[0] != package
+            hint = ". Install what the model's features import wherever it runs" if missing else ""
+            raise ModelIntegrityError(
+                f"the model's packaged features cannot be imported: {exc}{hint}"
+            ) from exc
     actual = fingerprint(feature_set)
     if actual != expected_fingerprint:
         raise ModelIntegrityError(

@@ -3,7 +3,14 @@
     python -m jobs.ingest_digits                    the real data: requests (an image each) and outcomes (which digit it is)
     python -m jobs.ingest_digits --with-unusable    and images that cannot be scored, one for each reason to refuse one
 
-Running it again is quick and changes nothing.
+Running it again is quick and changes nothing. Then:
+
+    python -m jobs.train_model --model digits
+    python -m jobs.score_batch --model digits
+    python -m jobs.show_table digits_scored --rows 2
+    python -m jobs.show_table digits_quarantine
+    python -m jobs.verify_paths --model digits
+    python -m jobs.serve_realtime --model digits
 """
 
 from __future__ import annotations

@@ -188,10 +188,13 @@ def test_a_changed_file_is_refused(toy: Toy, name: str, old: str, new: str) -> N
     ("files", "message"),
     [
         ({"features.py": b"def ("}, "the model's packaged features cannot be imported: "),
-        ({"features.py": b"import no_such_library"}, "cannot be imported: No module named 'no_such_library'"),
+        (
+            {"features.py": b"import no_such_library"},
+            "cannot be imported: No module named 'no_such_library'. Install what the model's features import",
+        ),
         (
             {"features.py": b"from .gone import x"},
-            r"cannot be imported: No module named '_onescore_.*\.gone'",
+            r"cannot be imported: No module named '_onescore_.*\.gone'$",
         ),
         ({"features.py": b"TOY = 5"}, "cannot be imported: 'features:TOY' is not a FeatureSet"),
         ({}, r"cannot be imported: No module named '_onescore_.*\.features'"),
