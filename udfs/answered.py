@@ -31,6 +31,7 @@ class LoggedModel:
         pii_fields, pii_features: the fields tagged "pii", and the features that are computed from one.
         stored: the fields of the views, in order.
         class_scores: of a model of several classes, each class and the name of its score in an answer.
+        binary: the fields whose values may be large, such as images.
     """
 
     name: str
@@ -46,6 +47,7 @@ class LoggedModel:
     pii_features: frozenset[str]
     stored: tuple[Field, ...] = ()
     class_scores: tuple[tuple[str, str], ...] = ()
+    binary: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, scorer: Scorer, version: str | None, configuration_digest: str) -> LoggedModel:
@@ -55,7 +57,7 @@ class LoggedModel:
         fields = frozenset(tainted)
         for step in feature_set.steps:
             if tainted & set(step.inputs):
-                tainted.add(step.name)
+                tainted |= {step.name, *step.row_names}
         return cls(
             name=scorer.info["name"],
             version=version or "",
@@ -72,6 +74,7 @@ class LoggedModel:
             class_scores=tuple(zip(output.classes, output.score_names, strict=True))
             if output.classes
             else (),
+            binary=tuple(f.name for f in feature_set.sources if f.dtype.kind == "binary"),
         )
 
 

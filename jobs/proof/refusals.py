@@ -33,7 +33,8 @@ _OF_VIEW: Final = frozenset(
     }
 )
 _NOT_REPRODUCED: Final = "MODEL_NOT_REPRODUCED"  # see udfs.online
-_RAISED: Final = frozenset({Reason.FEATURE_ERROR, Reason.MODEL_ERROR, Reason.NON_FINITE_SCORE})
+_IMAGE: Final = frozenset(reason for reason in Reason if reason.startswith("IMAGE_"))
+_RAISED: Final = frozenset({Reason.FEATURE_ERROR, Reason.MODEL_ERROR, Reason.NON_FINITE_SCORE, *_IMAGE})
 _HAS_ROW: Final = (Status.PRESENT, Status.OVERRIDDEN)
 
 

@@ -148,7 +148,7 @@ def _replayed(
     rows: NDArray[np.int64],
     output: OutputSpec,
 ) -> _Elsewhere:
-    shape = (len(world.scorer.feature_set.features), len(rows))
+    shape = (len(world.scorer.feature_set.feature_names), len(rows))
     nothing = np.full_like(pairs.online.scores[rows], np.nan)
     found = _Elsewhere(np.zeros(len(rows), dtype=np.bool_), np.full(shape, np.nan), nothing)
     ids = np.array(pairs.platform, dtype=np.object_)[rows]

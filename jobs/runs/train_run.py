@@ -13,9 +13,11 @@ import numpy as np
 
 from feature_pipelines.definitions import FeatureSet
 from feature_pipelines.packaged import load_reference
+from feature_pipelines.reasons import RowsRefused
 from feature_pipelines.schema import to_wire
 from jobs.reports.model_report import class_table, feature_importance, main_metric, metrics, plots
 from jobs.runs.conf import Conf
+from jobs.runs.held_out import describe_split
 from jobs.runs.progress import say
 from jobs.runs.session import session_for, spark_log
 from jobs.runs.tracking import connect_from
@@ -54,8 +56,7 @@ def train(conf: Conf) -> TrainedModel:
     say("reading requests, outcomes and stored features, point in time")
     with session_for(conf, training_sources(conf), spark_log(conf)) as spark:
         data = build_training_set(conf, feature_set, spark)
-    say(f"fitting on {int((~data.held_out).sum()):,} rows")
-    fitted = fit_model(conf, feature_set, data)
+    data, fitted = _fit(conf, feature_set, data)
     quality = metrics(conf.train.task, fitted.truth, fitted.predicted)
     quality |= _without_stored_views(conf, feature_set, data)
     classes = class_table(fitted.output.classes, fitted.truth, fitted.predicted)
@@ -75,6 +76,17 @@ def train(conf: Conf) -> TrainedModel:
     return TrainedModel(version, quality, len(data) - held_out, held_out, model, tuple(classes))
 
 
+def _fit(conf: Conf, feature_set: FeatureSet, data: TrainingSet) -> tuple[TrainingSet, FittedModel]:
+    """Fit, and return what was learned from: where a feature refuses rows, begin anew without them."""
+    while True:
+        say(f"fitting on {int((~data.held_out).sum()):,} rows")
+        try:
+            return data, fit_model(conf, feature_set, data)
+        except RowsRefused as exc:
+            data = data.without(exc.errors)
+            say(f"leaving out {len(exc.errors):,} rows that a feature refuses")
+
+
 def training_sources(conf: Conf) -> list[str]:
     """Return the tables that training reads, as the configuration names them."""
     return [conf.train.requests, conf.train.outcomes, *conf.views.values()]
@@ -86,7 +98,7 @@ def _without_stored_views(conf: Conf, feature_set: FeatureSet, data: TrainingSet
     if alone is None:
         return {}
     say(
-        f"fitting again without the stored views, on {len(alone.features)} of {len(feature_set.features)} features"
+        f"fitting again without the stored views, on {len(alone.feature_names)} of {len(feature_set.feature_names)} features"
     )
     fitted = fit_model(conf, alone, data)
     name = main_metric(conf.train.task)
@@ -135,10 +147,10 @@ def describe_training(conf: Conf, feature_set: FeatureSet, data: TrainingSet) ->
         "model": conf.model.name,
         "task": conf.train.task,
         **({"classes": dict(zip(data.classes, _rows_by_class(data), strict=True))} if data.classes else {}),
-        "features": len(feature_set.features),
+        "features": len(feature_set.feature_names),
         "rows to learn from": len(data) - held_out,
         "rows held out": held_out,
-        "held out from": str(conf.train.split_at),
+        "held out": describe_split(conf.train),
         "rows left out": dict(data.left_out),
         "tables": dict(data.tables),
     }
