@@ -53,7 +53,7 @@ class LoggedModel:
         fields = frozenset(tainted)
         for step in feature_set.steps:
             if tainted & set(step.inputs):
-                tainted.add(step.name)
+                tainted |= {step.name, *step.row_names}
         return cls(
             name=scorer.info["name"],
             version=version or "",

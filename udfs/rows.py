@@ -18,6 +18,7 @@ from feature_pipelines.errors import DefinitionError, ModelIntegrityError
 from feature_pipelines.evaluate import FeatureRaised
 from feature_pipelines.lookup import AsOfIndex
 from feature_pipelines.missing import apply_missing
+from feature_pipelines.reasons import RowsRefused
 from feature_pipelines.schema import Reason, RowError
 from udfs.scorer import Scorer, Scores
 
@@ -118,13 +119,20 @@ def _bisect(
     index: NDArray[np.int64],
     first: dict[int, RowError],
 ) -> tuple[NDArray[np.int64], Scores]:
-    """Score the rows `local` of the columns; where that raises, halve until the guilty rows stand alone."""
+    """Score the rows `local` of the columns without those that a feature refuses; where it raises, halve until the guilty rows
+    stand alone."""
     whole = len(local) == len(index)
     part = columns if whole else {name: take(column, local) for name, column in columns.items()}
     try:
         scores = scorer.score(part, len(local))
     except (DefinitionError, ModelIntegrityError, MemoryError):  # no row's fault
         raise
+    except RowsRefused as exc:
+        for error in exc.errors:
+            row = int(index[local[error.row]])
+            first[row] = error._replace(row=row)
+        accepted = np.delete(local, [error.row for error in exc.errors])
+        return _bisect(scorer, columns, accepted, index, first)
     except Exception as exc:
         if len(local) == 0:
             raise
@@ -146,7 +154,7 @@ def _bisect(
 
 
 def _none_scored(scorer: Scorer) -> Scores:
-    matrix = np.empty((len(scorer.feature_set.features), 0), dtype=np.float64)
+    matrix = np.empty((len(scorer.feature_set.feature_names), 0), dtype=np.float64)
     return Scores(matrix, {name: np.empty(0, dtype.numpy) for name, dtype in scorer.output.fields.items()})
 
 

@@ -150,7 +150,7 @@ def _score(directory: Path) -> int:
     fields = Schema(tuple(scorer.feature_set.sources[name] for name in read_fields(scorer.feature_set)))
     columns, errors = columns_from_arrow(fields, batch)
     scored = score_columns(scorer, columns, errors, batch.num_rows, with_features=True)
-    features = np.full((len(scorer.feature_set.features), batch.num_rows), np.nan)
+    features = np.full((len(scorer.feature_set.feature_names), batch.num_rows), np.nan)
     score = np.full(batch.num_rows, np.nan)
     features[:, scored.index] = scored.features
     score[scored.index] = scored.outputs["score"]

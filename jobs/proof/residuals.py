@@ -137,7 +137,7 @@ class _Elsewhere(NamedTuple):
 def _replayed(
     pairs: Pairs, world: World, columns: Columns, replay: PlatformReplay | None, rows: NDArray[np.int64]
 ) -> _Elsewhere:
-    shape = (len(world.scorer.feature_set.features), len(rows))
+    shape = (len(world.scorer.feature_set.feature_names), len(rows))
     found = _Elsewhere(
         np.zeros(len(rows), dtype=np.bool_), np.full(shape, np.nan), np.full(len(rows), np.nan)
     )

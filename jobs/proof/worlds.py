@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from feature_pipelines.columns import Column, Columns, take
 from feature_pipelines.definitions import FeatureSet
 from feature_pipelines.evaluate import FeatureRaised, evaluate
+from feature_pipelines.reasons import RowsRefused
 from feature_pipelines.schema import Schema, build_column, to_wire
 from udfs.platform import platform_id
 from udfs.scorer import Scorer
@@ -99,20 +100,24 @@ def as_declared(columns: Columns, given: Schema, wanted: FeatureSet) -> dict[str
 def features_of(
     feature_set: FeatureSet, columns: Columns, constants: Mapping[str, Any], n_rows: int
 ) -> tuple[Matrix, Mask]:
-    """Return the features of rows, and on which rows a function raised; those have NaN."""
+    """Return the features of rows, and on which rows a function raised, or which it refused; those have NaN."""
+    matrix = np.full((len(feature_set.feature_names), n_rows), np.nan)
+    raised = np.zeros(n_rows, dtype=np.bool_)
     try:
-        return evaluate(feature_set, columns, constants, n_rows), np.zeros(n_rows, dtype=np.bool_)
+        return evaluate(feature_set, columns, constants, n_rows), raised
+    except RowsRefused as exc:
+        raised[[error.row for error in exc.errors]] = True
+        parts = [np.flatnonzero(~raised)]
     except FeatureRaised:
         if n_rows == 0:
             raise
         if n_rows == 1:
-            return np.full((len(feature_set.features), 1), np.nan), np.ones(1, dtype=np.bool_)
-    middle = n_rows // 2
-    halves = []
-    for part in (np.arange(middle), np.arange(middle, n_rows)):
+            return matrix, ~raised
+        parts = np.array_split(np.arange(n_rows), 2)
+    for part in parts:
         taken = {name: take(column, part) for name, column in columns.items()}
-        halves.append(features_of(feature_set, taken, constants, len(part)))
-    return np.concatenate([m for m, _ in halves], axis=1), np.concatenate([r for _, r in halves])
+        matrix[:, part], raised[part] = features_of(feature_set, taken, constants, len(part))
+    return matrix, raised
 
 
 def scores_of(scorer: Scorer, matrix: Matrix) -> Matrix:

@@ -19,7 +19,8 @@ import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 import pytest
 
-from feature_pipelines.columns import Float64, Int64
+from feature_pipelines.columns import Binary, Float64, Int64, Vector
+from feature_pipelines.definitions import FeatureSet
 from feature_pipelines.errors import ConfigurationError
 from feature_pipelines.parity import differing_bits
 from feature_pipelines.schema import Field, Schema
@@ -535,6 +536,15 @@ def test_features_computed_from_personal_data_are_personal_data(houses: Scorer) 
     scorer = dataclasses.replace(houses, feature_set=dataclasses.replace(FEATURES, views=(view,)))
     facts = LoggedModel.of(scorer, None, "")
     assert (facts.pii_fields, facts.pii_features) == ({"rate_pct"}, {"rate_pct_gap"})
+
+
+def test_each_value_of_a_vector_computed_from_personal_data_is_personal_data(houses: Scorer) -> None:
+    def outline(face: Binary) -> Vector[Float64, 2]:
+        raise NotImplementedError
+
+    feature_set = FeatureSet("faces", Schema((Field("face", Binary, tags=("pii",)),)), (outline,))
+    facts = LoggedModel.of(dataclasses.replace(houses, feature_set=feature_set), None, "")
+    assert facts.pii_features == {"outline_0", "outline_1"}
 
 
 def test_stored_fields_are_personal_data_too() -> None:
