@@ -139,9 +139,15 @@ class Strings:
         >>> Strings.of(["UA", "B6", "UA"]).tolist()
         ['UA', 'B6', 'UA']
         """
+        if type(values) is list and len(values) == 1:  # of a request, and it has several such columns
+            return cls(_FIRST, (values[0],))
         position: dict[str, int] = {}
         codes = [position.setdefault(value, len(position)) for value in values]
         return cls(np.array(codes, dtype=np.int32), tuple(position) or ("",))
+
+
+_FIRST = np.zeros(1, dtype=np.int32)
+_FIRST.setflags(write=False)
 
 
 @functools.lru_cache(maxsize=256)

@@ -43,8 +43,6 @@ _GROUPS = (
     ("bool", "?"),
 )
 _GROUP_OF_KIND = {"timestamp": "int64", "decimal": "int64", "string": "text", "binary": "text"}
-_FIRST = np.zeros(1, dtype=np.int32)
-freeze(_FIRST)
 
 
 class Layout(NamedTuple):
@@ -230,7 +228,7 @@ def _strings_of_one(row: bytes, at: int, sizes: list[int]) -> list[Strings]:
     columns = []
     for size in sizes:
         try:
-            columns.append(Strings(_FIRST, (row[at : at + size].decode(),)))
+            columns.append(Strings.of([row[at : at + size].decode()]))
         except UnicodeDecodeError:
             raise _broken() from None
         at += size

@@ -7,7 +7,7 @@ nothing of Arrow (see schema_arrow), stores or models; `wire` has the form of ea
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -107,6 +107,13 @@ class Field:
         has_bounds = self.minimum is not None or self.maximum is not None
         return has_bounds or (self.dtype.is_float and not self.infinite)
 
+    @cached_property
+    def reading(self) -> tuple[DType, Any, Callable[[DType, Any], Any], bool, bool, bool]:
+        """What reading values takes, found once: the type, the null value, the parser, and whether it is a float, null is legal,
+        and some value is refused."""
+        dtype = self.dtype
+        return dtype, null_value(dtype), parser_of(dtype), dtype.is_float, self.accepts_null, self.is_bounded
+
     def describe(self) -> dict[str, Any]:
         """Return the declaration as JSON; part of a fingerprint."""
         return {
@@ -180,9 +187,7 @@ class Schema:
 
 def build_column(declared: Field, values: Sequence[Any]) -> tuple[Column, list[RowError]]:
     """Return the column of JSON values (one a row, None = null), and the errors of the rows that break the contract."""
-    dtype = declared.dtype
-    null, parse_one = null_value(dtype), parser_of(dtype)
-    is_float, accepts_null, is_bounded = dtype.is_float, declared.accepts_null, declared.is_bounded
+    dtype, null, parse_one, is_float, accepts_null, is_bounded = declared.reading
     parsed: list[Any] = []
     valid: list[bool] = []
     errors: list[RowError] = []
