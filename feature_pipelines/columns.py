@@ -64,12 +64,12 @@ class DType:
     scale: int = 0
     size: int = 0
 
-    @property
+    @functools.cached_property
     def numpy(self) -> np.dtype[Any]:
         """The numpy dtype of the values; strings have the dtype of their codes."""
         return _NUMPY[self.kind]
 
-    @property
+    @functools.cached_property
     def is_float(self) -> bool:
         """Whether null and NaN are one thing in this type."""
         return self.kind in ("float64", "float32")
