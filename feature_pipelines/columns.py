@@ -64,12 +64,12 @@ class DType:
     scale: int = 0
     size: int = 0
 
-    @property
+    @functools.cached_property
     def numpy(self) -> np.dtype[Any]:
         """The numpy dtype of the values; strings have the dtype of their codes."""
         return _NUMPY[self.kind]
 
-    @property
+    @functools.cached_property
     def is_float(self) -> bool:
         """Whether null and NaN are one thing in this type."""
         return self.kind in ("float64", "float32")
@@ -139,9 +139,15 @@ class Strings:
         >>> Strings.of(["UA", "B6", "UA"]).tolist()
         ['UA', 'B6', 'UA']
         """
+        if type(values) is list and len(values) == 1:  # of a request, and it has several such columns
+            return cls(_FIRST, (values[0],))
         position: dict[str, int] = {}
         codes = [position.setdefault(value, len(position)) for value in values]
         return cls(np.array(codes, dtype=np.int32), tuple(position) or ("",))
+
+
+_FIRST = np.zeros(1, dtype=np.int32)
+_FIRST.setflags(write=False)
 
 
 @functools.lru_cache(maxsize=256)

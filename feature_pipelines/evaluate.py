@@ -6,7 +6,8 @@ made canonical there, because 0/0 has another sign than NaN on some machines. Th
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import operator
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -63,7 +64,6 @@ def evaluate(
     )  # many rows: make NaNs canonical while a feature is in the cache; few: in one pass
     one_value = (n_rows,)
     known: dict[str, Column] = dict(columns)
-    get = known.__getitem__
     with np.errstate(all="ignore"):
         for step, name, function, inputs, fitted, row, dtype, size, is_read, is_int64 in _planned(
             feature_set
@@ -71,9 +71,9 @@ def evaluate(
             shape = (size, n_rows) if size else one_value
             try:
                 value = (
-                    function(*map(get, inputs), **{of: constants[of] for of in fitted})
+                    function(*inputs(known), **{of: constants[of] for of in fitted})
                     if fitted
-                    else function(*map(get, inputs))
+                    else function(*inputs(known))
                 )
             except MemoryError:
                 raise
@@ -102,13 +102,14 @@ def evaluate(
 
 
 class _Planned(NamedTuple):
-    """A step and what stands in it, its row in the matrix (of a vector its rows; None: it has none), the dtype of its value if
-    that is a plain array, how many values a row of a vector has, whether another step reads it, and whether its value is int64."""
+    """A step and what stands in it: what gives its inputs, its row in the matrix (of a vector its rows; None: it has none), the
+    dtype of its value if that is a plain array, how many values a row of a vector has, whether another step reads it, and whether
+    its value is int64."""
 
     step: Step
     name: str
     function: Callable[..., Any]
-    inputs: tuple[str, ...]
+    inputs: Callable[[Mapping[str, Column]], Iterable[Column]]
     fitted: tuple[str, ...]
     row: int | slice | None
     dtype: np.dtype[Any] | None
@@ -136,7 +137,7 @@ def _planned(feature_set: FeatureSet) -> list[_Planned]:
                     step,
                     step.name,
                     step.function,
-                    step.inputs,
+                    _getter(step.inputs),
                     step.constants,
                     rows(step),
                     step.dtype.numpy if is_plain else None,
@@ -147,6 +148,13 @@ def _planned(feature_set: FeatureSet) -> list[_Planned]:
             )
         feature_set.__dict__[_PLAN] = held
     return held
+
+
+def _getter(names: tuple[str, ...]) -> Callable[[Mapping[str, Column]], Iterable[Column]]:
+    if len(names) == 1:
+        name = names[0]  # of which an itemgetter would return no tuple
+        return lambda known: (known[name],)
+    return operator.itemgetter(*names) if names else lambda known: ()
 
 
 def _make_nans_canonical(values: NDArray[np.float64]) -> None:

@@ -18,6 +18,7 @@ __all__ = ["apply_missing"]
 
 _WITHOUT_ROW = np.isin(np.arange(len(Status)), (Status.NOT_FOUND, Status.EXPIRED, Status.NULL))
 _KEPT = np.isin(np.arange(len(Status)), (Status.PRESENT, Status.OVERRIDDEN))
+_NO_REFUSAL = _WITHOUT_ROW | _KEPT
 
 
 def apply_missing(
@@ -35,6 +36,8 @@ def apply_missing(
     """
     if not np.count_nonzero(statuses):
         return columns, []
+    if view.missing == "null" and np.count_nonzero(_NO_REFUSAL[statuses]) == len(statuses):
+        return columns, []  # the null values are there already
     is_absent = _WITHOUT_ROW[statuses]
     if view.unavailable == "missing":
         is_absent |= statuses == Status.UNAVAILABLE

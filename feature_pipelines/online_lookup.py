@@ -32,8 +32,7 @@ _STORED = "_lookup_stored_names"
 Found = Sequence[Sequence[Answer]] | UnavailableError | ContractError
 
 
-@dataclass(frozen=True)
-class ViewPlan:
+class ViewPlan(NamedTuple):
     """What a request needs of one view.
 
     Args:
@@ -51,13 +50,12 @@ class ViewPlan:
     sent: list[Sequence[str]]
 
 
-@dataclass(frozen=True)
-class Plan:
+class Plan(NamedTuple):
     """What a request needs of all views, in their order; `errors` are of rows that cannot be looked up."""
 
     requests: Requests
     views: list[ViewPlan]
-    errors: list[RowError] = field(default_factory=list)
+    errors: list[RowError]
 
     def wanted(self) -> list[tuple[FeatureView, Sequence[Key]]]:
         """Return what to read: the argument of `OnlineStore.read`. Empty = there is nothing to read."""
@@ -100,16 +98,19 @@ def plan(feature_set: FeatureSet, requests: Requests, *, has_store: bool) -> Pla
             brings a view in part.
     """
     broken = {error.row for error in requests.errors}
-    made = Plan(requests, [])
+    made = Plan(requests, [], [])
     stored = _stored_names(feature_set)
     sends_any = [not stored.isdisjoint(row) for row in requests.rows]
+    sends_none: list[Sequence[str]] = [()] * len(sends_any)
     keys: dict[str, list[Any]] = {}
     for view in feature_set.views:
         names = view.fields.names
-        sent: list[Sequence[str]] = [
-            [name for name in names if name in row] if sends else ()
-            for row, sends in zip(requests.rows, sends_any, strict=True)
-        ]
+        sent = sends_none
+        if True in sends_any:
+            sent = [
+                [name for name in names if name in row] if sends else ()
+                for row, sends in zip(requests.rows, sends_any, strict=True)
+            ]
         if has_store:
             for name in view.keys.values():
                 if name not in keys:
@@ -240,11 +241,13 @@ def _resolved(one: ViewPlan, stored: Sequence[Answer], as_of: Sequence[int]) -> 
             statuses[i] = _UNAVAILABLE
             failed[i] = row
             continue
-        statuses[i] = status = resolve(one.view, row, as_of[i])
+        status = resolve(one.view, row, as_of[i])
         if row is not None:
             times[i] = row.event_ts
         if status is Status.PRESENT:
             taken[i] = position
+        else:
+            statuses[i] = status
     return _Resolved(np.array(statuses, dtype=np.int8), times, taken, failed)
 
 

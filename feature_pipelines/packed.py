@@ -43,8 +43,6 @@ _GROUPS = (
     ("bool", "?"),
 )
 _GROUP_OF_KIND = {"timestamp": "int64", "decimal": "int64", "string": "text", "binary": "text"}
-_FIRST = np.zeros(1, dtype=np.int32)
-freeze(_FIRST)
 
 
 class Layout(NamedTuple):
@@ -55,12 +53,14 @@ class Layout(NamedTuple):
         dtype: of the head and the part of fixed width.
         placed: of each field: name, kind, group, position in the group, position of its null flag (-1: it has none).
         groups: the groups there are, each with the dtype of its values and where it begins and ends.
+        has_texts: whether a row has a part behind that of fixed width.
     """
 
     head: bytes
     dtype: np.dtype[Any]
     placed: tuple[tuple[str, str, str, int, int], ...]
     groups: tuple[tuple[str, np.dtype[Any], int, int], ...]
+    has_texts: bool
 
 
 def layout_of(fields: Schema, head: bytes = b"") -> Layout:
@@ -81,7 +81,7 @@ def layout_of(fields: Schema, head: bytes = b"") -> Layout:
     for name, code, shape in parts:
         at = _offset(dtype, name)
         groups.append((name, np.dtype(code), at, at + np.dtype(code).itemsize * shape[0]))
-    return Layout(head, dtype, tuple(placed), tuple(groups))
+    return Layout(head, dtype, tuple(placed), tuple(groups), sizes["text"] > 0)
 
 
 def _offset(dtype: np.dtype[Any], name: str) -> int:
@@ -127,7 +127,7 @@ def unpack_rows(layout: Layout, rows: Sequence[bytes]) -> dict[str, Column]:
         ContractError: a row has another head, is cut short, or has bytes that are no text.
     """
     head, width = layout.head, layout.dtype.itemsize
-    has_texts = any(group[0] == "text" for group in layout.groups)
+    has_texts = layout.has_texts
     for row in rows:
         size = len(row)
         if not row.startswith(head) or size < width or (size > width and not has_texts):
@@ -230,7 +230,7 @@ def _strings_of_one(row: bytes, at: int, sizes: list[int]) -> list[Strings]:
     columns = []
     for size in sizes:
         try:
-            columns.append(Strings(_FIRST, (row[at : at + size].decode(),)))
+            columns.append(Strings.of([row[at : at + size].decode()]))
         except UnicodeDecodeError:
             raise _broken() from None
         at += size

@@ -6,24 +6,25 @@ Beside what `Schema.from_rows` reads, a row may carry `as_of_ts` and any field o
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from feature_pipelines.columns import Column, Nullable, Timestamp, values_and_valid
+from feature_pipelines.columns import Column, DType, Nullable, Timestamp, values_and_valid
 from feature_pipelines.definitions import FeatureSet
 from feature_pipelines.errors import did_you_mean
-from feature_pipelines.schema import Field, Reason, RowError, build_column
+from feature_pipelines.reasons import Reason, Refused, RowError
+from feature_pipelines.schema import Field, build_column
+from feature_pipelines.wire import parse
 
 __all__ = ["AS_OF_TS", "RequestReader", "Requests", "as_of_field"]
 
 AS_OF_TS = "as_of_ts"
+_TIMESTAMP = DType("timestamp")
 _NOTHING: Mapping[str, Any] = {}
 
 
-@dataclass(frozen=True)
-class Requests:
+class Requests(NamedTuple):
     """The rows of one request.
 
     Args:
@@ -94,12 +95,17 @@ class RequestReader:
     ) -> list[int | None]:
         if self._as_of is None or not (AS_OF_TS in columns or any(AS_OF_TS in row for row in rows)):
             return [None] * len(rows)
-        if AS_OF_TS in columns:
-            column = columns[AS_OF_TS]
-        else:
-            column, broken = build_column(self._as_of, [row.get(AS_OF_TS) for row in rows])
-            errors.extend(broken)
-        values, valid = values_and_valid(column)
-        is_valid = [True] * len(rows) if valid is None else valid.tolist()
-        times = np.asarray(values).tolist()
-        return [time if ok else None for time, ok in zip(times, is_valid, strict=True)]
+        if AS_OF_TS not in columns:
+            return [self._time(i, row.get(AS_OF_TS), errors) for i, row in enumerate(rows)]
+        values, valid = values_and_valid(columns[AS_OF_TS])
+        times: list[int | None] = np.asarray(values).tolist()
+        return (
+            times if valid is None else [time if ok else None for time, ok in zip(times, valid, strict=True)]
+        )
+
+    def _time(self, i: int, value: Any, errors: list[RowError]) -> int | None:
+        try:
+            return None if value is None else int(parse(_TIMESTAMP, value))
+        except Refused as refused:
+            errors.append(RowError(i, refused.code, AS_OF_TS, str(refused)))
+            return None

@@ -7,7 +7,7 @@ nothing of Arrow (see schema_arrow), stores or models; `wire` has the form of ea
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -26,7 +26,7 @@ from feature_pipelines.columns import (
 )
 from feature_pipelines.errors import DefinitionError, did_you_mean
 from feature_pipelines.reasons import Reason, Refused, RowError
-from feature_pipelines.wire import encode, parse, parse_timestamp, parser_of
+from feature_pipelines.wire import encode, limits_of, parse, parse_timestamp, parser_of
 
 __all__ = [
     "Field",
@@ -107,6 +107,13 @@ class Field:
         has_bounds = self.minimum is not None or self.maximum is not None
         return has_bounds or (self.dtype.is_float and not self.infinite)
 
+    @cached_property
+    def reading(self) -> tuple[DType, Any, Callable[[DType, Any], Any], bool, bool, bool]:
+        """What reading values takes, found once: the type, the null value, the parser, and whether it is a float, null is legal,
+        and some value is refused."""
+        dtype = self.dtype
+        return dtype, null_value(dtype), parser_of(dtype), dtype.is_float, self.accepts_null, self.is_bounded
+
     def describe(self) -> dict[str, Any]:
         """Return the declaration as JSON; part of a fingerprint."""
         return {
@@ -180,9 +187,10 @@ class Schema:
 
 def build_column(declared: Field, values: Sequence[Any]) -> tuple[Column, list[RowError]]:
     """Return the column of JSON values (one a row, None = null), and the errors of the rows that break the contract."""
-    dtype = declared.dtype
-    null, parse_one = null_value(dtype), parser_of(dtype)
-    is_float, accepts_null, is_bounded = dtype.is_float, declared.accepts_null, declared.is_bounded
+    whole = _built_whole(declared, values)
+    if whole is not None:
+        return whole, []
+    dtype, null, parse_one, is_float, accepts_null, is_bounded = declared.reading
     parsed: list[Any] = []
     valid: list[bool] = []
     errors: list[RowError] = []
@@ -199,6 +207,35 @@ def build_column(declared: Field, values: Sequence[Any]) -> tuple[Column, list[R
         valid.append(result is not None)
         parsed.append(null if result is None else result)
     return _column(declared, parsed, valid), errors
+
+
+def _built_whole(declared: Field, values: Sequence[Any]) -> Column | None:
+    """Return a column of strings or of integers that are all as they should be, judged together; None of any other."""
+    types = set(map(type, values))
+    if types == _TEXTS:
+        if declared.dtype.kind != "string":
+            return None
+        try:
+            "".join(values).encode()
+        except UnicodeEncodeError:
+            return None
+    elif types == _INTEGERS:
+        limits = limits_of(declared.dtype)
+        if limits is None:
+            return None
+        lowest, highest = min(values), max(values)
+        if lowest < limits[0] or highest > limits[1]:
+            return None
+        if (declared.minimum is not None and lowest < declared.minimum) or (
+            declared.maximum is not None and highest > declared.maximum
+        ):
+            return None
+    else:
+        return None
+    return _column(declared, list(values), [True] * len(values))
+
+
+_TEXTS, _INTEGERS = {str}, {int}
 
 
 def null_value(dtype: DType) -> Any:

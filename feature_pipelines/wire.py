@@ -31,7 +31,7 @@ import numpy as np
 from feature_pipelines.columns import DType
 from feature_pipelines.reasons import Reason, Refused
 
-__all__ = ["encode", "parse", "parse_timestamp", "parser_of"]
+__all__ = ["encode", "limits_of", "parse", "parse_timestamp", "parser_of"]
 
 
 def parse(dtype: DType, value: Any) -> Any:
@@ -46,6 +46,11 @@ def parse(dtype: DType, value: Any) -> Any:
 def parser_of(dtype: DType) -> Callable[[DType, Any], Any]:
     """Return what `parse` calls for values of a type: for columns of many."""
     return _PARSERS[dtype.kind]
+
+
+def limits_of(dtype: DType) -> tuple[int, int] | None:
+    """Return the lowest and highest value of a type that JSON integers stand for as they are; None for other types."""
+    return _LIMITS.get(dtype.kind)
 
 
 def encode(dtype: DType, values: list[Any]) -> list[Any]:

@@ -160,7 +160,8 @@ def _progress(view: str, done: int, total: int, seconds: float) -> None:
 _EPILOG = """\
 Run it again after whatever went wrong: nothing is stored twice, and an older row never replaces a newer one. Running it twice at
 once is safe. Without --rebuild a view is refused whose schema changed, or from whose table rows were taken out (build_features
---rebuild, DELETE, a table made anew): the store would keep them. Compacting a table, and --corrected-at, need no rebuild.
+--rebuild, DELETE, a table made anew): the store would keep them. Compacting a table, and --corrected-at, need no rebuild. Plain
+Parquet files have no log: all of them are read each time, and rows taken out of them are not noticed; use --rebuild then.
 Exit codes: 0 done, or nothing to do; 2 usage, configuration, or the store does not answer; 3 the schema changed, the table lost
 rows, its keys are not of the request's type, or more rows break the contract than quarantine.max_share allows."""
 

@@ -24,6 +24,7 @@ from jobs.online.json_logs import event, log_json
 from jobs.online.log_tail import LogTail
 from jobs.online.metrics import ServingMetrics
 from jobs.online.store_conf import store_url
+from jobs.runs.chosen_model import chosen_model
 from jobs.runs.command import job_parser, load_from, run
 from jobs.runs.conf import Conf
 from jobs.runs.progress import table
@@ -114,8 +115,8 @@ def _answers(url: str) -> bool:
 
 def _store_watch(conf: Conf, metrics: ServingMetrics, bundle: Path | None) -> Callable[[], None]:
     """Return what asks the store how far the views go: those of a model's directory, else those of this code."""
-    served = load_reference(conf.model.feature_set) if bundle is None else load_bundle(bundle).feature_set
-    views = served.views
+    of_model = None if bundle is None else load_bundle(chosen_model(conf, bundle)[1]).feature_set
+    views = (of_model or load_reference(conf.model.feature_set)).views
     store = open_store(store_url(conf), timeout_ms=conf.store.timeout_ms)
 
     def look() -> None:

@@ -161,7 +161,7 @@ class OnlineScorer:
         now = self._clock()
         requests = self._reader.read(rows)
         if refused:
-            requests = dataclasses.replace(requests, errors=[*refused, *requests.errors])
+            requests = requests._replace(errors=[*refused, *requests.errors])
         as_of = [now if time is None else time for time in requests.as_of]
         planned = plan(self.scorer.feature_set, requests, has_store=self.store is not None)
         begun = self._timer()

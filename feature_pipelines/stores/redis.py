@@ -13,6 +13,7 @@ again. This module needs the redis package.
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import re
 import secrets
@@ -57,8 +58,9 @@ _ROW = struct.Struct(">QQ32s?")
 _HEAD = 1 + _ROW.size
 _VERSION_BYTE = bytes([_VERSION])
 _STATE = struct.Struct(">BBQ8sQ")
-_EPOCH = slice(18, 26)
+_SCHEMA, _EPOCH = slice(10, 18), slice(18, 26)
 _HAS_W, _REBUILDING = 1, 2
+_SERVED = bytes([_VERSION, _HAS_W])
 _AT_ONCE = 1_000
 _SCANNED = 1_000
 _TIMEOUTS = {"socket_timeout", "socket_connect_timeout", "timeout", "retry_on_timeout"}
@@ -292,6 +294,8 @@ class RedisStore:
         self, view: FeatureView, before: bytes | None, after: bytes | None
     ) -> UnavailableError | ContractError | None:
         """Return why a view cannot be served, by its states before and after its rows were read; None = it can."""
+        if before is after and before is not None and _is_served(view, before):
+            return None
         failed = self._not_served(view, before)
         if failed is not None or before is after:
             return failed
@@ -325,6 +329,11 @@ class RedisStore:
         )
 
 
+def _is_served(view: FeatureView, state: bytes) -> bool:
+    """Return whether a state says no more than that the view can be read, under the declared schema."""
+    return len(state) >= _STATE.size and state[:2] == _SERVED and state[_SCHEMA] == payload_head(view)[1:]
+
+
 def _epoch(state: bytes | None) -> bytes:
     return b"" if state is None else state[_EPOCH]
 
@@ -344,11 +353,18 @@ def _packed_state(state: ViewState) -> bytes:
 
 
 def _view_key(view: FeatureView) -> str:
-    return f"onescore:view:{{{encode_basestring_ascii(view.name)}}}"
+    return _names(view.name)[0]
 
 
 def _row_prefix(view: FeatureView) -> str:
-    return f"onescore:row:{encode_basestring_ascii(view.name)}:{{["
+    return _names(view.name)[1]
+
+
+@functools.lru_cache(maxsize=1_024)
+def _names(view: str) -> tuple[str, str]:
+    """Return the name of a view's state, and what the names of its rows begin with."""
+    text = encode_basestring_ascii(view)
+    return f"onescore:view:{{{text}}}", f"onescore:row:{text}:{{["
 
 
 def _row_keys(view: FeatureView, keys: Sequence[Key]) -> list[str]:

@@ -1,14 +1,19 @@
-"""One deadline for all that a read of Redis does on a socket: connecting, the handshake, sending, and every piece of the answer.
+"""One deadline for all that a read of Redis does on a socket: finding the host, connecting, the handshake, sending, and every piece
+of the answer.
 
 The redis package bounds each of these by itself, so a server that sends a byte now and then is waited for without end. Here each
-is given what is left of the deadline of the thread it runs in; no other thread watches. This module needs the redis package.
+is given what is left of the deadline of the thread it runs in; no other thread watches. Only a name service cannot be told how
+long it may take: a host that is a name is connected to in a thread of its own, which is left behind where it is late. This
+module needs the redis package.
 """
 
 from __future__ import annotations
 
+import ipaddress
 import socket
 import threading
 import time
+from collections.abc import Callable
 from typing import Any
 
 from redis.connection import Connection, SSLConnection
@@ -75,6 +80,7 @@ class _BoundedSocket:
 class _Bounded:
     """What the two kinds of connection have in common; stands before them in the order of their classes."""
 
+    host: str
     socket_timeout: float | None
     _socket_connect_timeout: float | None
 
@@ -88,8 +94,49 @@ class _Bounded:
         self._socket_connect_timeout = seconds
 
     def _connect(self) -> Any:
-        connected = super()._connect()  # type: ignore[misc]
+        connect: Callable[[], Any] = super()._connect  # type: ignore[misc]
+        is_name = DEADLINE.at is not None and not _is_address(self.host)
+        connected = _left_behind_if_late(connect, DEADLINE.at) if is_name else connect()
         return _BoundedSocket(connected, self.socket_timeout)
+
+
+def _is_address(host: str) -> bool:
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return True
+
+
+def _left_behind_if_late(connect: Callable[[], Any], at: float | None) -> Any:
+    """Return what connecting gives, done by another thread under the same deadline; a socket that comes too late is closed."""
+    ended = threading.Event()
+    taking = threading.Lock()
+    found: list[Any] = []
+    is_late = False
+
+    def run() -> None:
+        DEADLINE.at = at
+        try:
+            outcome: Any = connect()
+        except BaseException as exc:  # noqa: BLE001 - raised again by who waits
+            outcome = exc
+        with taking:
+            if not is_late:
+                found.append(outcome)
+            elif not isinstance(outcome, BaseException):
+                outcome.close()
+        ended.set()
+
+    threading.Thread(target=run, name="redis-connect", daemon=True).start()
+    ended.wait(DEADLINE.left(None))
+    with taking:
+        is_late = not found
+    if is_late:
+        raise TimeoutError("the host was not found, or not connected to, within the deadline")
+    if isinstance(found[0], BaseException):
+        raise found[0]
+    return found[0]
 
 
 class BoundedConnection(_Bounded, Connection):

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import operator
 import os
 import secrets
 import sqlite3
@@ -58,7 +59,13 @@ WHERE (excluded.event_ts, excluded.created_ts, excluded.digest) > (rows.event_ts
 _STATE = "SELECT schema, through_ts, source, epoch, rebuilding FROM views WHERE name = ?"
 _WRITE_ROWS = 5_000
 _PURGE_ROWS = 5_000
-_ASKED = (1, 2, 4, 8, 16, 32, 64, 128, 256)
+_ASKED = (
+    *range(1, 17),
+    32,
+    64,
+    128,
+    256,
+)  # of few keys exactly as many: one more costs a look-up, a statement little
 _SIZE = {n: next(size for size in _ASKED if size >= n) for n in range(1, _ASKED[-1] + 1)}
 _STATE_MARK = -1
 _UNKNOWN = ("", None, 0, None, _STATE_MARK, None)
@@ -109,9 +116,9 @@ class SqliteStore:
     ) -> list[Answer]:
         """Put what is wrong with a view, or with a row, in the place of rows."""
         declared = declared_schema(view)
-        _, through_ts, rebuilding, schema, *_ = state
-        failed = not_served(view, schema, declared, through_ts, rebuilding=bool(rebuilding), url=self.url)
-        if failed is not None:
+        _, through_ts, rebuilding, schema, _, _ = state
+        if schema != declared or rebuilding or through_ts is None:
+            failed = not_served(view, schema, declared, through_ts, rebuilding=bool(rebuilding), url=self.url)
             return [failed] * len(rows)
         head = payload_head(view)
         return [
@@ -124,7 +131,7 @@ class SqliteStore:
     def write(self, view: FeatureView, keys: Sequence[Key], rows: Sequence[StoredRow]) -> int:
         """See OnlineStore; each part of some thousand rows is one transaction."""
         records = [(text, *row) for text, row in zip(key_texts(view, keys), rows, strict=True)]
-        records.sort(key=_first)  # neighbours share pages
+        records.sort(key=operator.itemgetter(0))  # neighbours share pages
         self.register(view)
         changed = 0
         for at in range(0, len(records), _WRITE_ROWS):
@@ -374,10 +381,6 @@ def _query(keys: int, views: int) -> str:
 
 def _marks(n: int) -> str:
     return ",".join(["(?)"] * n)
-
-
-def _first(record: tuple[str, int, int, bytes, bool, bytes]) -> str:
-    return record[0]
 
 
 def _range(view: FeatureView) -> tuple[str, str]:

@@ -156,20 +156,12 @@ def concat_rows(parts: Sequence[ViewRows]) -> ViewRows:
 def stored(view: FeatureView, rows: ViewRows) -> tuple[list[Key], list[StoredRow]]:
     """Return the rows as a store takes them: keys, and rows with digest and payload."""
     payloads = encode_rows(view, rows.fields, len(rows))
+    digests = list(map(payload_digest, payloads))
+    for i in np.flatnonzero(rows.is_deleted).tolist():
+        payloads[i], digests[i] = b"", TOMBSTONE
     keys: list[Key] = list(zip(*(_values(key) for key in rows.keys), strict=True))
-    lines = zip(
-        rows.event_ts.tolist(),
-        rows.created_ts.tolist(),
-        rows.is_deleted.tolist(),
-        payloads,
-        strict=True,
-    )
-    return keys, [
-        StoredRow(event, created, TOMBSTONE, True, b"")
-        if deleted
-        else StoredRow(event, created, payload_digest(payload), False, payload)
-        for event, created, deleted, payload in lines
-    ]
+    times = (rows.event_ts.tolist(), rows.created_ts.tolist())
+    return keys, list(map(StoredRow, *times, digests, rows.is_deleted.tolist(), payloads))
 
 
 def _key_type(type_: pa.DataType) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import socket
 import sqlite3
 import subprocess
 import sys
@@ -11,6 +12,7 @@ import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 from redis import Redis
@@ -345,6 +347,39 @@ def test_redis_that_trickles_is_given_up_at_the_deadline(
             proxy.seconds_per_byte = 0
             fill(store, PLANE, [KEY], [plane_row(3)])
             assert store.read([(PLANE, [KEY])]) == [[plane_row(3)]]
+
+
+def test_a_name_service_that_hangs_is_given_up_at_the_deadline(
+    redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked, may_answer, look_up = threading.Event(), threading.Event(), socket.getaddrinfo
+
+    def hangs(host: Any, *rest: Any) -> Any:
+        asked.set()
+        may_answer.wait(30)
+        return look_up("127.0.0.1", *rest)
+
+    monkeypatch.setattr(socket, "getaddrinfo", hangs)
+    with closing(open_store(f"redis://store.test:{redis_server.port}/3", timeout_ms=DEADLINE_MS)) as store:
+        with unavailable("Timeout"):
+            store.read([(PLANE, [KEY])])
+        assert asked.is_set()
+        assert not may_answer.is_set(), "the read waited for the name service"
+        may_answer.set()
+        fill(store, PLANE, [KEY], [plane_row(1)])
+        assert store.read([(PLANE, [KEY])]) == [[plane_row(1)]]
+
+
+def test_a_host_without_an_address_is_said_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    def unknown(*_: Any) -> Any:
+        raise socket.gaierror("no such host")
+
+    monkeypatch.setattr(socket, "getaddrinfo", unknown)
+    with (
+        closing(open_store("redis://store.test:6379/0", timeout_ms=DEADLINE_MS)) as store,
+        unavailable("no such host"),
+    ):
+        store.read([(PLANE, [KEY])])
 
 
 def test_redis_that_trickles_within_the_deadline_is_waited_for(redis_server: RedisServer) -> None:

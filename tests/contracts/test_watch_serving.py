@@ -20,6 +20,7 @@ import pyarrow.parquet as pq
 import pytest
 from prometheus_client import CollectorRegistry
 
+from feature_pipelines.errors import ConfigurationError
 from feature_pipelines.stores.opening import open_store
 from jobs.online.log_tail import LogTail
 from jobs.online.metrics import ServingMetrics
@@ -210,6 +211,12 @@ def test_store_is_asked_about_the_served_models_views_not_those_of_this_code(
         registry = CollectorRegistry()
         _store_watch(conf, ServingMetrics(registry), directory)()
         assert {name for name in samples(registry) if "view_age" in name} == expected
+
+
+def test_a_directory_of_another_model_is_refused(bundle: Path, tmp_path: Path) -> None:
+    conf = Workspace(tmp_path).conf("model.name=flats", f"store.url=sqlite:///{tmp_path}/online.db")
+    with pytest.raises(ConfigurationError, match="it is of model 'houses', not of 'flats'"):
+        _store_watch(conf, ServingMetrics(CollectorRegistry()), bundle)
 
 
 class _Ping(BaseHTTPRequestHandler):
