@@ -23,6 +23,7 @@ from feature_pipelines.errors import ConfigurationError
 from jobs.runs.chosen_model import registered_model
 from jobs.runs.conf import Conf
 from jobs.runs.kill_points import reached
+from jobs.runs.manifest import runs_directory, write_json
 from jobs.runs.plan import require_storable
 from jobs.runs.progress import say
 from jobs.runs.stream_batch import BatchScorer, Input
@@ -30,6 +31,8 @@ from jobs.runs.stream_model import Newer, StreamModel, checked_scorer
 from jobs.runs.stream_progress import StreamProgress, log_stream_run
 from jobs.runs.stream_source import StreamSource, open_source, source_identity
 from jobs.runs.stream_state import QueryManifest, StreamState, require_same
+from jobs.tables.files import is_local
+from jobs.tables.pinned import Snapshot
 from udfs.registry import ModelVersion
 from udfs.shipped import is_remote, ship_code
 
@@ -156,6 +159,7 @@ def score_stream(
     started = clock()
     with state.locked(started):
         query = _query(state, conf, model, started)
+        _note_for_replay(conf, query, source)
         reached("stream.after_query")
         using = StreamModel(spark, conf, model, bundle, rows.schema.names, newer)
         progress = StreamProgress(conf, state, query, using, clock)
@@ -257,6 +261,20 @@ def _query(state: StreamState, conf: Conf, model: ModelVersion, now: datetime) -
         return state.begin(now, _identity(conf, model), model.version)
     _require_same(state, recorded, conf, model)
     return recorded
+
+
+def _note_for_replay(conf: Conf, query: QueryManifest, source: StreamSource) -> None:
+    """Keep the types of the source's columns where `jobs.score_batch --replay` looks for them, which scores quarantined rows again.
+
+    Rows that came as text have no types to come back to: whoever sends them sends them again.
+    """
+    if source.form != "columns" or not is_local(conf.storage.runs):
+        return
+    directory = runs_directory(conf.storage.runs) / f"{conf.model.name}-stream" / query.query_id
+    directory.mkdir(parents=True, exist_ok=True)
+    if not (directory / "manifest").exists():
+        snapshot = Snapshot(source.root or conf.stream.format, "parquet", None, (), source.originals)
+        write_json(directory / "manifest", {"input": snapshot.to_json(), "run_id": query.query_id})
 
 
 class _Running:

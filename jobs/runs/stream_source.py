@@ -23,7 +23,7 @@ from pyspark.sql.types import StringType, StructField, StructType
 
 from feature_pipelines.definitions import FeatureSet
 from feature_pipelines.errors import ConfigurationError, ContractError, did_you_mean
-from feature_pipelines.schema import Field
+from feature_pipelines.schema import Field, Schema
 from jobs.runs.conf import Conf
 from jobs.runs.secret_refs import SecretRef
 from jobs.runs.stream_task import FILE, ORDINAL, REFUSED, VALUE, Form
@@ -31,7 +31,14 @@ from jobs.tables.delta_read import open_table, require_plain
 from jobs.tables.delta_stream import DELTA, DeltaStream
 from jobs.tables.files import is_local, normal_uri
 
-__all__ = ["FILE_FORMATS", "StreamSource", "open_source", "source_identity", "source_place"]
+__all__ = [
+    "FILE_FORMATS",
+    "StreamSource",
+    "columns_ddl",
+    "open_source",
+    "source_identity",
+    "source_place",
+]
 
 FILE_FORMATS = ("parquet", "csv", "json", "text")
 _LINES = ("json", "text", "kafka")
@@ -120,8 +127,17 @@ def _declared(conf: Conf, feature_set: FeatureSet) -> StructType:
     """Return the request's columns, and the further ones that the configuration names, which win."""
     further = _struct(conf.stream.columns)
     names = {field.name for field in further}
-    request = [f"`{f.name}` {_ddl(f)}" for f in feature_set.request if f.name not in names]
-    return StructType([*_struct(", ".join(request)), *further])
+    request = Schema(tuple(field for field in feature_set.request if field.name not in names))
+    return StructType([*_struct(columns_ddl(request)), *further])
+
+
+def columns_ddl(schema: Schema) -> str:
+    """Return declared fields as Spark DDL.
+
+    Raises:
+        ConfigurationError: Spark has no column type for one of them.
+    """
+    return ", ".join(f"`{field.name}` {_ddl(field)}" for field in schema)
 
 
 def _struct(ddl: str) -> StructType:

@@ -229,7 +229,7 @@ class _Reader:
                 for row in bad
             ),
         ]
-        ids = _ids(rows, task.key, files, ordinals)
+        ids = _ids(rows, task.key, task.source_root, files, ordinals)
         return _Read(rows, originals, errors, ids, files, ordinals, latest)
 
     def _places(self, raw: pa.RecordBatch) -> tuple[pa.Array, pa.Array]:
@@ -241,8 +241,7 @@ class _Reader:
             self._next += n
         if files is None:
             return pa.array([self._place] * n, pa.string()), ordinals
-        root = self._task.source_root
-        return pa.array([_name_below(root, name) for name in files.to_pylist()], pa.string()), ordinals
+        return pa.array([_full_name(name) for name in files.to_pylist()], pa.string()), ordinals
 
     def _late(self, rows: pa.RecordBatch) -> tuple[list[RowError], int | None]:
         """Return the errors of late rows, and the latest event time that the watermark may follow."""
@@ -264,24 +263,30 @@ class _Reader:
         return [RowError(row, Reason.LATE, task.event_time, message) for row in late], latest
 
 
-def _ids(rows: pa.RecordBatch, key: tuple[str, ...], files: pa.Array, ordinals: pa.Array) -> pa.Array:
-    """Return each row's id: rows that lie side by side in one file are named together (see `row_ids`)."""
+def _ids(
+    rows: pa.RecordBatch, key: tuple[str, ...], root: str, files: pa.Array, ordinals: pa.Array
+) -> pa.Array:
+    """Return each row's id; rows that lie side by side in one file are named together, as the batch job names them (see `row_ids`)."""
     n = rows.num_rows
     codes = files.dictionary_encode().indices.to_numpy()
     places = ordinals.to_numpy()
-    breaks = np.flatnonzero((np.diff(codes) != 0) | (np.diff(places) != 1)) + 1
+    breaks = (np.flatnonzero((np.diff(codes) != 0) | (np.diff(places) != 1)) + 1).tolist()
     parts = [
-        row_ids(rows.slice(start, stop - start), key, files[start].as_py(), int(places[start]))
-        for start, stop in zip([0, *breaks.tolist()], [*breaks.tolist(), n], strict=True)
+        row_ids(rows.slice(start, stop - start), key, _name_below(root, files[start].as_py()), int(places[start]))
+        for start, stop in zip([0, *breaks], [*breaks, n], strict=True)
     ]
     return pa.concat_arrays([part.cast(pa.string()) for part in parts])
 
 
 @functools.lru_cache(maxsize=1_000)
+def _full_name(file: str) -> str:
+    """Return the one spelling of a file; what is no path (a topic's partition) stays as it is."""
+    return normal_uri(file) if file.startswith("/") or ":" in file else file
+
+
 def _name_below(root: str, file: str) -> str:
-    """Return a file's path from the root, as the batch job names it; of a file elsewhere, or no file, all of its name."""
-    uri = normal_uri(file) if file.startswith("/") or ":" in file else file
-    return uri[len(root) + 1 :] if root and uri.startswith(f"{root}/") else uri
+    """Return a file's path from the root; of a file elsewhere, or of no file, all of its name."""
+    return file[len(root) + 1 :] if root and file.startswith(f"{root}/") else file
 
 
 def _column(batch: pa.RecordBatch, name: str) -> pa.Array | None:
