@@ -21,7 +21,7 @@ from feature_pipelines.errors import (
 from jobs.runs.stream_run import describe_stream, pinned_model, stream_from
 from jobs.runs.stream_state import StreamState
 from tests.toy.runs import QUARANTINE, SCORED, content, move_alias, register_again
-from tests.toy.streams import FORMATS, run_stream, running, source_settings, write_source
+from tests.toy.streams import FORMATS, KafkaLike, run_stream, running, source_settings, write_source
 
 KEPT = ("row_id", "code", "field", "message")
 ONE_BATCH_EACH = "stream.options.maxFilesPerTrigger=1"
@@ -344,3 +344,20 @@ def test_quarantined_rows_of_a_stream_are_scored_again_by_the_batch_job(spark, d
     )
     again, before = dirty.rows("again"), dirty.rows(QUARANTINE)
     assert sorted(again.column("row_id").to_pylist()) == sorted(before.column("row_id").to_pylist())
+
+
+def test_messages_of_kafka_are_rows_named_by_topic_partition_and_offset(spark, dirty, clean, tmp_path):
+    """Kafka's jars are not here: a source of its name and columns stands for it, so what is tested is what we make of them."""
+    spark.dataSource.register(KafkaLike)
+    write_source(tmp_path, "json", dirty.rows("houses").sort_by("house_id"), "topic")
+    broker = tmp_path / "topic.json"
+    with broker.open("ab") as file:
+        file.write(b'{"house_id": \xff}\n')
+    settings = ["stream.format=kafka", f"stream.options.broker={broker}", "stream.options.subscribe=houses"]
+    with running(spark, dirty, *settings, "stream.trigger=1 second") as ended:
+        until(lambda: ended or (Path(dirty.table(SCORED)).exists() and dirty.rows(SCORED).num_rows), "rows")
+    assert ended[0].rows == 2_001
+    assert content(dirty, SCORED) == content(clean, SCORED)
+    (bad,) = [row for row in dirty.rows(QUARANTINE).to_pylist() if row["code"] == "UNREADABLE_ROW"]
+    assert (bad["row_id"], bad["source_file"], bad["source_ordinal"]) == ("houses/0#2000", "houses/0", 2_000)
+    assert json.loads(bad["row"])["topic"] == "houses"

@@ -65,7 +65,8 @@ def test_offsets_are_told_apart_by_what_they_say_of_the_source_alone(state):
 def test_other_process_is_told_who_holds_the_checkpoint(state):
     with (
         state.locked(NOW),
-        pytest.raises(RunConflictError, match=f"process {os.getpid()} .* since 2026-01-01"),StreamState(str(state.root)).locked(NOW)
+        pytest.raises(RunConflictError, match=f"process {os.getpid()} .* since 2026-01-01"),
+        StreamState(str(state.root)).locked(NOW),
     ):
         pass
     with state.locked(NOW):
