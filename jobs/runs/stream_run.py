@@ -9,11 +9,13 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from py4j.protocol import Py4JError  # type: ignore[import-untyped]
 from pyspark.errors import PySparkException
 from pyspark.sql import SparkSession
 
@@ -47,6 +49,7 @@ __all__ = [
 
 _STEP_SECONDS = 1
 _GRACE_SECONDS = 30.0
+_PATIENCE_SECONDS = 600.0
 
 
 @dataclass(frozen=True)
@@ -323,8 +326,14 @@ class _Running:
                 raise self._failure from exc
             raise
         finally:
-            if query.isActive:
-                query.stop()
+            with suppress(
+                PySparkException, Py4JError, OSError
+            ):  # the JVM may be gone, which is then what ends the job
+                if query.isActive:
+                    query.stop()
+            self._idle.wait(
+                _PATIENCE_SECONDS
+            )  # nobody else gets the checkpoint while a batch of ours is under way
         return "complete"
 
     def _process(self, frame: Any, batch: int) -> None:
