@@ -19,7 +19,8 @@ from jobs.runs.command import job_parser, load_from, run
 from jobs.runs.conf import Conf
 from jobs.runs.progress import say, table
 from jobs.runs.session import spark_log, spark_session
-from jobs.runs.stream_run import StreamSummary, checkpoint_of, describe_stream, pinned_model, stream_from
+from jobs.runs.stream_plan import checkpoint_of, describe_stream, pinned_model
+from jobs.runs.stream_run import StreamSummary, stream_from
 
 __all__ = ["main"]
 

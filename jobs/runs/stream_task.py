@@ -272,7 +272,9 @@ def _ids(
     places = ordinals.to_numpy()
     breaks = (np.flatnonzero((np.diff(codes) != 0) | (np.diff(places) != 1)) + 1).tolist()
     parts = [
-        row_ids(rows.slice(start, stop - start), key, _name_below(root, files[start].as_py()), int(places[start]))
+        row_ids(
+            rows.slice(start, stop - start), key, _name_below(root, files[start].as_py()), int(places[start])
+        )
         for start, stop in zip([0, *breaks], [*breaks, n], strict=True)
     ]
     return pa.concat_arrays([part.cast(pa.string()) for part in parts])

@@ -21,7 +21,8 @@ from jobs.runs.chosen_model import registered_model
 from jobs.runs.conf import Conf
 from jobs.runs.stream_batch import BatchScorer, Done, Input
 from jobs.runs.stream_model import Newer, StreamModel
-from jobs.runs.stream_run import StreamSummary, checkpoint_of, stream_from
+from jobs.runs.stream_plan import checkpoint_of
+from jobs.runs.stream_run import StreamSummary, stream_from
 from jobs.runs.stream_state import QueryManifest, StreamState
 from jobs.tables.delta import orphans
 from tests.toy.runs import QUARANTINE, SCORED, content

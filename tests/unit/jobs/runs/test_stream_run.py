@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import threading
 import time
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pyarrow as pa
@@ -18,7 +19,8 @@ from feature_pipelines.errors import (
     RunConflictError,
     TableError,
 )
-from jobs.runs.stream_run import describe_stream, pinned_model, stream_from
+from jobs.runs.stream_plan import begun_query, describe_stream, pinned_model
+from jobs.runs.stream_run import stream_from
 from jobs.runs.stream_state import StreamState
 from tests.toy.runs import QUARANTINE, SCORED, content, move_alias, register_again
 from tests.toy.streams import FORMATS, KafkaLike, run_stream, running, source_settings, write_source
@@ -196,16 +198,12 @@ def test_version_is_pinned_by_the_checkpoint_and_not_by_the_alias(spark, dirty):
 def test_changed_configuration_is_refused_on_a_checkpoint_and_names_both(dirty, override, expected):
     state = StreamState(str(dirty.root / ".onescore" / "streams" / "houses"))
     conf = dirty.conf()
-    from datetime import UTC, datetime
-
-    from jobs.runs.stream_run import _query
-
     model, _ = pinned_model(conf)
     state.path.mkdir(parents=True)
-    begun = _query(state, conf, model, datetime.now(UTC))
-    assert _query(state, conf, model, datetime.now(UTC)) == begun
+    begun = begun_query(state, conf, model, datetime.now(UTC))
+    assert begun_query(state, conf, model, datetime.now(UTC)) == begun
     with pytest.raises(RunConflictError, match=expected) as refused:
-        _query(state, dirty.conf(override), model, datetime.now(UTC))
+        begun_query(state, dirty.conf(override), model, datetime.now(UTC))
     assert begun.query_id in str(refused.value)
 
 
