@@ -195,11 +195,11 @@ def _wire(row: dict[str, Any]) -> dict[str, Any]:
 
 
 class KafkaLike(DataSource):
-    """A source with the name and the columns of Kafka's, whose broker is a file: a line is the value of one message of one partition."""
+    """A source with the columns of Kafka's, whose broker is a file: a line is the value of one message of one partition."""
 
     @classmethod
     def name(cls) -> str:
-        return "kafka"
+        return "kafka_like"
 
     def schema(self) -> str:
         return "key binary, value binary, topic string, partition int, offset bigint, timestamp timestamp, timestampType int"
