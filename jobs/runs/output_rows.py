@@ -18,7 +18,7 @@ from jobs.tables.delta_types import as_stored
 from udfs.platform import platform_id
 from udfs.rows import ScoredRows
 
-__all__ = ["constant", "quarantined_rows", "scored_rows"]
+__all__ = ["constant", "count_positives", "quarantined_rows", "scored_rows"]
 
 
 def scored_rows(
@@ -49,7 +49,7 @@ def scored_rows(
         columns = {name: column.take(index) for name, column in columns.items()}
     if rows.as_of is not None:
         columns["as_of_ts"] = pa.array(rows.as_of, pa.timestamp("us", tz="UTC"))
-    columns |= {name: pa.array(values) for name, values in rows.outputs.items()}
+    columns |= {name: pa.array(values, schema.field(name).type) for name, values in rows.outputs.items()}
     known = {**stamps, "platform_id": platform_id()}
     columns |= {name: constant(known[name], n) for name in STAMPS}
     columns["scored_at"] = _now(n)
@@ -88,6 +88,12 @@ def quarantined_rows(
     return pa.RecordBatch.from_arrays(
         [columns[name] for name in QUARANTINE_SCHEMA.names], names=QUARANTINE_SCHEMA.names
     )
+
+
+def count_positives(rows: ScoredRows) -> int:
+    """Return how many rows have the label of the positive one of two classes."""
+    label = rows.outputs.get("label")
+    return int(np.count_nonzero(label)) if label is not None and label.dtype == np.bool_ else 0
 
 
 def constant(value: str, n: int) -> pa.Array:

@@ -23,7 +23,7 @@ from feature_pipelines.schema import Field, Reason, RowError
 from feature_pipelines.schema_arrow import column_from_arrow
 from jobs.runs.ids import IdSum, id_sum, row_ids, unreadable_keys
 from jobs.runs.kill_points import reached
-from jobs.runs.output_rows import constant, quarantined_rows, scored_rows
+from jobs.runs.output_rows import constant, count_positives, quarantined_rows, scored_rows
 from jobs.runs.score_tables import QUARANTINE_SCHEMA, scored_schema
 from jobs.runs.staged_views import StagedRows, StagedView, staged_columns
 from jobs.runs.written_ids import ids_in_files
@@ -149,7 +149,7 @@ class ScoreTask:
                 clock.add("score")
                 scored_sink.append(self._scored(batch, ids, rows, kernel, output))
                 refused += [_Refused(int(ordinals[e.row]), ids[e.row].as_py(), e) for e in rows.errors]
-                positives += int(rows.outputs["label"].sum()) if "label" in rows.outputs else 0
+                positives += count_positives(rows)
                 clock.add("write")
                 reached("task.mid_write")
             for rows_of_input, why in self._originals(unit, schema, refused):

@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import pyarrow as pa
@@ -25,7 +25,7 @@ from feature_pipelines.schema import Field, Reason, RowError, Schema
 from feature_pipelines.schema_arrow import column_from_arrow
 from jobs.runs.ids import IdSum, id_sum, row_ids, unreadable_keys
 from jobs.runs.kill_points import reached
-from jobs.runs.output_rows import quarantined_rows, scored_rows
+from jobs.runs.output_rows import count_positives, quarantined_rows, scored_rows
 from jobs.runs.score_tables import QUARANTINE_SCHEMA, scored_schema
 from jobs.runs.score_task import TaskResult
 from jobs.runs.wire_rows import cells_as_batch, lines_as_batch, type_of
@@ -143,7 +143,7 @@ class StreamTask:
                 if rows.errors:
                     quarantine_sink.append(self._quarantined(read, rows))
                 reasons.update(str(error.code) for error in rows.errors)
-                positives += _positives(rows)
+                positives += count_positives(rows)
                 reached("stream_task.mid_write")
             scored, quarantined = scored_sink.close(), quarantine_sink.close()
         reached("stream_task.after_write")
@@ -297,8 +297,3 @@ def _column(batch: pa.RecordBatch, name: str) -> pa.Array | None:
 
 def _later(one: int | None, other: int | None) -> int | None:
     return max((us for us in (one, other) if us is not None), default=None)
-
-
-def _positives(rows: ScoredRows) -> int:
-    label: Any = rows.outputs.get("label")
-    return int(label.sum()) if label is not None and label.dtype == np.bool_ else 0
