@@ -30,6 +30,7 @@ from udfs.sources import package_files
 __all__ = ["is_remote", "load_kernel", "model_directory", "ship", "ship_code"]
 
 _KERNELS: dict[tuple[str, bool], Kernel] = {}
+_KEPT = 4
 _SENT: set[tuple[str, str]] = set()
 
 
@@ -114,14 +115,17 @@ def is_remote(spark: Any) -> bool:
 
 
 def load_kernel(name: str, allow_tolerance: bool = False) -> Kernel:
-    """Return, inside a task, the kernel of what `ship` sent; loaded and verified once per process.
+    """Return, inside a task, the kernel of what `ship` sent; loaded and verified once per process, the last few used stay in memory.
 
     Raises:
         FileNotFoundError: it did not arrive; the task fails and Spark tries it again.
         ModelIntegrityError: this worker does not reproduce the model's golden rows.
     """
     key = (name, allow_tolerance)
-    if key not in _KERNELS:
+    kept = _KERNELS.pop(key, None)
+    if kept is not None:
+        _KERNELS[key] = kept
+    else:
         directory = _located(name)
         scorer = load_bundle(directory / "model", allow_tolerance=allow_tolerance)
         indexes = {
@@ -130,6 +134,8 @@ def load_kernel(name: str, allow_tolerance: bool = False) -> Kernel:
             if (directory / "views" / view.name).is_dir()
         }
         _KERNELS[key] = Kernel(scorer, indexes)
+        while len(_KERNELS) > _KEPT:  # a stream sends its views again and again
+            del _KERNELS[next(iter(_KERNELS))]
     return _KERNELS[key]
 
 

@@ -15,7 +15,7 @@ from jobs.proof.path_answers import Answer, Row, class_scores_of
 from jobs.proof.path_bench import Bench
 from jobs.proof.path_rows import ROW, expressed, placed
 
-__all__ = ["BatchPath", "UdfPath"]
+__all__ = ["BatchPath", "UdfPath", "answers_in_tables"]
 
 _NANOSECONDS = 2**63 // 1000 - 1
 """Beyond so many microseconds from 1970 Spark itself fails a query of a pandas UDF."""
@@ -79,7 +79,7 @@ class BatchPath:
 
     def score(self, rows: Sequence[Row]) -> Sequence[Answer]:
         """Return one answer per row; see ScoringPath."""
-        from deltalake import DeltaTable, write_deltalake
+        from deltalake import write_deltalake
 
         from jobs.runs.plan import make_plan
         from jobs.runs.score_run import score
@@ -110,20 +110,25 @@ class BatchPath:
         )
         plan = make_plan(conf, bench.model, bench.bundle)
         score(self._spark, plan)
-        scored = DeltaTable(plan.scored).to_pyarrow_table().to_pylist()
-        bad = DeltaTable(plan.quarantine).to_pyarrow_table().to_pylist()
-        found = {
-            int(row["row_id"]): Answer(
-                score=row["score"],
-                label=row.get("label"),
-                version=row["model_version"],
-                verified=row["verified"],
-                classes=class_scores_of(row),
-            )
-            for row in scored
-        }
-        found |= {int(row["row_id"]): Answer(code=row["code"], field=row["field"]) for row in bad}
-        return placed(len(rows), refused, found)
+        return placed(len(rows), refused, answers_in_tables(plan.scored, plan.quarantine))
+
+
+def answers_in_tables(scored: str, quarantine: str) -> dict[int, Answer]:
+    """Return what a scored and a quarantine table say, by row id: the position of the row."""
+    from deltalake import DeltaTable
+
+    found = {
+        int(row["row_id"]): Answer(
+            score=row["score"],
+            label=row.get("label"),
+            version=row["model_version"],
+            verified=row["verified"],
+            classes=class_scores_of(row),
+        )
+        for row in DeltaTable(scored).to_pyarrow_table().to_pylist()
+    }
+    bad = DeltaTable(quarantine).to_pyarrow_table().to_pylist()
+    return found | {int(row["row_id"]): Answer(code=row["code"], field=row["field"]) for row in bad}
 
 
 def _of_struct(row: dict[str, Any]) -> Answer:

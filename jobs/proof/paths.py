@@ -21,6 +21,7 @@ from jobs.proof.path_local import EvaluatorPath, KernelPath, OnlinePath, PyfuncP
 from jobs.proof.path_outcome import Golden, Outcome, compared
 from jobs.proof.path_servers import Server
 from jobs.proof.path_spark import BatchPath, UdfPath
+from jobs.proof.path_stream import StreamPath
 
 __all__ = ["PATHS", "Entry", "chosen_paths", "remote_paths", "verified_paths"]
 
@@ -59,6 +60,7 @@ PATHS: tuple[Entry, ...] = (
     Entry("udf-pandas", partial(UdfPath, kind="pandas"), needs_registry=True),
     Entry("batch-parquet", partial(BatchPath, source="parquet")),
     Entry("batch-delta", partial(BatchPath, source="delta")),
+    Entry("stream", StreamPath),
     *(Entry(f"lean-{form.name}", _lean(form)) for form in LEAN_FORMS),
     *(Entry(f"stock-{form.name}", _stock(form), needs_registry=True) for form in STOCK_FORMS),
 )

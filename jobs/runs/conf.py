@@ -44,6 +44,7 @@ from jobs.runs.settings import (
     setting,
 )
 from jobs.runs.skew_settings import SkewSettings
+from jobs.runs.stream_settings import StreamSettings
 
 __all__ = ["ENVIRONMENTS", "Conf", "key_table", "known_models", "load"]
 
@@ -56,6 +57,7 @@ _LOCATIONS = (
     "mlflow.artifact_root",
     "serve.log_directory",
     "skew.directory",
+    "stream.checkpoint",
 )
 _URIS = ("mlflow.tracking_uri", "mlflow.registry_uri", "store.url")
 _HAS_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.\-]*:/")
@@ -86,6 +88,7 @@ class Conf(Section):
     quarantine: QuarantineSettings
     serve: ServeSettings
     skew: SkewSettings
+    stream: StreamSettings
 
     _env: str = PrivateAttr(default="")
     _files: tuple[str, ...] = PrivateAttr(default=())

@@ -37,7 +37,12 @@ class Busy(Exception):
 
 @contextmanager
 def holding(
-    directory: Path, now: datetime, identity: Mapping[str, Any], *, new_run: bool = False
+    directory: Path,
+    now: datetime,
+    identity: Mapping[str, Any],
+    *,
+    new_run: bool = False,
+    setting: str = "storage.runs",
 ) -> Iterator[Callable[[str], None]]:
     """Hold a group's directory and yield a function to call with the run's id, once it is known.
 
@@ -48,6 +53,7 @@ def holding(
         now: since when, for the others.
         identity: what makes the run's result, by name; JSON values.
         new_run: whether a run is started over, whatever there is.
+        setting: the key that names the directory, for messages.
 
     Raises:
         Busy: another process holds it for a run of the same identity.
@@ -56,8 +62,8 @@ def holding(
     """
     mine = {"pid": os.getpid(), "host": socket.gethostname(), "since": now.isoformat()}
     mine |= {"new_run": new_run, "identity": dict(identity)}
-    with _opened(directory) as file:
-        holder = _take(file, directory)
+    with _opened(directory, setting) as file:
+        holder = _take(file, directory, setting)
         if holder is not None:
             _require_same_work(holder, identity, new_run)
             raise Busy(holder)
@@ -81,22 +87,22 @@ def differences_of(recorded: Mapping[str, Any], wanted: Mapping[str, Any]) -> li
     ]
 
 
-def _opened(directory: Path) -> IO[str]:
+def _opened(directory: Path, setting: str) -> IO[str]:
     try:
         directory.mkdir(parents=True, exist_ok=True)
         return (directory / "lock").open("a+")
     except OSError as exc:
         raise ConfigurationError(
-            f"storage.runs: {directory} cannot be written ({exc.strerror}); name a directory that this job may write",
+            f"{setting}: {directory} cannot be written ({exc.strerror}); name a directory that this job may write",
             location=str(directory),
         ) from exc
 
 
-def _take(file: IO[str], directory: Path) -> dict[str, Any] | None:
+def _take(file: IO[str], directory: Path, setting: str) -> dict[str, Any] | None:
     """Lock the file and return None, or return what its holder says of itself, {} if it says nothing in time."""
     give_up = time.monotonic() + _PATIENCE_SECONDS
     said: dict[str, Any] | None = None
-    while not _locked(file, directory):
+    while not _locked(file, directory, setting):
         before, said = said, _said(directory / "lock")
         # What is read twice is the holder's word; read once, it may be that of the one before, who was killed.
         if said is not None and said == before:
@@ -107,14 +113,14 @@ def _take(file: IO[str], directory: Path) -> dict[str, Any] | None:
     return None
 
 
-def _locked(file: IO[str], directory: Path) -> bool:
+def _locked(file: IO[str], directory: Path, setting: str) -> bool:
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
     except OSError as exc:
         raise ConfigurationError(
-            f"storage.runs: {directory} cannot be locked ({exc.strerror}), which keeps two processes from one run; name a "
+            f"{setting}: {directory} cannot be locked ({exc.strerror}), which keeps two processes from one run; name a "
             "directory on a file system with locks (local, NFS, a volume)",
             location=str(directory),
         ) from exc

@@ -11,7 +11,7 @@ import json
 import os
 import time
 
-__all__ = ["BUILD_KILL_POINTS", "KILL_POINTS", "STAGING_POINTS", "reached"]
+__all__ = ["BUILD_KILL_POINTS", "KILL_POINTS", "STAGING_POINTS", "STREAM_KILL_POINTS", "reached"]
 
 KILL_POINTS = (
     "plan.before_manifest",
@@ -35,6 +35,17 @@ BUILD_KILL_POINTS = (
 )
 STAGING_POINTS = ("stage.before_join", "stage.mid_write", "stage.before_record", "stage.after_record")
 """Passed only where a view is joined by shuffle."""
+STREAM_KILL_POINTS = (
+    "stream.after_query",
+    "stream.before_score",
+    "stream_task.mid_write",
+    "stream_task.after_write",
+    "stream.before_record",
+    "stream.after_record",
+    "stream.after_quarantine_commit",
+    "stream.after_scored_commit",
+)
+"""Passed by a streaming query, but for the first, in each of its batches."""
 _PATIENCE_SECONDS = 300
 
 

@@ -30,7 +30,7 @@ from udfs.kernel import status_fields, views_to_look_up
 from udfs.registry import ModelVersion
 from udfs.scorer import Scorer
 
-__all__ = ["ScorePlan", "make_plan"]
+__all__ = ["ScorePlan", "make_plan", "require_storable"]
 
 
 @dataclass(frozen=True)
@@ -170,19 +170,7 @@ def make_plan(conf: Conf, model: ModelVersion, bundle: Path, spark: Any = None) 
         raise ContractError(
             f"the input has no column {unknown[0]!r}.{did_you_mean(unknown[0], available)}", missing=unknown
         )
-    unstorable = [name for name in repeated if stored_type(snapshot.schema.field(name).type) is None]
-    if unstorable:
-        raise ContractError(
-            f"input column {unstorable[0]!r} is {snapshot.schema.field(unstorable[0]).type}, which the scored table cannot hold; "
-            "leave it out of output.pass_through, or convert it in the input",
-            columns=unstorable,
-        )
-    written = scored_schema(feature_set, scorer.output, snapshot.schema, repeated).names
-    twice = sorted({name for name in written if written.count(name) > 1})
-    if twice:
-        raise ConfigurationError(
-            f"output.pass_through: the scored table has a column {twice[0]!r} of its own"
-        )
+    require_storable(scorer, snapshot.schema, repeated)
     time_range = _time_range(conf, feature_set.as_of, snapshot.schema)
     looked_up = {name for view in wanted for name in view.fields.names}
     needed = [f.name for f in (*feature_set.sources, *status_fields(feature_set)) if f.name not in looked_up]
@@ -211,6 +199,27 @@ def make_plan(conf: Conf, model: ModelVersion, bundle: Path, spark: Any = None) 
         repeated=repeated,
         time_range=time_range,
     )
+
+
+def require_storable(scorer: Scorer, schema: pa.Schema, repeated: tuple[str, ...]) -> None:
+    """Refuse input columns that the scored table cannot repeat.
+
+    Raises:
+        ContractError: Delta has no such type. ConfigurationError: the table has a column of that name already.
+    """
+    unstorable = [name for name in repeated if stored_type(schema.field(name).type) is None]
+    if unstorable:
+        raise ContractError(
+            f"input column {unstorable[0]!r} is {schema.field(unstorable[0]).type}, which the scored table cannot hold; "
+            "leave it out of output.pass_through, or convert it in the input",
+            columns=unstorable,
+        )
+    written = scored_schema(scorer.feature_set, scorer.output, schema, repeated).names
+    twice = sorted({name for name in written if written.count(name) > 1})
+    if twice:
+        raise ConfigurationError(
+            f"output.pass_through: the scored table has a column {twice[0]!r} of its own"
+        )
 
 
 def _pinned_view(conf: Conf, view: FeatureView, spark: Any) -> Snapshot:

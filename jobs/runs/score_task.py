@@ -23,15 +23,13 @@ from feature_pipelines.schema import Field, Reason, RowError
 from feature_pipelines.schema_arrow import column_from_arrow
 from jobs.runs.ids import IdSum, id_sum, row_ids, unreadable_keys
 from jobs.runs.kill_points import reached
-from jobs.runs.row_json import rows_as_json
-from jobs.runs.score_tables import QUARANTINE_SCHEMA, STAMPS, scored_schema
+from jobs.runs.output_rows import constant, count_positives, quarantined_rows, scored_rows
+from jobs.runs.score_tables import QUARANTINE_SCHEMA, scored_schema
 from jobs.runs.staged_views import StagedRows, StagedView, staged_columns
 from jobs.runs.written_ids import ids_in_files
-from jobs.tables.delta_types import as_stored
 from jobs.tables.sink import ParquetSink, WrittenFile
 from jobs.tables.units import Unit, read_unit
 from udfs.kernel import Kernel
-from udfs.platform import platform_id
 from udfs.rows import Found, ScoredRows
 from udfs.shipped import load_kernel
 
@@ -151,7 +149,7 @@ class ScoreTask:
                 clock.add("score")
                 scored_sink.append(self._scored(batch, ids, rows, kernel, output))
                 refused += [_Refused(int(ordinals[e.row]), ids[e.row].as_py(), e) for e in rows.errors]
-                positives += _positives(rows)
+                positives += count_positives(rows)
                 clock.add("write")
                 reached("task.mid_write")
             for rows_of_input, why in self._originals(unit, schema, refused):
@@ -229,51 +227,23 @@ class ScoreTask:
     def _scored(
         self, batch: pa.RecordBatch, ids: pa.Array, rows: ScoredRows, kernel: Kernel, schema: pa.Schema
     ) -> pa.RecordBatch:
-        n = len(rows.index)
-        columns: dict[str, pa.Array] = {
-            "row_id": ids,
-            **{name: as_stored(name, batch.column(name)) for name in self.repeated},
-        }
-        if n < batch.num_rows:
-            index = pa.array(rows.index)
-            columns = {name: column.take(index) for name, column in columns.items()}
-        if rows.as_of is not None:
-            columns["as_of_ts"] = pa.array(rows.as_of, pa.timestamp("us", tz="UTC"))
-        columns |= {name: pa.array(values, schema.field(name).type) for name, values in rows.outputs.items()}
-        stamps = {**self.stamps, "platform_id": platform_id(), "verified": kernel.scorer.verified}
-        columns |= {name: _constant(stamps[name], n) for name in STAMPS}
-        columns["scored_at"] = _now(n)
-        return pa.RecordBatch.from_arrays([columns[name] for name in schema.names], names=schema.names)
+        stamps = {**self.stamps, "verified": kernel.scorer.verified}
+        return scored_rows(batch, ids, rows, stamps, self.repeated, schema)
 
     def _quarantined(self, rows: pa.RecordBatch, refused: list[_Refused], file: str) -> pa.RecordBatch:
-        n = len(refused)
-        columns = {
-            "row_id": pa.array([one.row_id for one in refused]),
-            "code": pa.array([str(one.error.code) for one in refused]),
-            "field": pa.array([one.error.field for one in refused]),
-            "message": pa.array([one.error.message for one in refused]),
-            "row": pa.array(rows_as_json(rows)),
-            "source_file": _constant(file, n),
-            "source_ordinal": pa.array([one.ordinal for one in refused], pa.int64()),
-            "model_name": _constant(self.stamps["model_name"], n),
-            "model_version": _constant(self.stamps["model_version"], n),
-            "run_id": _constant(self.stamps["run_id"], n),
-            "quarantined_at": _now(n),
-        }
-        return pa.RecordBatch.from_arrays(
-            [columns[name] for name in QUARANTINE_SCHEMA.names], names=QUARANTINE_SCHEMA.names
+        return quarantined_rows(
+            rows,
+            pa.array([one.row_id for one in refused], pa.string()),
+            [one.error for one in refused],
+            constant(file, len(refused)),
+            pa.array([one.ordinal for one in refused], pa.int64()),
+            self.stamps,
         )
 
 
 def _found(kernel: Kernel, staged: Mapping[str, pa.RecordBatch]) -> dict[str, Found]:
     views = {view.name: view for view in kernel.scorer.feature_set.views}
     return {name: staged_columns(views[name], rows) for name, rows in staged.items()}
-
-
-def _positives(rows: ScoredRows) -> int:
-    """Return how many rows have the label of the positive one of two classes."""
-    label = rows.outputs.get("label")
-    return int(np.count_nonzero(label)) if label is not None and label.dtype == np.bool_ else 0
 
 
 class _Refused(NamedTuple):
@@ -322,13 +292,3 @@ def _in_range(
         inside &= times < stop
     inside[[error.row for error in errors]] = start is None
     return inside, errors if start is None else []
-
-
-def _constant(value: str, n: int) -> pa.Array:
-    return pa.DictionaryArray.from_arrays(
-        pa.array(np.zeros(n, dtype=np.int32)), pa.array([value], pa.string())
-    )
-
-
-def _now(n: int) -> pa.Array:
-    return pa.array(np.full(n, time.time_ns() // 1000), pa.timestamp("us", tz="UTC"))

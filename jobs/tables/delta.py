@@ -115,14 +115,15 @@ def commit_files(
     Args:
         uri: root of the table, which exists.
         files: what the sinks wrote.
-        app_id: names the work, such as "run/chunk"; Delta keeps one version for each, so each piece of work has its own.
+        app_id: names the work, such as "run/chunk"; Delta keeps one version for each, so each piece of work has its own, unless
+            pieces follow each other and `version` counts them.
         schema: what the files were written with; must be the table's.
-        version: recorded beside `app_id`.
+        version: recorded beside `app_id`; this and all lower ones count as committed from then on.
         metadata: further facts for the commit's entry in the history.
 
     Returns:
-        True if this call committed, False if `app_id` was committed before or by somebody else meanwhile (the files of this
-        call are then orphans).
+        True if this call committed, False if `app_id` was committed in that version or a later one before, or by somebody else
+        meanwhile (the files of this call are then orphans).
 
     Raises:
         TableError: another schema, a file that is missing or of another size, or too many lost races.
@@ -130,7 +131,8 @@ def commit_files(
     actions = _add_actions(uri, files)
 
     def attempt(table: DeltaTable) -> bool:
-        if table.transaction_version(app_id) is not None:
+        recorded = table.transaction_version(app_id)
+        if recorded is not None and recorded >= version:
             return False
         _require_schema(table, schema, uri)
         properties = CommitProperties(

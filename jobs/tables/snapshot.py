@@ -10,7 +10,7 @@ not know what the rows are for.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import date, datetime
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
@@ -35,6 +35,7 @@ __all__ = [
     "Snapshot",
     "Unit",
     "check_snapshot",
+    "logged_files",
     "pin_snapshot",
     "plan_units",
     "read_unit",
@@ -108,6 +109,19 @@ def _pin_delta(source: str, uri: str, version: int | None, partitions: Mapping[s
     ]
     chosen = _in_partitions(source, files, schema, columns, partitions)
     return Snapshot(source, "delta", table.version(), chosen, schema)
+
+
+def logged_files(uri: str, actions: Sequence[Mapping[str, Any]]) -> list[InputFile]:
+    """Return the files that `add` actions of a Delta table's log name, in their order."""
+    return [
+        InputFile(
+            _absolute(uri, add["path"]),
+            add["size"],
+            add["modificationTime"],
+            dict(add.get("partitionValues") or {}),
+        )
+        for add in actions
+    ]
 
 
 def _absolute(uri: str, logged: str) -> str:

@@ -185,6 +185,40 @@ def test_job_outlives_a_worker_that_is_killed_while_its_task_writes(
     assert len(set(many.rows("survivor").column("run_id").to_pylist())) == 1
 
 
+@pytest.mark.parametrize("format_", ["delta", "parquet"])
+def test_stream_on_a_cluster_outlives_its_driver_and_equals_the_local_run(
+    cluster: Cluster, many: Workspace, local: tuple[list[Any], list[Any]], tmp_path: Path, format_: str
+) -> None:
+    output, pause = f"streamed_{format_}", tmp_path / "paused.json"
+    source = many.table("many")
+    if format_ == "parquet":
+        source = str(tmp_path / "in")
+        Path(source).mkdir()
+        for file in Path(many.table("many")).glob("*.parquet"):
+            shutil.copy(file, source)
+    settings = [f"stream.format={format_}", f"stream.source={source}", f"stream.checkpoint={tmp_path}/state"]
+    flags = [*many_flags(output, *settings, "stream.options.maxFilesPerTrigger=2"), "--available-now"]
+    command = cluster.submit(many, "--env", "prod", *flags, job="score_stream")
+    env = {
+        **cluster.env_of(many),
+        "ONESCORE_PAUSE_AT": "stream.after_quarantine_commit",
+        "ONESCORE_PAUSE_FILE": str(pause),
+    }
+    log = tmp_path / "job.log"
+    with server(command, env=env, cwd=cluster.directory, log=log) as job:
+        wait_until(lambda: pause.exists() and pause.stat().st_size > 0, "a batch is half committed", log=log)
+        assert is_unfinished(many, output)
+        for pid in (job.pid, *descendants(job.pid)):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+    answer = run(command, cluster.env_of(many), cluster.directory)
+    assert answer.returncode == 0, answer.stderr[-3000:]
+    if format_ == "delta":
+        assert multiset(many, output) == local
+    scored = [many.rows(name).select(["row_id", "score"]).to_pylist() for name in (output, "local")]
+    assert sorted(map(repr, scored[0])) == sorted(map(repr, scored[1]))
+
+
 def doomed_worker(pid: int, workers: list[subprocess.Popen[bytes]]) -> subprocess.Popen[bytes]:
     """Return the Worker above a Python process: python -> daemon -> executor -> Worker."""
     above, commands = pid, []

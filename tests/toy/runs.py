@@ -102,7 +102,7 @@ def dies_at(monkeypatch: Any, point: str, arrival: int = 1) -> Iterator[None]:
             raise Killed(point)
 
     with monkeypatch.context() as patch:
-        for module in ("score_run", "score_task", "staging"):
+        for module in ("score_run", "score_task", "staging", "stream_batch", "stream_run", "stream_task"):
             patch.setattr(f"jobs.runs.{module}.reached", reached)
         try:
             yield
@@ -249,16 +249,17 @@ def start_job(
     workspace: Workspace,
     env: dict[str, str],
     *arguments: str,
+    job: str = "score_batch",
     pause_at: str | None = None,
     code: str | None = None,
 ) -> JobProcess:
-    """Start `python -m jobs.score_batch --model houses` in a workspace; `code` runs before it in the same process."""
-    job = (
-        ["-m", "jobs.score_batch"]
+    """Start `python -m jobs.score_batch --model houses`, or another job, in a workspace; `code` runs before it in the same process."""
+    start = (
+        ["-m", f"jobs.{job}"]
         if code is None
-        else ["-c", f"{code}\nimport jobs.score_batch as job, sys; sys.exit(job.run(job.main))"]
+        else ["-c", f"{code}\nimport jobs.{job} as job, sys; sys.exit(job.run(job.main))"]
     )
-    command = [sys.executable, *job, "--model", "houses", "--set", "spark.master=local[2,4]", *arguments]
+    command = [sys.executable, *start, "--model", "houses", "--set", "spark.master=local[2,4]", *arguments]
     return JobProcess(command, {**env, **workspace.env()}, workspace.root, pause_at)
 
 

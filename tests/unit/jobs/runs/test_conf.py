@@ -275,6 +275,8 @@ def locations() -> list[str]:
     others = {
         *("spark.app_name", "spark.log_level", "spark.conf", "mlflow.experiment", "input.row_id"),
         *("input.partitions", "output.pass_through", "serve.host", "serve.log_pii"),
+        *("stream.format", "stream.options", "stream.columns", "stream.select"),
+        *("stream.trigger", "stream.event_time", "stream.watermark"),
     }
     return [key for key in texts if not key.startswith(plain) and key not in others]
 

@@ -62,6 +62,16 @@ def test_commit_files_happens_once_per_app_id(uri):
     assert ids_of(uri) == [1, 2]
 
 
+def test_commit_files_counts_a_version_and_all_before_it_as_committed(uri):
+    for version, ids in ((1, [1]), (3, [2])):
+        assert commit_files(uri, [write(uri, ids)], app_id="stream", schema=SCHEMA, version=version)
+    for version in (1, 2, 3):
+        assert not commit_files(uri, [write(uri, [9])], app_id="stream", schema=SCHEMA, version=version)
+    assert commit_files(uri, [write(uri, [3])], app_id="stream", schema=SCHEMA, version=4)
+    assert sorted(ids_of(uri)) == [1, 2, 3]
+    assert committed_version(uri, "stream") == 4
+
+
 def test_commit_files_records_work_that_had_no_rows(uri):
     assert committed_version(uri, "run/1") is None
 

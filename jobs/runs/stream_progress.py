@@ -1,0 +1,183 @@
+"""What is said of a streaming query while it runs: a line for each batch, a file with the same for programs, an MLflow run at its end.
+
+Lag is told in two ways: how far the latest event time is behind the clock, and how many files of the source are not read yet. Nothing
+here may stop a query: what cannot be told is null.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import mlflow
+
+from feature_pipelines.errors import OnescoreError
+from jobs.runs.conf import Conf
+from jobs.runs.progress import say
+from jobs.runs.stream_batch import Done
+from jobs.runs.stream_model import StreamModel
+from jobs.runs.stream_source import FILE_FORMATS, source_place
+from jobs.runs.stream_state import QueryManifest, StreamState
+from jobs.runs.tracking import connect_from
+from jobs.tables.delta_stream import DeltaFiles
+from jobs.tables.files import list_files
+from udfs.platform import describe_platform
+from udfs.registry import asking
+
+__all__ = ["StreamProgress", "files_behind", "log_stream_run"]
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+class StreamProgress:
+    """Tells each batch that was committed.
+
+    Args:
+        conf, state, query, model: the query's.
+        clock: now.
+        source: returns what Spark says of the source since the last batch (Kafka tells there how far it is behind).
+    """
+
+    def __init__(
+        self,
+        conf: Conf,
+        state: StreamState,
+        query: QueryManifest,
+        model: StreamModel,
+        clock: Callable[[], datetime],
+        source: Callable[[], Mapping[str, Any]] = dict,
+    ) -> None:
+        self._conf, self._state, self._query, self._model = conf, state, query, model
+        self._clock, self.source = clock, source
+        self._last: dict[str, Any] = {"query_id": query.query_id, "state": "running", "batch": None}
+        self.rows = self.quarantined = self.batches = 0
+
+    def __call__(self, done: Done) -> None:
+        """Tell of a batch."""
+        record, now = done.record, self._clock()
+        rows = record.rows.ids_in.count
+        if not done.again:
+            self.rows += rows
+            self.quarantined += record.rows.ids_quarantined.count
+            self.batches += 1
+        latest = None if record.latest_us is None else _EPOCH + timedelta(microseconds=record.latest_us)
+        behind = files_behind(self._conf, self._state, record.batch)
+        self._last = {
+            **self._last,
+            "batch": record.batch,
+            "at": now.isoformat(),
+            "again": done.again,
+            "rows": rows,
+            "rows_scored": record.rows.ids_scored.count,
+            "rows_quarantined": record.rows.ids_quarantined.count,
+            "reasons": dict(record.rows.reasons),
+            "seconds": round(done.seconds, 3),
+            "rows_per_second": round(rows / done.seconds, 1) if done.seconds and not done.again else 0.0,
+            "model_version": record.version,
+            "declined": self._model.declined,
+            "views": dict(record.views),
+            "watermark": _time(record.watermark_us),
+            "latest_event_time": _time(record.latest_us),
+            "lag_seconds": None if latest is None else round((now - latest).total_seconds(), 3),
+            "files_behind": behind,
+            "source": dict(self.source()),
+            "totals": dict(record.totals.__dict__),
+        }
+        self._state.write_progress(self._last)
+        say(_line(self._last))
+
+    def ended(self, state: str) -> None:
+        """Note how the query ended: `stopped`, `complete` or `failed`."""
+        self._last = {**self._last, "state": state, "ended": self._clock().isoformat()}
+        self._state.write_progress(self._last)
+
+    @property
+    def last(self) -> Mapping[str, Any]:
+        """What was told last."""
+        return self._last
+
+
+def files_behind(conf: Conf, state: StreamState, batch: int) -> int | None:
+    """Return how many files of the source come after a batch; None for a source without files, and where it cannot be told."""
+    place = source_place(conf)
+    try:
+        if place is not None and conf.stream.format == "delta":
+            lines = (state.spark / "offsets" / str(batch)).read_text().splitlines()
+            skip = conf.stream.options.get("skipChangeCommits") == "true"
+            files = DeltaFiles(place, skip_changes=skip)
+            return len(files.advance(json.loads(lines[2]), files.newest(), None)[1])
+        if place is not None and conf.stream.format in FILE_FORMATS:
+            return max(len(_listed(place)) - len(_read(state.spark)), 0)
+    except (OSError, ValueError, LookupError, OnescoreError):
+        return None
+    return None
+
+
+def log_stream_run(
+    conf: Conf, query: QueryManifest, progress: StreamProgress, started: datetime, ended: datetime
+) -> None:
+    """Log what a process did of a query; that MLflow does not answer is said and is no failure."""
+    seconds = (ended - started).total_seconds()
+    totals = progress.last.get("totals") or {}
+    metrics = {
+        "batches": progress.batches,
+        "rows": progress.rows,
+        "rows_quarantined": progress.quarantined,
+        "seconds": seconds,
+        "rows_per_second": progress.rows / seconds if seconds else 0.0,
+        **{f"total.{name}": totals[name] for name in ("batches", "rows", "scored", "quarantined") if totals},
+        **{f"total.quarantined.{code}": n for code, n in (totals.get("reasons") or {}).items()},
+        **{n: v for n in ("lag_seconds", "files_behind") if (v := progress.last.get(n)) is not None},
+    }
+    try:
+        connect_from(conf, create=True)
+        with (
+            asking("the tracking server"),
+            mlflow.start_run(run_name=f"stream {conf.model.name} {query.query_id}"),
+        ):
+            mlflow.set_tags({"onescore.run_id": query.query_id, "onescore.job": "score_stream"})
+            mlflow.log_params({name: str(value)[:500] for name, value in query.identity.items()})
+            mlflow.log_metrics({name: float(value) for name, value in metrics.items()})
+            mlflow.log_dict(conf.resolved(), "configuration.json")
+            mlflow.log_dict(describe_platform(), "platform.json")
+            mlflow.log_dict(dict(progress.last), "progress.json")
+    except OnescoreError as exc:
+        say(f"the run could not be logged: {exc}")
+
+
+def _line(told: Mapping[str, Any]) -> str:
+    reasons = ", ".join(f"{code} {n:,}" for code, n in sorted(told["reasons"].items()))
+    bad = f", {told['rows_quarantined']:,} quarantined ({reasons})" if told["rows_quarantined"] else ""
+    speed = "committed again" if told["again"] else f"{told['rows_per_second']:,.0f} rows/s"
+    parts = [
+        f"batch {told['batch']}: {told['rows']:,} rows{bad}",
+        speed,
+        f"version {told['model_version']}",
+    ]
+    if told["latest_event_time"] is not None:
+        lag = timedelta(seconds=round(told["lag_seconds"]))
+        parts.append(f"events to {told['latest_event_time']}, {lag} behind")
+    if told["files_behind"] is not None:
+        parts.append(f"{told['files_behind']:,} files behind")
+    return "; ".join(parts)
+
+
+def _time(microseconds: int | None) -> str | None:
+    return None if microseconds is None else (_EPOCH + timedelta(microseconds=microseconds)).isoformat()
+
+
+def _listed(place: str) -> list[str]:
+    """Return the files that Spark's file source would read."""
+    files = (info.path[len(place.rstrip("/")) + 1 :] for info in list_files(place))
+    return [path for path in files if not any(part.startswith(("_", ".")) for part in path.split("/"))]
+
+
+def _read(spark: Path) -> set[str]:
+    """Return the files that Spark's file source has noted as read or about to be, of its log in the checkpoint."""
+    found: set[str] = set()
+    for path in (spark / "sources" / "0").glob("[0-9]*"):
+        found |= {json.loads(line)["path"] for line in path.read_text().splitlines()[1:] if line}
+    return found

@@ -1,0 +1,237 @@
+"""The source of a streaming query: what the configuration names, as a DataFrame whose rows the tasks know how to read.
+
+    parquet, csv, any other     columns of the request (and of `stream.columns`); csv as text, read by the wire form
+    json, text, kafka           a JSON object in `value`, read by the wire form; no `stream.select`
+    delta                       what commits add to a Delta table, through delta-rs and Spark's API for sources in Python
+
+Spark's own readers of JSON and CSV would guess (a time without offset, 1.0 for an integer, a field that occurs twice), so text is taken
+as text. This module does not know what becomes of a row.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import functions as F
+from pyspark.sql.pandas.types import to_arrow_schema
+from pyspark.sql.types import StringType, StructField, StructType
+
+from feature_pipelines.definitions import FeatureSet
+from feature_pipelines.errors import ConfigurationError, ContractError, did_you_mean
+from feature_pipelines.schema import Field, Schema
+from jobs.runs.conf import Conf
+from jobs.runs.secret_refs import SecretRef
+from jobs.runs.stream_task import FILE, ORDINAL, REFUSED, VALUE, Form
+from jobs.tables.delta_read import open_table, require_plain
+from jobs.tables.delta_stream import DELTA, DeltaStream
+from jobs.tables.files import is_local, normal_uri
+
+__all__ = [
+    "FILE_FORMATS",
+    "StreamSource",
+    "columns_ddl",
+    "open_source",
+    "source_identity",
+    "source_place",
+]
+
+FILE_FORMATS = ("parquet", "csv", "json", "text")
+_LINES = ("json", "text", "kafka")
+_WITHOUT_PLACE = ("rate", "rate-micro-batch", "kafka", "socket")
+_TYPES = {
+    "float64": "double",
+    "float32": "float",
+    "int64": "bigint",
+    "int32": "int",
+    "bool": "boolean",
+    "timestamp": "timestamp",
+    "string": "string",
+    "binary": "binary",
+}
+
+
+@dataclass(frozen=True)
+class StreamSource:
+    """An opened source.
+
+    Args:
+        frame: its rows, with the columns of `stream_task` that say where each was.
+        form: how they look.
+        schema: the columns that the contract reads.
+        originals: the columns that a quarantined row keeps.
+        root: where it is, "" for a source without a place.
+    """
+
+    frame: DataFrame
+    form: Form
+    schema: pa.Schema
+    originals: pa.Schema
+    root: str
+
+
+def source_place(conf: Conf) -> str | None:
+    """Return where the source is, None for a format that has no place."""
+    settings = conf.stream
+    if settings.source is None and settings.format in _WITHOUT_PLACE:
+        return None
+    return conf.table_location(settings.source if settings.source is not None else conf.input.source)
+
+
+def source_identity(conf: Conf) -> dict[str, Any]:
+    """Return what a restart must share with the query that it continues, of the source and of what it makes of rows."""
+    settings = conf.stream
+    return {
+        "stream.format": settings.format,
+        "stream.source": source_place(conf),
+        "stream.options": {name: str(value) for name, value in sorted(settings.options.items())},
+        "stream.columns": settings.columns,
+        "stream.select": list(settings.select),
+        "stream.event_time": settings.event_time,
+        "stream.watermark": settings.watermark,
+    }
+
+
+def open_source(spark: SparkSession, conf: Conf, feature_set: FeatureSet) -> StreamSource:
+    """Return the source that the configuration names.
+
+    Args:
+        spark: a classic session.
+        conf: its `stream` section; see `StreamSettings`.
+        feature_set: the model's, whose request says which columns there are.
+
+    Raises:
+        ConfigurationError: what is asked for does not go together. ContractError: the source lacks columns.
+        TableError: there is no such Delta table, or none that can be read without Delta's own reader.
+    """
+    settings = conf.stream
+    place = source_place(conf)
+    declared = _declared(conf, feature_set)
+    if settings.format in _LINES and settings.select:
+        raise ConfigurationError(
+            f"stream.select: rows of {settings.format} are JSON objects, and have no columns to select from; leave it empty"
+        )
+    is_delta = settings.format == "delta"
+    source = _delta(spark, conf, place or "") if is_delta else _spark_source(spark, conf, place, declared)
+    if settings.select:
+        source = _selected(source, list(settings.select))
+    _require_columns(source, feature_set, conf)
+    return source
+
+
+def _declared(conf: Conf, feature_set: FeatureSet) -> StructType:
+    """Return the request's columns, and the further ones that the configuration names, which win."""
+    further = _struct(conf.stream.columns)
+    names = {field.name for field in further}
+    request = Schema(tuple(field for field in feature_set.request if field.name not in names))
+    return StructType([*_struct(columns_ddl(request)), *further])
+
+
+def columns_ddl(schema: Schema) -> str:
+    """Return declared fields as Spark DDL.
+
+    Raises:
+        ConfigurationError: Spark has no column type for one of them.
+    """
+    return ", ".join(f"`{field.name}` {_ddl(field)}" for field in schema)
+
+
+def _struct(ddl: str) -> StructType:
+    if not ddl.strip():
+        return StructType([])
+    try:
+        parsed: Any = StructType.fromDDL(ddl)
+    except Exception as exc:
+        first = str(exc).strip().partition("\n")[0][:200]
+        raise ConfigurationError(f"stream.columns: {ddl!r} is no Spark DDL ({first})") from exc
+    if not isinstance(parsed, StructType):
+        raise ConfigurationError(f"stream.columns: {ddl!r} names a type; expected columns, `name type, ...`")
+    return parsed
+
+
+def _ddl(field: Field) -> str:
+    dtype = field.dtype
+    if dtype.kind == "decimal":
+        return f"decimal({dtype.precision},{dtype.scale})"
+    if dtype.kind not in _TYPES:
+        raise ConfigurationError(
+            f"request field {field.name!r} is {dtype}, which has no column type of Spark's; stream it from a Delta table",
+            field=field.name,
+        )
+    return _TYPES[dtype.kind]
+
+
+def _options(conf: Conf) -> dict[str, str]:
+    values = conf.stream.options.items()
+    return {name: v.reveal() if isinstance(v, SecretRef) else v for name, v in values}
+
+
+def _spark_source(spark: SparkSession, conf: Conf, place: str | None, declared: StructType) -> StreamSource:
+    settings = conf.stream
+    form: Form = "lines" if settings.format in _LINES else "cells" if settings.format == "csv" else "columns"
+    reader = spark.readStream.format("text" if form == "lines" and place is not None else settings.format)
+    if settings.format == "csv":
+        texts = [StructField(field.name, StringType()) for field in declared]
+        reader = reader.schema(StructType([*texts, StructField(REFUSED, StringType())])).options(
+            header="true", enforceSchema="false", mode="PERMISSIVE", columnNameOfCorruptRecord=REFUSED
+        )
+    elif settings.format == "parquet":
+        reader = reader.schema(declared)
+    reader = reader.options(**_options(conf))
+    frame = reader.load() if place is None else reader.load(f"file://{place}" if is_local(place) else place)
+    originals = _arrow(StructType([field for field in frame.schema if field.name != REFUSED]))
+    if settings.format in FILE_FORMATS:
+        where = [F.col("_metadata.file_path").alias(FILE)]
+        if settings.format == "parquet":
+            where.append(F.col("_metadata.row_index").alias(ORDINAL))
+        frame = frame.select("*", *where)
+    elif settings.format == "kafka":
+        file = F.concat_ws("/", F.col("topic"), F.col("partition"))
+        frame = frame.select("*", file.alias(FILE), F.col("offset").alias(ORDINAL))
+    if form == "lines" and VALUE not in frame.columns:
+        raise ConfigurationError(f"stream.format {settings.format}: the source has no column {VALUE!r}")
+    schema = originals if form == "columns" else _arrow(declared)
+    return StreamSource(frame, form, schema, originals, normal_uri(place) if place else "")
+
+
+def _delta(spark: SparkSession, conf: Conf, place: str) -> StreamSource:
+    """Return what commits add to a Delta table; always through our own reader, so that it is one source with and without jars."""
+    table = open_table(place)
+    require_plain(table, place)
+    columns = StructType.fromJson(json.loads(table.schema().to_json()))
+    with_places = StructType([*columns, StructField(FILE, StringType()), *_struct(f"`{ORDINAL}` bigint")])
+    spark.dataSource.register(DeltaStream)
+    reader = spark.readStream.format(DELTA).schema(with_places).options(**_options(conf), path=place)
+    schema = _arrow(columns)
+    return StreamSource(reader.load(), "columns", schema, schema, normal_uri(place))
+
+
+def _selected(source: StreamSource, expressions: list[str]) -> StreamSource:
+    """Return the source with columns made of its own by SQL expressions; where rows were is kept."""
+    where = [name for name in (FILE, ORDINAL, REFUSED) if name in source.frame.columns]
+    frame = source.frame.selectExpr(*expressions, *(f"`{name}`" for name in where))
+    made = _arrow(StructType([field for field in frame.schema if field.name not in where]))
+    return StreamSource(frame, source.form, made, made, source.root)
+
+
+def _arrow(schema: StructType) -> pa.Schema:
+    return pa.schema([field.with_nullable(True) for field in to_arrow_schema(schema, timezone="UTC")])
+
+
+def _require_columns(source: StreamSource, feature_set: FeatureSet, conf: Conf) -> None:
+    """Refuse a source that lacks what the model, the row id or the scored table needs."""
+    available: Mapping[str, Any] = dict.fromkeys(source.schema.names)
+    key = feature_set.row_id if conf.input.row_id is None else conf.input.row_id
+    event_time = [conf.stream.event_time] if conf.stream.event_time else []
+    required = [f.name for f in feature_set.request if not f.accepts_null]
+    lacking = [n for n in (*required, *key, *conf.output.pass_through, *event_time) if n not in available]
+    if lacking:
+        raise ContractError(
+            f"the stream has no column {lacking[0]!r}.{did_you_mean(lacking[0], available)} Make it with stream.select, or declare "
+            "it in stream.columns",
+            missing=lacking,
+        )

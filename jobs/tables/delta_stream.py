@@ -1,0 +1,282 @@
+"""A Delta table as a streaming source of Spark's, through delta-rs: the rows that commits add, each once, with no Delta jars.
+
+A query begins with the table as it is then, file by file, and goes on with the files that later commits add. An offset is the next
+file to read: {version, index, snapshot}; `index` counts the files of that version's commit, or, while `snapshot` is true, of the whole
+table at that version. Compaction and z-order add no rows and are passed over. A commit that takes rows out (DELETE, UPDATE, MERGE,
+overwrite) cannot be read as added rows and is refused, unless `skipChangeCommits` says to pass it over as a whole.
+
+Options: path; maxFilesPerTrigger (1000); startingVersion (a version, or `latest`: no snapshot); skipChangeCommits (false). Workers
+import this module to read files, so Delta is imported where the driver asks for it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pyspark.sql.datasource import DataSource, DataSourceStreamReader, InputPartition
+from pyspark.sql.streaming.datasource import (
+    ReadAllAvailable,
+    ReadLimit,
+    ReadMaxFiles,
+    SupportsTriggerAvailableNow,
+)
+from pyspark.sql.types import StructType
+
+from feature_pipelines.errors import ConfigurationError, TableError
+from jobs.tables.files import child_uri, filesystem_of
+from jobs.tables.units import Unit, read_unit
+
+if TYPE_CHECKING:
+    from jobs.tables.pinned import InputFile
+
+__all__ = ["DELTA", "DeltaFiles", "DeltaStream", "DeltaStreamReader"]
+
+DELTA = "onescore_delta"
+_BATCH_ROWS = 10_000
+_PLACES = 2
+_VERSIONS = 100
+"""After so many commits that add nothing the offset moves on all the same: the log's entries do not stay for ever."""
+Offset = dict[str, Any]
+
+
+class DeltaFiles:
+    """The files that a table's log adds, in the order in which a stream reads them.
+
+    Args:
+        uri: root of the table.
+        skip_changes: pass over commits that take rows out, instead of refusing them.
+    """
+
+    def __init__(self, uri: str, *, skip_changes: bool = False) -> None:
+        self.uri = uri
+        self._skip_changes = skip_changes
+        self._cache: dict[tuple[int, bool], list[InputFile]] = {}
+
+    def newest(self) -> int:
+        """Return the table's newest version."""
+        from jobs.tables.delta_read import open_table
+
+        return int(open_table(self.uri).version())
+
+    def of(self, version: int, snapshot: bool) -> list[InputFile]:
+        """Return the files that a version's commit adds, or all that the table has at that version.
+
+        Raises:
+            TableError: the version is no longer there, it takes rows out, or it changes the schema.
+        """
+        key = (version, snapshot)
+        if key not in self._cache:
+            if len(self._cache) > 1_000:
+                self._cache.clear()
+            self._cache[key] = self._snapshot(version) if snapshot else self._added(version)
+        return self._cache[key]
+
+    def advance(self, start: Offset, newest: int, limit: int | None) -> tuple[Offset, list[InputFile]]:
+        """Return the offset after the next `limit` files (None = all) up to a version, and these files."""
+        version, index, snapshot = start["version"], start["index"], start["snapshot"]
+        taken: list[InputFile] = []
+        while version <= newest:
+            files = self.of(version, snapshot)[index:]
+            room = len(files) if limit is None else max(limit - len(taken), 0)
+            taken += files[:room]
+            if room < len(files):
+                return _offset(version, index + room, snapshot), taken
+            version, index, snapshot = version + 1, 0, False
+        return _offset(version, index, snapshot), taken
+
+    def between(self, start: Offset, end: Offset) -> list[InputFile]:
+        """Return the files from one offset to another."""
+        found: list[InputFile] = []
+        version, index, snapshot = start["version"], start["index"], start["snapshot"]
+        while version < end["version"]:
+            found += self.of(version, snapshot)[index:]
+            version, index, snapshot = version + 1, 0, False
+        return found + self.of(version, snapshot)[index : end["index"]] if end["index"] > index else found
+
+    def _snapshot(self, version: int) -> list[InputFile]:
+        from jobs.tables.snapshot import pin_snapshot
+
+        return list(pin_snapshot(self.uri, version=version).files)
+
+    def _added(self, version: int) -> list[InputFile]:
+        from jobs.tables.snapshot import logged_files
+
+        actions = self._log(version)
+        if any("metaData" in action for action in actions) and self._changes_columns(version):
+            raise TableError(
+                f"{self.uri}: version {version} changes the table's columns, and a stream's columns are fixed; start a "
+                "new query with a checkpoint of its own and startingVersion after it",
+                version=version,
+            )
+        removed = [
+            a["remove"] for a in actions if a.get("remove", {}).get("dataChange", True) and "remove" in a
+        ]
+        if removed:
+            if self._skip_changes:
+                return []
+            raise TableError(
+                f"{self.uri}: version {version} takes rows out (DELETE, UPDATE, MERGE or overwrite), so what it adds is not new rows. "
+                "stream.options.skipChangeCommits=true passes such commits over, rows that they add included",
+                version=version,
+            )
+        return logged_files(
+            self.uri, [a["add"] for a in actions if "add" in a and a["add"].get("dataChange", True)]
+        )
+
+    def _changes_columns(self, version: int) -> bool:
+        from jobs.tables.delta_read import open_table, table_schema
+
+        if not version:
+            return False
+        before, after = (table_schema(open_table(self.uri, v)) for v in (version - 1, version))
+        return not before.equals(after)
+
+    def _log(self, version: int) -> list[dict[str, Any]]:
+        filesystem, path = filesystem_of(child_uri(self.uri, f"_delta_log/{version:020d}.json"))
+        try:
+            with filesystem.open_input_stream(path) as stream:
+                return [json.loads(line) for line in stream.read().splitlines() if line.strip()]
+        except OSError as exc:
+            raise TableError(
+                f"{self.uri}: the log's entry of version {version} is gone, so the stream cannot tell what it added; start a new query "
+                "with a checkpoint of its own",
+                version=version,
+            ) from exc
+
+
+@dataclass
+class _File(InputPartition):
+    """One file to read."""
+
+    uri: str
+    partition_values: dict[str, str | None]
+
+
+class DeltaStreamReader(DataSourceStreamReader, SupportsTriggerAvailableNow):
+    """Spark's side of the source; see the module.
+
+    Args:
+        options: of the source.
+        schema: the table's columns, then file and ordinal.
+    """
+
+    def __init__(self, options: dict[str, str], schema: StructType) -> None:
+        self._files = DeltaFiles(options["path"], skip_changes=_truth(options, "skipChangeCommits"))
+        self._start = _option(options, "startingVersion")
+        self._limit = _count(options, "maxFilesPerTrigger", 1_000)
+        self._schema = schema
+        self._target: int | None = None
+
+    def initialOffset(self) -> Offset:  # noqa: N802 - Spark's name
+        """Return where a new query begins."""
+        newest = self._files.newest()
+        if self._start is None:
+            return _offset(newest, 0, True)
+        return _offset(newest + 1 if self._start == "latest" else _version(self._start), 0, False)
+
+    def getDefaultReadLimit(self) -> ReadLimit:  # noqa: N802 - Spark's name
+        """Return how many files a batch has at most."""
+        return ReadMaxFiles(self._limit)
+
+    def prepareForTriggerAvailableNow(self) -> None:  # noqa: N802 - Spark's name
+        """Note up to where this run reads."""
+        self._target = self._files.newest()
+
+    def latestOffset(self, start: Offset, limit: ReadLimit) -> Offset:  # noqa: N802 - Spark's name
+        """Return where the next batch ends."""
+        newest = self._files.newest() if self._target is None else self._target
+        n = None if isinstance(limit, ReadAllAvailable) else int(getattr(limit, "max_files", self._limit))
+        end, files = self._files.advance(start, newest, n)
+        is_far = end["version"] - start["version"] > _VERSIONS
+        return end if files or is_far else start
+
+    def partitions(self, start: Offset, end: Offset) -> Sequence[InputPartition]:
+        """Return the files of a batch."""
+        return [_File(f.uri, dict(f.partition_values)) for f in self._files.between(start, end)]
+
+    def read(self, partition: InputPartition) -> Iterator[pa.RecordBatch]:
+        """Yield a file's rows, with the place of each; called on a worker."""
+        from pyspark.sql.pandas.types import to_arrow_schema
+
+        if not isinstance(partition, _File):
+            raise TypeError(f"expected a file, got {type(partition).__name__}")
+        form = to_arrow_schema(self._schema, timezone="UTC")
+        columns = pa.schema(list(form)[:-_PLACES])
+        unit = _unit(partition)
+        ordinal = 0
+        for batch in read_unit(unit, columns.names, batch_rows=_BATCH_ROWS, schema=columns) if unit else ():
+            n = batch.num_rows
+            arrays = [_plain(a, f.type) for a, f in zip(batch.columns, columns, strict=True)]
+            arrays += [pa.array([partition.uri] * n, pa.string()), pa.array(np.arange(ordinal, ordinal + n))]
+            ordinal += n
+            yield pa.RecordBatch.from_arrays(arrays, schema=form)
+
+
+class DeltaStream(DataSource):
+    """The source as Spark registers it."""
+
+    @classmethod
+    def name(cls) -> str:
+        """Return its format."""
+        return DELTA
+
+    def schema(self) -> StructType:
+        """Say that whoever reads must give the schema.
+
+        Raises:
+            ConfigurationError: always.
+        """
+        raise ConfigurationError(f"{DELTA}: read it with a schema")
+
+    def streamReader(self, schema: StructType) -> DataSourceStreamReader:  # noqa: N802 - Spark's name
+        """Return the reader."""
+        return DeltaStreamReader(dict(self.options), schema)
+
+
+def _unit(file: _File) -> Unit | None:
+    filesystem, path = filesystem_of(file.uri)
+    with filesystem.open_input_file(path) as opened:
+        footer = pq.read_metadata(opened)
+    if not footer.num_rows:
+        return None
+    return Unit(file.uri, tuple(range(footer.num_row_groups)), 0, footer.num_rows, file.partition_values)
+
+
+def _plain(array: pa.Array, type_: pa.DataType) -> pa.Array:
+    decoded = array.dictionary_decode() if pa.types.is_dictionary(array.type) else array
+    return decoded if decoded.type == type_ else decoded.cast(type_)
+
+
+def _offset(version: int, index: int, snapshot: bool) -> Offset:
+    return {"version": version, "index": index, "snapshot": snapshot}
+
+
+def _option(options: dict[str, str], name: str) -> str | None:
+    return next((value for key, value in options.items() if key.lower() == name.lower()), None)
+
+
+def _truth(options: dict[str, str], name: str) -> bool:
+    return (_option(options, name) or "false").lower() == "true"
+
+
+def _count(options: dict[str, str], name: str, default: int) -> int:
+    text = _option(options, name)
+    if text is None:
+        return default
+    if not text.isdigit() or not int(text):
+        raise ConfigurationError(f"stream.options.{name}: expected a whole number above 0, got {text!r}")
+    return int(text)
+
+
+def _version(text: str) -> int:
+    if not text.isdigit():
+        raise ConfigurationError(
+            f"stream.options.startingVersion: expected a version or latest, got {text!r}"
+        )
+    return int(text)

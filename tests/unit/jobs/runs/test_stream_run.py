@@ -1,0 +1,369 @@
+"""A streaming query by Spark itself: every source gives the batch job's bits, a restart goes on, and what differs is refused."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+from deltalake import DeltaTable, write_deltalake
+from pyspark.sql.streaming.readwriter import DataStreamReader
+
+from feature_pipelines.errors import (
+    ConfigurationError,
+    ContractError,
+    OnescoreError,
+    RunConflictError,
+    TableError,
+)
+from jobs.runs.stream_plan import begun_query, describe_stream, pinned_model
+from jobs.runs.stream_run import stream_from
+from jobs.runs.stream_state import StreamState
+from tests.toy.runs import QUARANTINE, SCORED, content, move_alias, register_again
+from tests.toy.streams import FORMATS, KafkaLike, run_stream, running, source_settings, write_source
+
+KEPT = ("row_id", "code", "field", "message")
+ONE_BATCH_EACH = "stream.options.maxFilesPerTrigger=1"
+
+
+def progress_of(workspace):
+    return json.loads(
+        (workspace.root / ".onescore" / "streams" / "houses" / "onescore" / "progress").read_text()
+    )
+
+
+def until(is_true, what):
+    give_up = time.monotonic() + 60
+    while not is_true():
+        assert time.monotonic() < give_up, f"waited in vain for {what}"
+        time.sleep(0.1)
+
+
+def quarantined(workspace):
+    return sorted(map(repr, workspace.rows(QUARANTINE).select(KEPT).to_pylist()))
+
+
+@pytest.mark.parametrize("format_", FORMATS)
+def test_source_gives_the_bits_of_the_batch_job_and_a_restart_goes_on(spark, dirty, clean, tmp_path, format_):
+    houses = dirty.rows("houses").sort_by("house_id")
+    if format_ == "delta":
+        dirty.write("houses", houses.slice(0, 1_200), rows_per_file=600)
+    else:
+        write_source(tmp_path / "in", format_, houses.slice(0, 600), "a")
+        write_source(tmp_path / "in", format_, houses.slice(600, 600), "b")
+    settings = [*source_settings(dirty, format_, tmp_path / "in"), ONE_BATCH_EACH]
+    first = run_stream(spark, dirty, *settings)
+    assert (first.state, first.batches, first.rows) == ("complete", 2, 1_200)
+    assert run_stream(spark, dirty, *settings).batches == 0
+
+    if format_ == "delta":
+        write_deltalake(dirty.table("houses"), houses.slice(1_200, 800), mode="append")
+    else:
+        write_source(tmp_path / "in", format_, houses.slice(1_200, 800), "c")
+    second = run_stream(spark, dirty, *settings)
+    assert (second.query_id, second.batches, second.rows) == (first.query_id, 1, 800)
+    assert (second.totals["rows"], second.totals["scored"]) == (2_000, 1_990)
+    assert content(dirty, SCORED) == content(clean, SCORED)
+    assert quarantined(dirty) == quarantined(clean)
+    told = progress_of(dirty)
+    assert (told["state"], told["rows"], told["files_behind"], told["model_version"]) == (
+        "complete",
+        800,
+        0,
+        "1",
+    )
+    assert told["lag_seconds"] > 0
+    assert told["rows_per_second"] > 0
+
+
+def test_quarantined_original_and_its_place_are_those_of_the_batch_job(spark, dirty, clean):
+    run_stream(spark, dirty)
+    ours, theirs = content(dirty, QUARANTINE), content(clean, QUARANTINE)
+    assert ours == theirs
+
+
+def test_rows_without_a_key_are_known_by_file_and_place_as_in_the_batch_job(spark, dirty, tmp_path):
+    from jobs.runs.batch import score_table
+
+    houses = dirty.rows("houses")
+    write_source(tmp_path / "in", "parquet", houses.slice(0, 300), "a")
+    write_source(tmp_path / "in", "parquet", houses.slice(300, 300), "b")
+    place = json.dumps(str(tmp_path / "in"))
+    same = [f"input.source={place}", "input.row_id=[]", "output.quarantine=q"]
+    run_stream(spark, dirty, *same, "stream.format=parquet", "output.scored=by_stream")
+    score_table(spark, dirty.conf(*same, "output.scored=by_batch"))
+    ids = [sorted(dirty.rows(f"by_{way}").column("row_id").to_pylist()) for way in ("stream", "batch")]
+    assert ids[0] == ids[1]
+    assert {name.partition("#")[0] for name in ids[0]} == {"a.parquet", "b.parquet"}
+
+
+def test_line_that_is_no_row_is_quarantined_with_its_text(spark, dirty, tmp_path):
+    (tmp_path / "in").mkdir()
+    good = {"house_id": 1, "asked_ts": "2020-01-05T00:00:00Z", "area_m2": 50.5, "rooms": 2, "town": "town-1"}
+    bad = [
+        "no json",
+        '{"house_id": 2, "house_id": 3}',
+        json.dumps({**good, "house_id": 4, "asked_ts": "2020-01-05"}),
+    ]
+    lines = [json.dumps(good), *bad, json.dumps({**good, "house_id": 5, "colour": "red"})]
+    (tmp_path / "in" / "a.json").write_text("\n".join(lines))
+    summary = run_stream(spark, dirty, *source_settings(dirty, "json", tmp_path / "in"))
+    assert (summary.rows, summary.quarantined) == (5, 4)
+    rows = {row["source_ordinal"]: row for row in dirty.rows(QUARANTINE).to_pylist()}
+    assert [rows[i]["code"] for i in sorted(rows)] == [
+        "UNREADABLE_ROW",
+        "UNREADABLE_ROW",
+        "BAD_TIMESTAMP",
+        "UNKNOWN_FIELD",
+    ]
+    assert json.loads(rows[1]["row"]) == {"value": "no json"}
+    assert rows[1]["source_file"].endswith("/in/a.json")
+    assert dirty.rows(SCORED).column("row_id").to_pylist() == ["1"]
+
+
+def test_line_of_csv_with_too_many_cells_is_quarantined(spark, dirty, tmp_path):
+    write_source(tmp_path / "in", "csv", dirty.rows("houses").slice(1, 2), "a")
+    with (tmp_path / "in" / "a.csv").open("a") as file:
+        file.write("7,2020-01-05T00:00:00Z,50.5,2,town-1,and,more\n")
+        file.write("8,2020-01-05T00:00:00Z,large,2,town-1\n")
+    run_stream(spark, dirty, *source_settings(dirty, "csv", tmp_path / "in"))
+    rows = {row["row_id"]: (row["code"], row["field"]) for row in dirty.rows(QUARANTINE).to_pylist()}
+    assert rows == {"7": ("UNREADABLE_ROW", ""), "8": ("WRONG_TYPE", "area_m2")}
+
+
+RATE = [
+    "stream.format=rate",
+    "stream.options.rowsPerSecond=50",
+    "stream.trigger=1 seconds",
+    'stream.select=["value AS house_id", "timestamp AS asked_ts", "10.5D + value AS area_m2", "value % 7 AS rooms", '
+    "\"concat('town-', value % 6) AS town\"]",
+]
+
+
+def test_rate_source_runs_until_it_is_told_to_stop_and_goes_on_after(spark, dirty):
+    with running(spark, dirty, *RATE) as ended:
+        until(
+            lambda: ended or (dirty.root / ".onescore/streams/houses/onescore/batch-000000002").exists(),
+            "batches",
+        )
+    (summary,) = ended
+    assert (summary.state, summary.rows) == ("stopped", summary.totals["rows"])
+    assert summary.rows > 0
+    before = dirty.rows(SCORED).num_rows
+    with running(spark, dirty, *RATE) as ended:
+        until(lambda: ended or dirty.rows(SCORED).num_rows > before, "rows of the second process")
+    ids = sorted(int(row) for row in dirty.rows(SCORED).column("row_id").to_pylist())
+    assert ids == list(range(len(ids)))
+    assert ended[0].query_id == summary.query_id
+    assert ended[0].totals["batches"] == summary.batches + ended[0].batches
+
+
+def test_two_queries_on_one_checkpoint_are_refused(spark, dirty):
+    with running(spark, dirty, *RATE) as ended:
+        until(lambda: ended or (dirty.root / ".onescore/streams/houses/onescore/query").exists(), "the query")
+        with pytest.raises(RunConflictError, match="is in use: process .* runs a query on it since"):
+            run_stream(spark, dirty, *RATE)
+    assert ended[0].state == "stopped"
+
+
+@pytest.mark.slow
+def test_version_is_pinned_by_the_checkpoint_and_not_by_the_alias(spark, dirty):
+    run_stream(spark, dirty)
+    move_alias(dirty, register_again(dirty))
+    more = dirty.rows("houses").sort_by("house_id").slice(1, 10)
+    write_deltalake(dirty.table("houses"), more, mode="append")
+    assert run_stream(spark, dirty).version == "1"
+    with pytest.raises(RunConflictError, match=r"model\.version: the run has '1', now it is '2'"):
+        run_stream(spark, dirty, "model.version=2")
+    write_deltalake(dirty.table("houses"), more, mode="append")
+    assert run_stream(spark, dirty, "stream.follow_alias=true").version == "2"
+    versions = dirty.rows(SCORED).column("model_version").to_pylist()
+    assert {v: versions.count(v) for v in set(versions)} == {"1": 2_000, "2": 10}
+
+
+@pytest.mark.parametrize(
+    ("override", "expected"),
+    [
+        (
+            "output.pass_through=[area_m2]",
+            r"output\.pass_through: .*'area_m2', 'rooms'.*now it is \['area_m2'\]",
+        ),
+        ("stream.watermark=1 day", r"stream\.watermark: the run has None, now it is '1 day'"),
+        ("stream.format=parquet", r"stream\.format: the run has 'delta', now it is 'parquet'"),
+        ("model.allow_tolerance=true", r"model\.allow_tolerance"),
+    ],
+)
+def test_changed_configuration_is_refused_on_a_checkpoint_and_names_both(dirty, override, expected):
+    state = StreamState(str(dirty.root / ".onescore" / "streams" / "houses"))
+    conf = dirty.conf()
+    model, _ = pinned_model(conf)
+    state.path.mkdir(parents=True)
+    begun = begun_query(state, conf, model, datetime.now(UTC))
+    assert begun_query(state, conf, model, datetime.now(UTC)) == begun
+    with pytest.raises(RunConflictError, match=expected) as refused:
+        begun_query(state, dirty.conf(override), model, datetime.now(UTC))
+    assert begun.query_id in str(refused.value)
+
+
+@pytest.mark.slow
+def test_changed_features_are_refused_on_a_checkpoint_and_both_are_named(spark, dirty):
+    run_stream(spark, dirty)
+    dirty.train("model.feature_set=tests.toy.houses:NEVER_NULL")
+    with pytest.raises(
+        RunConflictError, match="feature_fingerprint: the run has '[0-9a-f]{64}', now it is '[0-9a-f]{64}'"
+    ):
+        run_stream(spark, dirty, "model.version=2")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "kind", "expected"),
+    [
+        (
+            ["stream.format=json", 'stream.select=["1 AS house_id"]'],
+            ConfigurationError,
+            "have no columns to select from",
+        ),
+        (["stream.columns=shop strange"], ConfigurationError, "is no Spark DDL"),
+        (["stream.source=nowhere"], TableError, "no Delta table there"),
+        (["stream.format=rate"], ContractError, "the stream has no column 'house_id'"),
+        (["stream.event_time=seen_ts"], ContractError, "the stream has no column 'seen_ts'"),
+        (["stream.checkpoint=s3://bucket/x"], ConfigurationError, "cannot be locked"),
+        (["stream.follow_alias=true", "model.version=1"], ConfigurationError, "there is no alias to follow"),
+    ],
+)
+def test_what_makes_no_sense_is_refused_before_anything_is_written(spark, dirty, overrides, kind, expected):
+    with pytest.raises(kind, match=expected):
+        run_stream(spark, dirty, *overrides)
+    assert not (dirty.root / ".onescore" / "streams").exists()
+    assert not Path(dirty.table(SCORED)).exists()
+
+
+def test_error_of_a_batch_is_the_one_that_was_raised_and_the_next_start_goes_on(
+    spark, dirty, clean, monkeypatch
+):
+    import jobs.runs.stream_batch as module
+
+    def failing(*_, **__):
+        raise TableError("the disk is full")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "commit_files", failing)
+        with pytest.raises(OnescoreError, match="the disk is full"):
+            run_stream(spark, dirty)
+    assert progress_of(dirty)["state"] == "failed"
+    run_stream(spark, dirty)
+    assert content(dirty, SCORED) == content(clean, SCORED)
+
+
+@pytest.mark.slow
+def test_other_writers_of_the_tables_are_tolerated(spark, dirty, clean):
+    """A thread compacts both tables again and again while batches are committed."""
+    stop, compactions = threading.Event(), []
+
+    def compact() -> None:
+        while not stop.is_set():
+            for table in (SCORED, QUARANTINE):
+                try:
+                    DeltaTable(dirty.table(table)).optimize.compact()
+                    compactions.append(table)
+                except Exception:  # noqa: BLE001 - it lost a race, or there is no table yet
+                    pass
+
+    thread = threading.Thread(target=compact)
+    thread.start()
+    try:
+        run_stream(spark, dirty, ONE_BATCH_EACH)
+    finally:
+        stop.set()
+        thread.join()
+    assert compactions
+    assert content(dirty, SCORED) == content(clean, SCORED)
+
+
+def test_plan_says_what_would_be_done_and_writes_nothing(dirty, tmp_path):
+    conf = dirty.conf("stream.watermark=2 hours", "stream.refresh_views_seconds=60")
+    described = describe_stream(conf, *pinned_model(conf, tmp_path))
+    assert described["query"] == "new"
+    assert described["source"]["format"] == "delta"
+    assert described["views are pinned"] == "at a batch, every 60 s at most"
+    assert described["model"] == "houses version 1, pinned"
+    assert not (dirty.root / ".onescore" / "streams").exists()
+
+
+def test_mlflow_run_has_what_a_process_did(spark, dirty):
+    summary = run_stream(spark, dirty)
+    client = dirty.connect()
+    experiment = client.get_experiment_by_name(dirty.conf().mlflow.experiment)
+    (run,) = client.search_runs([experiment.experiment_id], "tags.`onescore.job` = 'score_stream'")
+    assert run.data.tags["onescore.run_id"] == summary.query_id
+    assert (run.data.metrics["rows"], run.data.metrics["total.quarantined.NULL_NOT_ALLOWED"]) == (2_000, 10)
+    assert run.data.params["stream.format"] == "delta"
+
+
+@pytest.mark.slow
+def test_process_without_a_stop_reads_what_comes_while_it_runs(spark, dirty):
+    rows = dirty.rows("houses")
+    with running(spark, dirty, "stream.trigger=1 second") as ended:
+        until(
+            lambda: ended or (Path(dirty.table(SCORED)).exists() and dirty.rows(SCORED).num_rows == 1_990),
+            "the snapshot",
+        )
+        write_deltalake(dirty.table("houses"), rows.slice(0, 100), mode="append")
+        DeltaTable(dirty.table("houses")).optimize.compact()
+        write_deltalake(dirty.table("houses"), rows.slice(100, 100), mode="append")
+        until(lambda: ended or dirty.rows(SCORED).num_rows == 1_990 + 199, "what was added")
+    assert (ended[0].state, ended[0].rows) == ("stopped", 2_200)
+
+
+def test_commit_that_takes_rows_out_of_the_source_is_refused(spark, dirty):
+    run_stream(spark, dirty)
+    DeltaTable(dirty.table("houses")).delete("house_id < 10")
+    with pytest.raises(Exception, match="takes rows out .*skipChangeCommits"):
+        run_stream(spark, dirty)
+    write_deltalake(dirty.table("houses"), pa.table(dirty.rows("houses").slice(0, 5)), mode="append")
+
+
+def test_stop_before_the_first_batch_ends_in_order(spark, dirty):
+    stop = threading.Event()
+    stop.set()
+    summary = stream_from(spark, dirty.conf(*RATE), stop=stop)
+    assert (summary.state, summary.batches) == ("stopped", 0)
+
+
+def test_quarantined_rows_of_a_stream_are_scored_again_by_the_batch_job(spark, dirty, monkeypatch):
+    from jobs.runs.command import run
+    from jobs.score_batch import main
+
+    summary = run_stream(spark, dirty)
+    for name, value in dirty.env().items():
+        monkeypatch.setenv(name, value)
+    before = sorted(dirty.rows(QUARANTINE).column("row_id").to_pylist())
+    assert run(main, ["--model", "houses", "--replay", summary.query_id]) == 0
+    runs = dirty.rows(QUARANTINE).group_by("run_id").aggregate([("row_id", "list")]).to_pylist()
+    assert [sorted(of_run["row_id_list"]) for of_run in runs] == [before, before]
+
+
+def test_messages_of_kafka_are_rows_named_by_topic_partition_and_offset(
+    spark, dirty, clean, tmp_path, monkeypatch
+):
+    """Kafka's jars are not here: a source with its columns stands for it, so what is tested is what we make of them."""
+    spark.dataSource.register(KafkaLike)
+    kept = DataStreamReader.format
+    like = {"kafka": KafkaLike.name()}
+    monkeypatch.setattr(DataStreamReader, "format", lambda self, name: kept(self, like.get(name, name)))
+    write_source(tmp_path, "json", dirty.rows("houses").sort_by("house_id"), "topic")
+    broker = tmp_path / "topic.json"
+    with broker.open("ab") as file:
+        file.write(b'{"house_id": \xff}\n')
+    settings = ["stream.format=kafka", f"stream.options.broker={broker}", "stream.options.subscribe=houses"]
+    with running(spark, dirty, *settings, "stream.trigger=1 second") as ended:
+        until(lambda: ended or (Path(dirty.table(SCORED)).exists() and dirty.rows(SCORED).num_rows), "rows")
+    assert ended[0].rows == 2_001
+    assert content(dirty, SCORED) == content(clean, SCORED)
+    (bad,) = [row for row in dirty.rows(QUARANTINE).to_pylist() if row["code"] == "UNREADABLE_ROW"]
+    assert (bad["row_id"], bad["source_file"], bad["source_ordinal"]) == ("houses/0#2000", "houses/0", 2_000)
+    assert json.loads(bad["row"])["topic"] == "houses"
