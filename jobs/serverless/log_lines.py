@@ -42,8 +42,13 @@ class LineLog:
     """
 
     def __init__(self, stream: TextIO, clock: Callable[[], int], sample_share: float, pii: PiiPolicy) -> None:
-        self._stream, self._share, self._pii = stream, sample_share, pii
-        self._started = clock()
+        self._stream, self._share, self._pii, self._clock = stream, sample_share, pii, clock
+        self._begin()
+        os.register_at_fork(after_in_child=self._begin)  # as servers of several processes do
+
+    def _begin(self) -> None:
+        """Start counting, under a process id of its own."""
+        self._started = self._clock()
         self._process = f"{os.getpid()}-{self._started}-{secrets.token_hex(3)}"
         self._lock = threading.Lock()
         self._next = 0
