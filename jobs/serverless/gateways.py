@@ -21,6 +21,7 @@ from jobs.serverless.http import HttpAnswer, HttpRequest, error_document, refusa
 
 __all__ = ["answer_gateway", "answer_of_size", "is_gateway"]
 
+_ENVELOPE = 1_024
 _MOST_PER_BYTE = 6  # a character beyond ASCII, or one that JSON escapes, is \\uXXXX
 
 
@@ -45,7 +46,7 @@ def answer_gateway(function: Function, event: Mapping[str, Any], deadline: Deadl
         return _reply(refusal(refused))
     reply = _reply(respond(function, request, deadline))
     most = function.settings.max_answer_bytes
-    return reply if _size(reply) <= most else _reply(refusal(_too_large(most)))
+    return reply if _fits(reply, most) else _reply(refusal(_too_large(most)))
 
 
 def answer_of_size(content: dict[str, Any], most: int) -> dict[str, Any]:
@@ -61,10 +62,9 @@ def _too_large(most: int) -> ContractError:
     )
 
 
-def _size(reply: Mapping[str, Any]) -> int:
-    """Return how long a reply is as JSON, exactly only where that may decide."""
-    longest = _MOST_PER_BYTE * len(reply["body"])
-    return longest if longest < 65_536 else len(json.dumps(reply))
+def _fits(reply: Mapping[str, Any], most: int) -> bool:
+    """Return whether a reply is short enough as JSON; it is only written for that where its length might not be."""
+    return _MOST_PER_BYTE * len(reply["body"]) + _ENVELOPE <= most or len(json.dumps(reply)) <= most
 
 
 def _request(event: Mapping[str, Any]) -> HttpRequest:

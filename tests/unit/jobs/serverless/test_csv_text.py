@@ -22,7 +22,7 @@ def read(text: str | bytes, feature_set: Any = FEATURES, max_rows: int = 100) ->
 def test_cells_are_what_their_fields_declare() -> None:
     asked = read(
         "\ufeffhouse_id,asked_ts,area_m2,rooms,town,as_of_ts\r\n"
-        "9007199254740993,2020-01-01T00:00:00Z,0.1000000000000000055511151231257827,3,\"a, \"\"b\"\"\n\",1577836800000000\r\n"
+        '9007199254740993,2020-01-01T00:00:00Z,0.1000000000000000055511151231257827,3,"a, ""b""\n",1577836800000000\r\n'
         '7,1577836800000000,NaN,,"",\n'
         "\n"
         "8,yesterday,large,1.0,,"

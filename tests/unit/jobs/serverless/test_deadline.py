@@ -8,7 +8,9 @@ from feature_pipelines.errors import ContractError
 from jobs.serverless.deadline import Deadline
 
 
-@pytest.mark.parametrize(("left", "needed", "is_refused"), [(501, 0, False), (500, 0, True), (900, 400, True)])
+@pytest.mark.parametrize(
+    ("left", "needed", "is_refused"), [(501, 0, False), (500, 0, True), (900, 400, True)]
+)
 def test_what_would_not_end_before_the_reserve_is_refused(left: int, needed: int, is_refused: bool) -> None:
     deadline = Deadline(lambda: left, reserve_ms=500)
     if not is_refused:

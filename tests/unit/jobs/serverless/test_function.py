@@ -42,9 +42,7 @@ def test_answers_are_those_of_the_scorer_with_w_of_the_shipped_store(
     assert sum("error" in answer for answer in found) >= 2  # one row is broken, and older rows are FUTURE
 
 
-def test_request_is_cut_up_without_changing_an_answer_and_has_one_as_of(
-    package: Path, bundle: Path
-) -> None:
+def test_request_is_cut_up_without_changing_an_answer_and_has_one_as_of(package: Path, bundle: Path) -> None:
     times = iter(range(NOW, NOW + 10))
     function = opened(package)
     function._clock._clock = lambda: next(times)

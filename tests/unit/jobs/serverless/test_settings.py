@@ -46,7 +46,9 @@ def test_environment_wins(tmp_path: Path) -> None:
     assert (found.sink, found.store_timeout_ms, found.log_sample_share) == ("s3://c", 70, 0.5)
     assert packaged.with_environment({"ONESCORE_SINK": ""}).sink == "s3://a/b"
     assert found.digest() != packaged.digest()
-    without = {name: value for name, value in asdict(found).items() if name not in ("log_pii_key", "store_url")}
+    without = {
+        name: value for name, value in asdict(found).items() if name not in ("log_pii_key", "store_url")
+    }
     other = FunctionSettings(**without, log_pii_key="another", store_url="redis://:other@host:6379/0")
     assert found.digest() == other.digest()
 
@@ -65,7 +67,9 @@ def test_nonsense_in_the_environment_is_refused(name: str, value: str, said: str
 
 
 def test_no_package_a_damaged_one_and_one_of_a_later_release_are_told_apart(tmp_path: Path) -> None:
-    with pytest.raises(ConfigurationError, match=r"there is no package\. Build one with .*package_serverless"):
+    with pytest.raises(
+        ConfigurationError, match=r"there is no package\. Build one with .*package_serverless"
+    ):
         read_package(tmp_path)
     with pytest.raises(ConfigurationError, match="format_version 2; this release reads up to 1"):
         read_package(written(tmp_path, format_version=2))
