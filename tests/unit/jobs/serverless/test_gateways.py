@@ -106,7 +106,7 @@ def test_limits_of_body_and_answer_hold_as_lambda_counts_them(bundle: Path, tmp_
     event = post(2, "/invocations")
     _, content, _ = ask(whole, event)
     plain = len(json.dumps(content, separators=(",", ":")))
-    less = opened(package_of(tmp_path / "less", bundle, max_answer_bytes=plain + 200))
+    less = opened(package_of(tmp_path / "less", bundle, max_answer_bytes=plain + 100))
     status, content, _ = ask(less, event)  # its quotes take two bytes each within the event's answer
     assert (status, content["error"]["code"]) == (413, "ANSWER_TOO_LARGE")
     more = opened(package_of(tmp_path / "more", bundle, max_answer_bytes=2 * plain))
