@@ -31,7 +31,7 @@ _FINALIZED = "google.cloud.storage.object.v1.finalized"
 
 
 class EventFailed(Exception):
-    """The event is to be delivered again; the message is a code, for the framework answers with it."""
+    """The event is to be delivered again: the framework answers 500, and logs the message, which is a code."""
 
 
 def score(request: Any) -> tuple[bytes, int, dict[str, str]]:
@@ -73,7 +73,7 @@ def uploaded(cloud_event: Any) -> None:
     except OnescoreError as failed:
         log_event("misconfigured", message=str(failed))
         code = type(failed).__name__
-    except Exception as exc:  # noqa: BLE001 - the outermost frame: the framework answers with the message, which may hold data
+    except Exception as exc:  # noqa: BLE001 - the outermost frame: the framework logs the message, which may hold data
         log_event("event_failed", message=incident(exc))
         code = "INTERNAL"
     else:

@@ -80,7 +80,11 @@ def _request(event: Mapping[str, Any]) -> HttpRequest:
             name: [value] for name, value in (event.get("queryStringParameters") or {}).items()
         }
         query = urlencode([(name, value) for name, values in pairs.items() for value in values])
-    return HttpRequest(str(method or ""), str(path or "/"), str(query), content_type, encoding, _body(event))
+    stage = f"/{event['requestContext'].get('stage')}"
+    path = str(path or "/")
+    if path == stage or path.startswith(f"{stage}/"):
+        path = path.removeprefix(stage) or "/"
+    return HttpRequest(str(method or ""), path, str(query), content_type, encoding, _body(event))
 
 
 def _body(event: Mapping[str, Any]) -> bytes:

@@ -6,6 +6,7 @@ there, so `has` takes that for no, and the conditional write decides.
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any, NoReturn
 
 import boto3
@@ -32,9 +33,10 @@ class S3Objects:
         which = {"VersionId": version} if version else ({"IfMatch": etag} if etag else {})
         try:
             found = self._client.get_object(Bucket=bucket, Key=key, **which)
-            if found["ContentLength"] > max_bytes:
-                refuse(413, "OBJECT_TOO_LARGE", f"the object has more than {max_bytes} bytes")
-            content: bytes = found["Body"].read()
+            with contextlib.closing(found["Body"]) as body:
+                if found["ContentLength"] > max_bytes:
+                    refuse(413, "OBJECT_TOO_LARGE", f"the object has more than {max_bytes} bytes")
+                content: bytes = body.read()
         except ClientError as exc:
             if _status(exc) in (_NOT_FOUND, _PRECONDITION):
                 raise Gone from exc

@@ -5,12 +5,13 @@ from __future__ import annotations
 import contextlib
 import json
 import threading
+import urllib.request
 from collections.abc import Iterator
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
-from urllib.parse import parse_qs, unquote, urlsplit
+from urllib.parse import parse_qs, quote_plus, unquote, urlsplit
 
 import boto3
 from moto.server import ThreadedMotoServer
@@ -82,6 +83,11 @@ class Cloud:
         self.s3: Any = boto3.client("s3", **named)
         self.sqs: Any = boto3.client("sqs", **named)
 
+    def close(self) -> None:
+        """Close the connections."""
+        self.s3.close()
+        self.sqs.close()
+
     def bucket(self, name: str, *, keeps_versions: bool = False) -> str:
         """Make a bucket."""
         self.s3.create_bucket(Bucket=name)
@@ -107,8 +113,6 @@ def s3_event(
     bucket: str, key: str, etag: str, size: int, version: str | None = None, sequencer: str = "01"
 ) -> dict[str, Any]:
     """Return S3's notification of a new object, its key written as S3 writes it."""
-    from urllib.parse import quote_plus
-
     found = {"key": quote_plus(key, safe="/"), "size": size, "eTag": etag, "sequencer": sequencer}
     if version is not None:
         found["versionId"] = version
@@ -129,7 +133,10 @@ def cloud() -> Iterator[Cloud]:
     server.start()
     try:
         host, port = server.get_host_and_port()
-        yield Cloud(f"http://{host}:{port}")
+        reset = urllib.request.Request(f"http://{host}:{port}/moto-api/reset", method="POST")
+        urllib.request.urlopen(reset).close()  # what it holds is the process's
+        with contextlib.closing(Cloud(f"http://{host}:{port}")) as running:
+            yield running
     finally:
         server.stop()
 
