@@ -101,7 +101,7 @@ def test_function_whose_model_was_changed_never_takes_an_event(
 
 
 def test_answers_larger_than_lambda_returns_are_refused_by_us(function: LambdaFunction, bundle: Path) -> None:
-    rows = house_wire(9_000)
+    rows = house_wire(14_000)
     said = function.runtime.invoke(gateway_event(2, "POST", "/", json.dumps({"inputs": rows}).encode()))
     assert json.loads(said.content["body"])["error"]["code"] == "ANSWER_TOO_LARGE"
     assert said.size < 6_291_556

@@ -52,7 +52,7 @@ def test_golden_rows_are_equal_on_every_path_of_this_process_and_on_the_lean_ser
         assert line[1:5] == ["64", "64", "0", "0"], path
         assert line[5] == "0", path
         assert line[6] == ("-" if path.startswith(("kernel", "udf", "batch")) else "0"), path
-    assert "equal in every bit: 768 answers on 12 paths" in said
+    assert "equal in every bit: 1088 answers on 17 paths" in said
     content = json.loads((tmp_path / "table.json").read_text())
     assert content["equal"] is True
     assert (content["model"], content["version"], content["golden rows here"]) == ("dear", "1", "verified")
