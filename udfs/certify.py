@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from feature_pipelines.columns import Columns, take
 from feature_pipelines.definitions import FeatureSet
 from feature_pipelines.evaluate import evaluate
-from feature_pipelines.parity import differing_bits, ulp_distance
+from feature_pipelines.parity import differing_rows, row_ulps
 from feature_pipelines.schema import build_column, to_wire
 from udfs.scorer import Evaluator
 
@@ -224,11 +224,11 @@ def _compare(name: str, expected: NDArray[np.float64], asked: Iterable[Asked]) -
     for how, index, scores in asked:
         rows += len(index)
         wanted = expected[index]
-        wrong = np.flatnonzero(differing_bits(scores, wanted))
+        wrong = np.flatnonzero(differing_rows(scores, wanted))
         if not len(wrong):
             continue
         differing += len(wrong)
-        distance = ulp_distance(scores[wrong], wanted[wrong])
+        distance = row_ulps(scores[wrong], wanted[wrong])
         if worst_row is None or int(distance.max()) > worst_ulps:
             worst_ulps, worst_row, note = int(distance.max()), int(index[wrong[distance.argmax()]]), how
     return Condition(name, rows, differing, worst_ulps, worst_row, note)

@@ -173,6 +173,18 @@ def _frozen(value: Any) -> Any:
         return _type_name(value)
 
 
+def _labels(model: LoggedModel, answers: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
+    """Return the labels, and of a model of several classes each class's score; null where a row was refused."""
+    labels, nothing = [answer.get("label") for answer in answers], [None] * len(answers)
+    if not model.class_scores:
+        return {"label": labels, "class_label": nothing, "class_scores": nothing}
+    scores = [
+        [(of_class, answer[name]) for of_class, name in model.class_scores] if "label" in answer else None
+        for answer in answers
+    ]
+    return {"label": nothing, "class_label": labels, "class_scores": scores}
+
+
 def to_columns(answered: Answered, kept: Sequence[int], pii: PiiPolicy) -> dict[str, list[Any]]:
     """Return the columns of a request's logged rows, but for those that name process and sequence.
 
@@ -204,7 +216,7 @@ def to_columns(answered: Answered, kept: Sequence[int], pii: PiiPolicy) -> dict[
     errors = [answered.answers[row].get("error", {}) for row in kept]
     columns["overrides"] = [answered.answers[row].get("overrides", []) for row in kept]
     columns["score"] = [answered.answers[row].get("score") for row in kept]
-    columns["label"] = [answered.answers[row].get("label") for row in kept]
+    columns |= _labels(model, [answered.answers[row] for row in kept])
     columns["error_code"] = [error.get("code") for error in errors]
     columns["error_field"] = [error.get("field") for error in errors]
     constants = {

@@ -33,6 +33,8 @@ SCHEMA = pa.schema(
         ("overrides", pa.list_(_TEXT)),
         ("score", pa.float64()),
         ("label", pa.bool_()),
+        ("class_label", _TEXT),
+        ("class_scores", pa.map_(_TEXT, pa.float64())),
         ("error_code", _TEXT),
         ("error_field", _TEXT),
         ("request_rows", pa.int32()),
@@ -42,4 +44,6 @@ SCHEMA = pa.schema(
     ]
 )
 """One row an answer. `request` has the JSON text of each declared field that the row carried, `stored` that of each stored field as
-the model read it, in the wire form (logs of older versions lack the column); latencies are of the whole request."""
+the model read it, in the wire form. `label` is of models of two classes; `class_label` and `class_scores` (by class, in the model's
+order) are of models of several, and null in rows of others. Logs of older versions lack `stored`, or these two. Latencies are of the
+whole request."""

@@ -23,7 +23,7 @@ from udfs.prediction_schema import SCHEMA
 
 __all__ = ["LogFile", "PredictionFiles", "Served", "files_of", "in_units", "survey"]
 
-_OPTIONAL = frozenset({"stored"})
+_OPTIONAL = frozenset({"stored", "class_label", "class_scores"})
 _ANSWERED = ("model", "model_version", "model_digest", "feature_fingerprint")
 _THREADS = 8
 _DAY_US = 86_400_000_000

@@ -140,8 +140,9 @@ def _joined(spark: SparkSession, plan: ReconcilePlan) -> DataFrame:
     )
     requests = _numbers(spark, len(plan.request_units)).mapInArrow(read, plan.declared.ddl())
     logged = _numbers(spark, len(plan.log_units)).mapInArrow(keys, LogKeys.DDL)
+    # Spark takes frames that Python makes for tiny and would send all requests to the driver and every executor
     return (
-        logged.join(requests, on=ID, how="left")
+        logged.join(requests.hint("merge"), on=ID, how="left")
         .drop(ID)
         .repartition(min(len(plan.log_units), _MOST_TASKS), UNIT)
         .sortWithinPartitions(UNIT, ORDINAL)

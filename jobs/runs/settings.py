@@ -234,14 +234,21 @@ class TrainSettings(Section):
     outcomes: Location = setting("table of what happened, one row per request at most")
     join_on: list[str] = setting("columns that join outcomes to requests", min_length=1)
     label_column: str = setting("column of outcomes to predict; rows where it is null are not learned from")
-    task: Literal["classification", "regression"] = setting(
-        "what is predicted: a probability, or the value itself"
+    task: Literal["classification", "multiclass", "regression"] = setting(
+        "what is predicted: the probability of one of two classes, of each of several (`label_column` holds strings or integers), or "
+        "the value itself"
     )
     label_above: float | None = setting(
         "classification: the label is `label_column > label_above`", "unit of label_column"
     )
     split_at: AwareDatetime | None = setting(
         "requests as of this time or later are held out of training", "UTC"
+    )
+    held_out_share: float | None = setting(
+        "where requests have no time: hold out this share of them, chosen by a hash of `join_on`; outcomes then need no event_ts",
+        "0 to 1",
+        gt=0,
+        lt=1,
     )
     seed: int = setting("seed of every random choice", ge=0, le=2**32 - 1)
     max_rows: int | None = setting("learn from at most so many rows, chosen by seed; null: all", "rows", gt=0)
@@ -262,7 +269,11 @@ class TrainSettings(Section):
     def _label_fits_task(self) -> TrainSettings:
         if self.label_column and (self.task == "classification") != (self.label_above is not None):
             raise ValueError(
-                "label_above: expected a number with task: classification, and null with task: regression"
+                "label_above: expected a number with task: classification, and null with task: multiclass or regression"
+            )
+        if self.held_out_share is not None and self.split_at is not None:
+            raise ValueError(
+                "held_out_share: expected null with split_at, which says what is held out; set one of them"
             )
         return self
 
@@ -371,6 +382,9 @@ class ServeSettings(Section):
         gt=0,
     )
     log_max_queue: int = setting("rows that may wait to be written; further ones are dropped", "rows", gt=0)
+    log_max_queue_bytes: int = setting(
+        "how large the images and other binary fields of these rows may be; likewise", "bytes", gt=0
+    )
 
 
 class SkewSettings(Section):

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import datetime
+from dataclasses import replace
 
 import numpy as np
 import pyarrow as pa
@@ -9,8 +10,11 @@ import pytest
 from deltalake import write_deltalake
 from sklearn.ensemble import RandomForestRegressor
 
+from feature_pipelines.columns import Float64
 from feature_pipelines.errors import ConfigurationError, ContractError
 from feature_pipelines.features.flights import FEATURES as FLIGHTS
+from feature_pipelines.reasons import Reason, RowError, RowsRefused
+from jobs.runs import train_run
 from jobs.runs.training import build_training_set, fit_model, without_views
 from tests.toy.houses import FEATURES
 from tests.toy.workspace import Workspace, house_rows, price_rows
@@ -214,3 +218,37 @@ def test_features_that_read_no_view_are_those_that_do_not_reach_one_by_any_way()
     assert not reads_a_view & set(flights.feature_names)
     assert {"carrier_code", "route_flights_per_day", "dep_month"} <= set(flights.feature_names)
     assert "plane_makers" not in [one.name for one in flights.fitted]
+
+
+def modest_area(area_m2: Float64) -> Float64:
+    """Area, m^2. Palaces are refused."""
+    palaces = np.flatnonzero(area_m2 > 290)
+    if len(palaces):
+        raise RowsRefused(RowError(int(i), Reason.OUT_OF_RANGE, "", "a palace") for i in palaces)
+    return area_m2
+
+
+def test_rows_that_a_feature_refuses_are_left_out_and_counted(workspace: Workspace, data) -> None:
+    refusing = replace(FEATURES, features=(*FEATURES.features, modest_area))
+    is_palace = data.columns["area_m2"] > 290
+    assert (is_palace & data.held_out).any()
+    assert (is_palace & ~data.held_out).any()
+    with pytest.raises(RowsRefused) as refused:
+        fit_model(workspace.conf(), refusing, data)
+    assert {error.row for error in refused.value.errors} <= set(np.flatnonzero(is_palace).tolist())
+
+    rest, fitted = train_run._fit(workspace.conf(), refusing, data)
+
+    assert len(rest) == len(data) - is_palace.sum()
+    assert rest.left_out == {**data.left_out, "OUT_OF_RANGE": is_palace.sum()}
+    assert (rest.columns["house_id"] == data.columns["house_id"][~is_palace]).all()
+    assert (rest.label == data.label[~is_palace]).all()
+    assert len(fitted.truth) == (data.held_out & ~is_palace).sum()
+    unasked = fit_model(workspace.conf(), FEATURES, rest)
+    assert np.array_equal(fitted.matrix[:-1], unasked.matrix, equal_nan=True)
+
+
+def test_refusing_all_that_is_held_out_leaves_nothing_to_test(data) -> None:
+    held_out = np.flatnonzero(data.held_out)
+    with pytest.raises(ContractError, match=r"nothing to test: \d+ rows have an outcome, 0 of them held out"):
+        data.without([RowError(int(i), Reason.BAD_VALUE, "x", "") for i in held_out])
