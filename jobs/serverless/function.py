@@ -28,7 +28,7 @@ from jobs.serverless.deadline import Deadline
 from jobs.serverless.log_lines import LineLog
 from jobs.serverless.settings import MODEL, SNAPSHOT, FunctionSettings, PackageFacts, read_package
 from udfs.bundle import load_bundle
-from udfs.online import OnlineScorer
+from udfs.online import OUR_FAULTS, OnlineScorer
 from udfs.prediction_rows import PiiPolicy
 
 __all__ = ["Function", "open_function", "runtime_name"]
@@ -137,8 +137,8 @@ class Function:
             answers += self.online.answer(rows, with_features=asked.with_features, refused=refused)
             longest_ms = max(longest_ms, (self._timer() - began) * 1000)
         failed = answers[0].get("error") if answers else None
-        if failed is not None and failed["code"] == "INTERNAL":
-            refuse(500, "INTERNAL", failed["message"])
+        if failed is not None and failed["code"] in OUR_FAULTS:
+            refuse(500, failed["code"], failed["message"])
         return [{**answer, **self._stamp} for answer in answers] if self._stamp else answers
 
     def close(self) -> None:

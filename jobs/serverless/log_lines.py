@@ -81,6 +81,7 @@ class LineLog:
             row[name] = {field: _short(text) for field, text in row[name]}
         row["features"] = {name: encode(_FLOAT64, [value])[0] for name, value in row["features"]}
         row["statuses"] = dict(row["statuses"])
+        row["class_scores"] = None if row["class_scores"] is None else dict(row["class_scores"])
         row["event_ts"] = {name: encode(_TIMESTAMP, [time])[0] for name, time in row["event_ts"]}
         started = encode(_TIMESTAMP, [self._started])[0]
         head = {
