@@ -34,6 +34,8 @@ bench: java redis .venv/.bench ## measure against the alternatives; writes .ones
 	@$(PY) -m tests.benchmarks.bench_reconcile
 	@$(PY) -m tests.benchmarks.bench_trees
 	@$(PY) -m tests.proof.confusion
+	@$(PY) -m tests.benchmarks.bench_serverless
+	@$(PY) -m tests.benchmarks.bench_ways
 
 dist: .venv/.test ## build wheel and sdist into dist/
 	@rm -rf build dist

@@ -192,6 +192,12 @@ def test_worker_of_the_server_needs_no_spark_and_no_mlflow(process_env: dict[str
     import_blocked(["jobs.online.worker"], process_env, forbidden=forbidden)
 
 
+def test_handlers_of_functions_need_numpy_alone(process_env: dict[str, str]) -> None:
+    """Estimators' libraries, a Redis store and S3 are imported where they are used, and with flat trees nowhere."""
+    allowed = "numpy,feature_pipelines,udfs,jobs"
+    import_blocked(["jobs.serve_lambda", "jobs.serve_function"], process_env, allowed=allowed)
+
+
 def test_block_is_effective(process_env: dict[str, str]) -> None:
     """The three tests above would pass for the wrong reason if nothing were blocked."""
     with pytest.raises(AssertionError, match="pyarrow is blocked by the import contract"):

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +61,7 @@ _MEASURED = "measured.json"
 _MEASURED_FACTS = ("conditions", "rejected", "cost", "seconds")
 _GOLDEN_ROWS = 64
 _STORED_ROWS = 2_048
+_ESTIMATOR = frozenset({"estimator.skops"})
 
 
 def write_bundle(
@@ -155,7 +156,11 @@ def bundle_digest(directory: Path) -> str:
 
 
 def load_bundle(
-    directory: Path, *, expected_digest: str | None = None, allow_tolerance: bool = False
+    directory: Path,
+    *,
+    expected_digest: str | None = None,
+    allow_tolerance: bool = False,
+    is_partial: bool = False,
 ) -> Scorer:
     """Load a model, refuse it if anything in it is not what was logged, and replay its golden rows.
 
@@ -164,12 +169,13 @@ def load_bundle(
         expected_digest: the digest that the registry holds; None checks the files against their own manifest alone.
         allow_tolerance: whether features and scores within the model's recorded tolerance will do where bits differ; a missing
             value is never within a tolerance of a number.
+        is_partial: whether the estimator's file may be absent where flat trees score, as in the package of a serverless function.
 
     Raises:
         ModelError: it is no bundle, or another contract or a later format wrote it.
         ModelIntegrityError: a file is changed, missing or new, a type is untrusted, or the golden rows differ.
     """
-    files, golden = _opened(directory, expected_digest)
+    files, golden = _opened(directory, expected_digest, _ESTIMATOR if is_partial else frozenset())
     feature_set, info = golden.feature_set, golden.info
     output = OutputSpec.from_json(info["output"])
     evaluator = _load_evaluator(files, info, output)
@@ -191,9 +197,11 @@ def read_golden(directory: Path, expected_digest: str | None = None) -> GoldenRo
     return _opened(directory, expected_digest)[1]
 
 
-def _opened(directory: Path, expected_digest: str | None) -> tuple[dict[str, bytes], GoldenRows]:
+def _opened(
+    directory: Path, expected_digest: str | None, may_lack: Set[str] = frozenset()
+) -> tuple[dict[str, bytes], GoldenRows]:
     """Return a model's checked files, and what they say; the estimator is not loaded."""
-    files = _checked_files(directory, expected_digest)
+    files = _checked_files(directory, expected_digest, may_lack)
     model = json.loads(files["model.json"])
     if model["format_version"] > FORMAT_VERSION or model["contract_version"] != CONTRACT_VERSION:
         raise ModelError(
@@ -324,7 +332,7 @@ def _load_evaluator(files: Mapping[str, bytes], model: Mapping[str, Any], output
     return _library(load_estimator(files["estimator.skops"]), output, strategy)
 
 
-def _checked_files(directory: Path, expected_digest: str | None) -> dict[str, bytes]:
+def _checked_files(directory: Path, expected_digest: str | None, may_lack: Set[str]) -> dict[str, bytes]:
     """Return the content of every file, each read once: what was checked is what is loaded."""
     if not (directory / "manifest.json").is_file():
         raise ModelError(f"{directory.name} is no model directory: it has no manifest.json")
@@ -348,7 +356,8 @@ def _checked_files(directory: Path, expected_digest: str | None) -> dict[str, by
         for name in recorded.keys() & present
         if hashlib.sha256(files[name]).hexdigest() != recorded[name]
     )
-    missing, added = sorted(recorded.keys() - present), sorted(present - recorded.keys())
+    spared = may_lack if "trees.npz" in present else frozenset()
+    missing, added = sorted(recorded.keys() - present - spared), sorted(present - recorded.keys())
     if changed or missing or added:
         parts = [("changed", changed), ("missing", missing), ("added", added)]
         said = "; ".join(f"{what}: {', '.join(names[:5])}" for what, names in parts if names)

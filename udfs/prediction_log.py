@@ -30,7 +30,8 @@ from feature_pipelines.errors import ConfigurationError
 from udfs.answered import Answered
 from udfs.platform import describe_platform, platform_id
 from udfs.prediction_files import SEQUENCE, Journal, record_platform, write_file
-from udfs.prediction_rows import SCHEMA, PiiPolicy, detached, is_sampled, to_columns
+from udfs.prediction_rows import PiiPolicy, detached, is_sampled, to_columns
+from udfs.prediction_schema import SCHEMA
 
 __all__ = ["PredictionLog"]
 

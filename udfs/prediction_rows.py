@@ -1,7 +1,6 @@
-"""Answered requests as rows of the prediction log's table: one stable, flat schema, and what becomes of personal data there.
+"""Answered requests as rows of the prediction log (see prediction_schema), and what becomes of personal data there.
 
-The request's fields, features and views are maps, so that the schema is the same for every model and version. It knows nothing
-of files, queues or threads.
+It knows nothing of Arrow, files, queues or threads.
 """
 
 from __future__ import annotations
@@ -14,7 +13,6 @@ from json.encoder import encode_basestring_ascii
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 
 from feature_pipelines.columns import Column, length, take
 from feature_pipelines.errors import ConfigurationError
@@ -22,45 +20,7 @@ from feature_pipelines.lookup import Status
 from feature_pipelines.schema import to_wire
 from udfs.answered import Answered, LoggedModel
 
-__all__ = ["PII_POLICIES", "SCHEMA", "PiiPolicy", "detached", "is_sampled", "to_columns"]
-
-_TIME = pa.timestamp("us", tz="UTC")
-_TEXT = pa.string()
-SCHEMA = pa.schema(
-    [
-        ("process", _TEXT),
-        ("process_started_ts", _TIME),
-        ("sequence", pa.int64()),
-        ("served_ts", _TIME),
-        ("as_of_ts", _TIME),
-        ("model", _TEXT),
-        ("model_version", _TEXT),
-        ("model_digest", _TEXT),
-        ("feature_fingerprint", _TEXT),
-        ("configuration_digest", _TEXT),
-        ("platform_id", _TEXT),
-        ("request", pa.map_(_TEXT, _TEXT)),
-        ("stored", pa.map_(_TEXT, _TEXT)),
-        ("features", pa.map_(_TEXT, pa.float64())),
-        ("statuses", pa.map_(_TEXT, _TEXT)),
-        ("event_ts", pa.map_(_TEXT, _TIME)),
-        ("overrides", pa.list_(_TEXT)),
-        ("score", pa.float64()),
-        ("label", pa.bool_()),
-        ("class_label", _TEXT),
-        ("class_scores", pa.map_(_TEXT, pa.float64())),
-        ("error_code", _TEXT),
-        ("error_field", _TEXT),
-        ("request_rows", pa.int32()),
-        ("lookup_us", pa.int64()),
-        ("features_us", pa.int64()),
-        ("model_us", pa.int64()),
-    ]
-)
-"""One row an answer. `request` has the JSON text of each declared field that the row carried, `stored` that of each stored field as
-the model read it, in the wire form. `label` is of models of two classes; `class_label` and `class_scores` (by class, in the model's
-order) are of models of several, and null in rows of others. Logs of older versions lack `stored`, or these two. Latencies are of the
-whole request."""
+__all__ = ["PII_POLICIES", "PiiPolicy", "detached", "is_sampled", "to_columns"]
 
 PII_POLICIES = ("drop", "hash", "keep")
 _STATUS_NAMES = {int(status): status.name for status in Status}

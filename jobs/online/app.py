@@ -9,25 +9,21 @@ gets its own error among the predictions. This module knows nothing of models, s
 from __future__ import annotations
 
 import asyncio
-import logging
 import time
-import traceback
-import uuid
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, NamedTuple
-from urllib.parse import parse_qsl
 
 import orjson
 
 from feature_pipelines.errors import ContractError
 from jobs.online.batching import Batcher, Overloaded
+from jobs.online.incidents import incident
 from jobs.online.metrics import ServingMetrics
-from jobs.online.protocol import refuse
+from jobs.online.protocol import asks_for_features, refuse, require_json
 from jobs.online.readiness import Readiness
 
 __all__ = ["App", "Limits"]
 
-_LOGGER = logging.getLogger("onescore.serve")
 _JSON = b"application/json"
 _TEXT = b"text/plain; version=0.0.4; charset=utf-8"
 _GET_ROUTES = ("/ping", "/health", "/version", "/ready", "/metrics")
@@ -114,7 +110,7 @@ class App:
                 await self._refuse(send, 405, "METHOD_NOT_ALLOWED", "use POST", (b"allow", b"POST"))
                 return 405
             _check_headers(scope["headers"], self._limits.max_body_bytes)
-            with_features = _asks_for_features(scope["query_string"])
+            with_features = asks_for_features(scope["query_string"])
             body = await self._body(receive)
             answer = await self._batcher.answer(body, with_features)
         except ContractError as refused:
@@ -129,7 +125,7 @@ class App:
         except (_Gone, asyncio.CancelledError):
             raise
         except Exception as exc:  # noqa: BLE001 - the outermost frame: a client gets an incident, not a stack trace
-            await self._refuse(send, 500, "INTERNAL", _incident(exc))
+            await self._refuse(send, 500, "INTERNAL", incident(exc))
             return 500
         await self._send(send, 200, answer)
         return 200
@@ -199,33 +195,4 @@ def _check_headers(headers: list[tuple[bytes, bytes]], max_body_bytes: int) -> N
             encoding = value
         elif name == b"content-length" and int(value) > max_body_bytes * _READ_ON:
             refuse(413, "BODY_TOO_LARGE", f"the body has more than {max_body_bytes} bytes")
-    kind, _, parameters = content_type.lower().partition(b";")
-    charset = parameters.strip().removeprefix(b"charset=").strip(b'"')
-    if kind.strip() != _JSON or charset not in (b"", b"utf-8", b"utf8") or encoding not in (b"", b"identity"):
-        refuse(
-            415,
-            "UNSUPPORTED_MEDIA_TYPE",
-            "send application/json, in UTF-8, not compressed; mlflow models serve takes CSV and Parquet",
-        )
-
-
-def _asks_for_features(query: bytes) -> bool:
-    if not query:
-        return False
-    try:
-        given = parse_qsl(query.decode("ascii"), keep_blank_values=True, max_num_fields=8)
-    except ValueError:
-        given = [("", "")]
-    values = [value for _, value in given]
-    if [name for name, _ in given] != ["features"] or values[0] not in ("true", "false"):
-        refuse(400, "BAD_PARAMS", "the query may be ?features=true or ?features=false")
-    return values[0] == "true"
-
-
-def _incident(exc: Exception) -> str:
-    """Log where a failure of our own happened, without its message, which may hold data; return a message that names it."""
-    incident = uuid.uuid4().hex[:12]
-    frames = reversed(traceback.extract_tb(exc.__traceback__))
-    where = " < ".join(f"{frame.name}:{frame.lineno}" for frame in frames)
-    _LOGGER.error("incident %s: %s at %s", incident, type(exc).__name__, where)
-    return f"the request failed here, not by its data; incident {incident}"
+    require_json(content_type, encoding)

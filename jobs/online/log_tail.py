@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 
 from jobs.online.metrics import ServingMetrics
 from udfs.prediction_files import gaps
-from udfs.prediction_rows import SCHEMA
+from udfs.prediction_schema import SCHEMA
 
 __all__ = ["LogTail"]
 

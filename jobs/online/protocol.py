@@ -5,7 +5,8 @@
 
 orjson reads the body. It silently rounds integers beyond 64 bit and keeps the last of two equal fields, so whatever might
 hold either (told by counting bytes, with no false negatives) is read again by the standard library, which shows both. Literals
-that are not JSON (NaN, Infinity) are refused by either. This module knows nothing of HTTP, models or stores.
+that are not JSON (NaN, Infinity) are refused by either. Where orjson is not installed, as in the package of a serverless function,
+the standard library reads and writes all. This module knows nothing of models, stores or servers.
 """
 
 from __future__ import annotations
@@ -13,17 +14,37 @@ from __future__ import annotations
 import json
 from collections import Counter as Tally
 from collections.abc import Sequence
+from importlib import import_module
 from typing import Any, NamedTuple, NoReturn
-
-import orjson
+from urllib.parse import parse_qsl
 
 from feature_pipelines.errors import ContractError, did_you_mean
 from feature_pipelines.reasons import Reason, RowError
 
-__all__ = ["FORMS", "Asked", "read_body", "refuse", "write_body"]
+__all__ = [
+    "FORMS",
+    "Asked",
+    "asks_for_features",
+    "read_body",
+    "read_content",
+    "refuse",
+    "require_json",
+    "write_body",
+]
 
 FORMS = ("inputs", "instances", "dataframe_split", "dataframe_records")
+
+
+def _orjson() -> Any:
+    try:
+        return import_module("orjson")
+    except ModuleNotFoundError:
+        return None
+
+
+_ORJSON = _orjson()
 _PARAMS = "params"
+_JSON = b"application/json"
 _DIGITS = bytes.maketrans(b"123456789", b"000000000")
 _LONG_NUMBER = b"0" * 19  # the shortest integer beyond int64 has 19 digits
 _SPACED_COLONS = (b" :", b"\n:", b"\t:", b"\r:")
@@ -58,7 +79,19 @@ def read_body(body: bytes, *, max_rows: int) -> Asked:
     Raises:
         ContractError: evidence `status` (400 or 413) and `code`: it is not JSON, or none of the forms, or has too many rows.
     """
-    content = _parse(body)
+    return read_content(_parse(body), max_rows=max_rows)
+
+
+def read_content(content: Any, *, max_rows: int) -> Asked:
+    """Return the rows of a request's body that was read already.
+
+    Args:
+        content: JSON values.
+        max_rows: more are refused.
+
+    Raises:
+        ContractError: see `read_body`.
+    """
     if not isinstance(content, dict):
         refuse(400, "UNKNOWN_FORM", f"the body is not an object with one of {', '.join(FORMS)}")
     _require_once(content, "the body")
@@ -89,10 +122,49 @@ def read_body(body: bytes, *, max_rows: int) -> Asked:
 
 def write_body(answers: Sequence[Any]) -> bytes:
     """Return the body of an answer; numbers are written so that reading them gives the same bits."""
+    content = {"predictions": answers}
+    if _ORJSON is not None:
+        try:
+            written: bytes = _ORJSON.dumps(content)
+        except TypeError:  # a client's own field name that is not valid Unicode, or an integer beyond 64 bit
+            pass
+        else:
+            return written
+    return json.dumps(content, allow_nan=False, separators=(",", ":")).encode()
+
+
+def require_json(content_type: bytes, encoding: bytes) -> None:
+    """Refuse a body that its headers do not call JSON in UTF-8, as it is.
+
+    Raises:
+        ContractError: evidence `status` 415.
+    """
+    kind, _, parameters = content_type.lower().partition(b";")
+    charset = parameters.strip().removeprefix(b"charset=").strip(b'"')
+    if kind.strip() != _JSON or charset not in (b"", b"utf-8", b"utf8") or encoding not in (b"", b"identity"):
+        refuse(
+            415,
+            "UNSUPPORTED_MEDIA_TYPE",
+            "send application/json, in UTF-8, not compressed; mlflow models serve takes CSV and Parquet",
+        )
+
+
+def asks_for_features(query: bytes) -> bool:
+    """Return what a URL's query says of the features; without one, false.
+
+    Raises:
+        ContractError: evidence `status` 400: it says anything else.
+    """
+    if not query:
+        return False
     try:
-        return orjson.dumps({"predictions": answers})
-    except TypeError:  # a client's own field name that is not valid Unicode, or an integer beyond 64 bit
-        return json.dumps({"predictions": answers}, allow_nan=False).encode()
+        given = parse_qsl(query.decode("ascii"), keep_blank_values=True, max_num_fields=8)
+    except ValueError:
+        given = [("", "")]
+    values = [value for _, value in given]
+    if [name for name, _ in given] != ["features"] or values[0] not in ("true", "false"):
+        refuse(400, "BAD_PARAMS", "the query may be ?features=true or ?features=false")
+    return values[0] == "true"
 
 
 class _Plain(dict[str, Any]):
@@ -100,9 +172,11 @@ class _Plain(dict[str, Any]):
 
 
 def _parse(body: bytes) -> Any:
+    if _ORJSON is None:
+        return _parse_exactly(body)
     try:
-        content = orjson.loads(body)
-    except orjson.JSONDecodeError:
+        content = _ORJSON.loads(body)
+    except _ORJSON.JSONDecodeError:
         return _parse_exactly(body)
     if (
         _LONG_NUMBER in body.translate(_DIGITS)

@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 
 from feature_pipelines.errors import ConfigurationError, ContractError, TableError, did_you_mean
 from udfs.prediction_files import FILE_NAME, Gap, ended, gaps
-from udfs.prediction_rows import SCHEMA
+from udfs.prediction_schema import SCHEMA
 
 __all__ = ["LogFile", "PredictionFiles", "Served", "files_of", "in_units", "survey"]
 

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from feature_pipelines.errors import ContractError
 from jobs.proof.log_files import LogFile
 from jobs.proof.map_columns import MapColumn
-from udfs.prediction_rows import SCHEMA
+from udfs.prediction_schema import SCHEMA
 
 __all__ = ["LogRows", "read_rows"]
 

@@ -6,6 +6,7 @@ touched: tables, runs, store and log are in a scratch directory. This module kno
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import os
 import sys
@@ -17,11 +18,19 @@ from typing import Any
 
 from feature_pipelines.definitions import FeatureSet
 from feature_pipelines.errors import ConfigurationError, OnescoreError
-from jobs.proof.path_servers import Server, lean_server, stock_server
+from jobs.proof.path_functions import (
+    LambdaFunction,
+    function_environment,
+    lambda_function,
+    require_installed,
+)
+from jobs.proof.path_servers import Server, framework_server, lean_server, stock_server
 from jobs.runs.chosen_model import chosen_model
 from jobs.runs.conf import Conf
 from jobs.runs.progress import say
 from jobs.runs.tracking import connect_from
+from jobs.serverless.package import write_model
+from jobs.serverless.package_settings import function_settings
 from udfs.bundle import load_bundle, read_golden
 from udfs.registry import ModelVersion
 from udfs.scorer import Scorer
@@ -128,6 +137,16 @@ class Bench:
         server: Server = self._once("stock", self._start_stock)
         return server
 
+    def lambda_function(self) -> LambdaFunction:
+        """Return the model as a Lambda function under AWS's own client; results of its queue go to the scratch directory."""
+        function: LambdaFunction = self._once("lambda", self._start_lambda)
+        return function
+
+    def framework(self) -> Server:
+        """Return the model's HTTP target under Google's functions-framework."""
+        server: Server = self._once("function", self._start_framework)
+        return server
+
     def _once(self, name: str, start: Callable[[], Any]) -> Any:
         """Start something, or say again why it could not be: paths that share a server do not each wait for it in vain."""
         if name not in self._started:
@@ -184,6 +203,29 @@ class Bench:
         }
         say("starting mlflow models serve")
         return self._open.enter_context(stock_server(uri, environment, self._directory("stock")))
+
+    def _start_lambda(self) -> LambdaFunction:
+        directory = self._directory("lambda")
+        package, sink = self._package(directory), directory / "results"
+        say("starting the Lambda function")
+        return self._open.enter_context(lambda_function(package, sink, directory, self._environment))
+
+    def _start_framework(self) -> Server:
+        """Start Google's functions-framework with the HTTP target."""
+        require_installed("functions_framework", "gcf")
+        directory = self._directory("function")
+        environment = function_environment(self._package(directory), self._environment)
+        say("starting functions-framework")
+        source = _CODE / "jobs" / "serve_function.py"
+        return self._open.enter_context(framework_server(source, "score", environment, directory))
+
+    def _package(self, directory: Path) -> Path:
+        """Write what a function serves: the model with no store and no log, and the limits of the configuration."""
+        settings = dataclasses.replace(function_settings(self.conf), log="off", sink=None)
+        version = None if self.version is None else self.version.version
+        digest = self.golden.info["digest"]
+        write_model(directory / "package", self.bundle, settings, version=version, digest=digest)
+        return directory / "package"
 
     def _directory(self, name: str) -> Path:
         directory = self.scratch() / name

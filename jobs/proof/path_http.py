@@ -12,7 +12,7 @@ import io
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import pyarrow.parquet as pq
 
@@ -21,9 +21,9 @@ from feature_pipelines.errors import UnavailableError
 from feature_pipelines.reasons import Reason
 from jobs.proof.path_answers import Answer, Row, answer_of, as_answered
 from jobs.proof.path_rows import ROW, expressed, placed
-from jobs.proof.path_servers import JSON, Server
+from jobs.proof.path_servers import JSON
 
-__all__ = ["LEAN_FORMS", "STOCK_FORMS", "Form", "HttpPath"]
+__all__ = ["LEAN_FORMS", "STOCK_FORMS", "Asked", "Form", "HttpPath"]
 
 _CSV, _PARQUET = "text/csv", "application/vnd.apache.parquet"
 
@@ -46,6 +46,21 @@ class Form:
     cannot_carry: frozenset[str] = frozenset()
 
 
+class Asked(Protocol):
+    """Who is asked: a `Server`, or what stands for one."""
+
+    @property
+    def url(self) -> str:
+        """Where it is, for messages."""
+        ...
+
+    def call(
+        self, method: str, route: str, body: bytes | None = None, content_type: str = JSON
+    ) -> tuple[int, bytes]:
+        """Return status and body of one request."""
+        ...
+
+
 class HttpPath:
     """Rows in one form to a server.
 
@@ -55,7 +70,7 @@ class HttpPath:
         feature_set: of the model that should answer.
     """
 
-    def __init__(self, server: Server, form: Form, feature_set: FeatureSet) -> None:
+    def __init__(self, server: Asked, form: Form, feature_set: FeatureSet) -> None:
         self._server, self._form, self._feature_set = server, form, feature_set
         self.cannot_carry = form.cannot_carry
 

@@ -13,20 +13,23 @@ import os
 import signal
 import socket
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 from feature_pipelines.errors import ConfigurationError, UnavailableError
 
-__all__ = ["JSON", "Server", "lean_server", "stock_server"]
+__all__ = ["JSON", "Server", "framework_server", "lean_server", "started_process", "stock_server"]
+
+_Ready = TypeVar("_Ready")
 
 JSON = "application/json"
 _REQUEST_SECONDS = 60
-_LEAN_SECONDS, _STOCK_SECONDS = 60, 180
+_LEAN_SECONDS, _STOCK_SECONDS, _FRAMEWORK_SECONDS = 60, 180, 60
 _END_SECONDS = 15
 
 
@@ -106,7 +109,7 @@ def lean_server(command: Sequence[str], environment: Mapping[str, str], director
         is_ready = any(event.get("event") == "worker_ready" for event in events)
         return Server(f"http://127.0.0.1:{ports[0]}") if is_ready and ports else None
 
-    with _process(command, environment, log, "the lean server", _LEAN_SECONDS, address) as server:
+    with started_process(command, environment, log, "the lean server", _LEAN_SECONDS, address) as server:
         yield server
 
 
@@ -135,20 +138,67 @@ def stock_server(uri: str, environment: Mapping[str, str], directory: Path) -> I
         return None
 
     log = directory / "server.log"
-    with _process(command, environment, log, "mlflow models serve", _STOCK_SECONDS, address) as ready:
+    with started_process(command, environment, log, "mlflow models serve", _STOCK_SECONDS, address) as ready:
         yield ready
 
 
 @contextlib.contextmanager
-def _process(
+def framework_server(
+    source: Path, target: str, environment: Mapping[str, str], directory: Path, *, signature: str = "http"
+) -> Iterator[Server]:
+    """Start a target of Google's functions-framework on a free port and wait until it accepts connections.
+
+    Args:
+        source: the file that has the target.
+        target: the function's name.
+        environment: of the process.
+        directory: where its output goes.
+        signature: "http" or "cloudevent".
+
+    Raises:
+        UnavailableError: see lean_server.
+    """
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "functions_framework", "--source", str(source), "--target", target]
+    command += ["--signature-type", signature, "--host", "127.0.0.1", "--port", str(port)]
+    server = Server(f"http://127.0.0.1:{port}")
+
+    def address() -> Server | None:
+        with contextlib.suppress(UnavailableError):
+            server.call("GET", "/ping")
+            return server
+        return None
+
+    log = directory / "server.log"
+    with started_process(
+        command, environment, log, "functions-framework", _FRAMEWORK_SECONDS, address
+    ) as ready:
+        yield ready
+
+
+@contextlib.contextmanager
+def started_process(
     command: Sequence[str],
     environment: Mapping[str, str],
     log: Path,
     name: str,
     seconds: float,
-    address: Callable[[], Server | None],
-) -> Iterator[Server]:
-    """Run a server in a session of its own, so that Ctrl-C reaches this process alone, which then ends it and all it started."""
+    address: Callable[[], _Ready | None],
+) -> Iterator[_Ready]:
+    """Run a server in a session of its own, so that Ctrl-C reaches this process alone, which then ends it and all it started.
+
+    Args:
+        command, environment: of the process.
+        log: where its output goes.
+        name: what messages call it.
+        seconds: how long it may take until it answers.
+        address: returns what it is asked by once it answers, None before.
+
+    Raises:
+        UnavailableError: it cannot be started, ended, or did not answer in time.
+    """
     with log.open("wb") as file:
         try:
             process = subprocess.Popen(
@@ -172,8 +222,8 @@ def _await(
     log: Path,
     name: str,
     seconds: float,
-    address: Callable[[], Server | None],
-) -> Server:
+    address: Callable[[], _Ready | None],
+) -> _Ready:
     deadline = time.monotonic() + seconds
     while process.poll() is None and time.monotonic() < deadline:
         found = address()

@@ -16,6 +16,7 @@ from feature_pipelines.definitions import FeatureSet
 from feature_pipelines.errors import ConfigurationError, OnescoreError, did_you_mean
 from jobs.proof.path_answers import ScoringPath
 from jobs.proof.path_bench import Bench
+from jobs.proof.path_functions import DirectPath, Gateway, QueuePath
 from jobs.proof.path_http import LEAN_FORMS, STOCK_FORMS, Form, HttpPath
 from jobs.proof.path_local import EvaluatorPath, KernelPath, OnlinePath, PyfuncPath
 from jobs.proof.path_outcome import Golden, Outcome, compared
@@ -51,6 +52,14 @@ def _stock(form: Form) -> Callable[[Bench], ScoringPath]:
     return lambda bench: HttpPath(bench.stock(), form, bench.feature_set)
 
 
+def _framework(form: Form, bench: Bench) -> ScoringPath:
+    return HttpPath(bench.framework(), form, bench.feature_set)
+
+
+def _gateway(version: int, form: Form) -> Callable[[Bench], ScoringPath]:
+    return lambda bench: HttpPath(Gateway(bench.lambda_function(), version), form, bench.feature_set)
+
+
 PATHS: tuple[Entry, ...] = (
     Entry("evaluator", EvaluatorPath),
     Entry("online", OnlinePath),
@@ -62,6 +71,11 @@ PATHS: tuple[Entry, ...] = (
     Entry("batch-delta", partial(BatchPath, source="delta")),
     Entry("stream", StreamPath),
     *(Entry(f"lean-{form.name}", _lean(form)) for form in LEAN_FORMS),
+    Entry("lambda-v1", _gateway(1, LEAN_FORMS[0])),
+    Entry("lambda-v2", _gateway(2, LEAN_FORMS[2])),
+    Entry("lambda-direct", lambda bench: DirectPath(bench.lambda_function(), bench.feature_set)),
+    Entry("lambda-sqs", lambda bench: QueuePath(bench.lambda_function(), bench.feature_set)),
+    Entry("function-inputs", partial(_framework, LEAN_FORMS[0])),
     *(Entry(f"stock-{form.name}", _stock(form), needs_registry=True) for form in STOCK_FORMS),
 )
 """All there are, the cheapest first."""

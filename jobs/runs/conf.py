@@ -26,6 +26,7 @@ from pydantic.fields import FieldInfo
 
 from feature_pipelines.errors import ConfigurationError, did_you_mean
 from jobs.runs import layers
+from jobs.runs.serverless_settings import ServerlessSettings
 from jobs.runs.settings import (
     BuildSettings,
     InputSettings,
@@ -56,6 +57,7 @@ _LOCATIONS = (
     "storage.cache",
     "mlflow.artifact_root",
     "serve.log_directory",
+    "serverless.directory",
     "skew.directory",
     "stream.checkpoint",
 )
@@ -87,6 +89,7 @@ class Conf(Section):
     score: ScoreSettings
     quarantine: QuarantineSettings
     serve: ServeSettings
+    serverless: ServerlessSettings
     skew: SkewSettings
     stream: StreamSettings
 

@@ -31,7 +31,7 @@ from tests.toy.workspace import CONF_DIR, Workspace
 from udfs.bundle import load_bundle
 from udfs.online import OnlineScorer
 from udfs.prediction_log import PredictionLog
-from udfs.prediction_rows import SCHEMA
+from udfs.prediction_schema import SCHEMA
 from udfs.scorer import Scorer
 
 

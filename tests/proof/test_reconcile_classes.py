@@ -27,7 +27,7 @@ from jobs.runs.command import run
 from tests.toy.bands import BANDS, band_rows, bands_workspace
 from tests.toy.local_frames import LocalSession, local_session
 from tests.toy.workspace import Workspace, house_rows
-from udfs.prediction_rows import SCHEMA
+from udfs.prediction_schema import SCHEMA
 
 FROM, TO = "2020-01-01T00:00:00Z", "2020-02-01T00:00:00Z"
 SCORES = tuple(f"score_{name}" for name in BANDS)

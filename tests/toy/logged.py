@@ -11,7 +11,8 @@ import pyarrow.dataset as ds
 
 from udfs.answered import Answered, LoggedModel
 from udfs.prediction_log import PredictionLog
-from udfs.prediction_rows import SCHEMA, PiiPolicy
+from udfs.prediction_rows import PiiPolicy
+from udfs.prediction_schema import SCHEMA
 
 __all__ = ["logged_requests", "write_log"]
 

@@ -27,7 +27,7 @@ from udfs.bundle import load_bundle
 from udfs.kernel import Kernel
 from udfs.online import OnlineScorer
 from udfs.prediction_log import PredictionLog
-from udfs.prediction_rows import SCHEMA
+from udfs.prediction_schema import SCHEMA
 from udfs.scorer import LibraryEvaluator, OutputSpec, Scorer
 from udfs.trees import FlatTrees
 from udfs.trees_loop import load_loop

@@ -33,7 +33,8 @@ from udfs.online import OnlineScorer
 from udfs.platform import describe_platform
 from udfs.prediction_files import Gap, gaps, read_platforms
 from udfs.prediction_log import PredictionLog
-from udfs.prediction_rows import SCHEMA, PiiPolicy, is_sampled
+from udfs.prediction_rows import PiiPolicy, is_sampled
+from udfs.prediction_schema import SCHEMA
 from udfs.scorer import Scorer
 
 DAY = 86_400_000_000

@@ -16,7 +16,8 @@ from jobs.online.log_rewriting import forget_in_log, remove_days
 from tests.toy.houses import REQUEST
 from tests.toy.logged import logged_requests, write_log
 from udfs.prediction_files import Gap, gaps
-from udfs.prediction_rows import SCHEMA, PiiPolicy
+from udfs.prediction_rows import PiiPolicy
+from udfs.prediction_schema import SCHEMA
 
 DAY = 86_400_000_000
 A, B = {"house_id": 1, "town": "a"}, {"house_id": 2, "town": "b"}

@@ -13,7 +13,7 @@ from feature_pipelines.errors import ConfigurationError, ContractError, TableErr
 from jobs.proof.log_files import LogFile, Served, files_of, in_units, survey
 from tests.toy.logged import write_log
 from udfs.prediction_files import Gap, gaps
-from udfs.prediction_rows import SCHEMA
+from udfs.prediction_schema import SCHEMA
 
 DAY = 86_400_000_000
 A, B = {"house_id": 1}, {"house_id": 2}

@@ -61,6 +61,8 @@ def test_names_are_distinct_and_the_groups_are_those_of_the_readme() -> None:
         "udf",
         "batch",
         "lean",
+        "lambda",
+        "function",
         "stock",
     }
 

@@ -1,0 +1,153 @@
+"""Package a registered model as a function: a zip for AWS Lambda, and a container's context for Lambda and Google.
+
+python -m jobs.package_serverless --model flights
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from feature_pipelines.columns import DType
+from feature_pipelines.definitions import FeatureSet
+from feature_pipelines.errors import ConfigurationError
+from feature_pipelines.wire import encode
+from jobs.runs.chosen_model import chosen_model
+from jobs.runs.command import job_parser, load_from, run
+from jobs.runs.conf import Conf
+from jobs.runs.progress import say, table
+from jobs.serverless.package import (
+    MOST_BYTES,
+    Packaged,
+    add_code,
+    describe_package,
+    write_context,
+    write_model,
+)
+from jobs.serverless.package_check import ask_package
+from jobs.serverless.package_settings import function_settings
+from jobs.serverless.package_tree import write_zip
+from udfs.bundle import bundle_digest, read_golden
+
+__all__ = ["main"]
+
+_DIRECT_BYTES = 50_000_000
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the job; see --help."""
+    arguments = _parser().parse_args(argv)
+    conf = load_from(arguments)
+    with tempfile.TemporaryDirectory(prefix="onescore-") as scratch:
+        found, bundle = chosen_model(conf, arguments.bundle, Path(scratch) if arguments.dry_run else None)
+        version = None if found is None else found.version
+        digest = bundle_digest(bundle) if found is None else found.digest
+        feature_set = read_golden(bundle, digest).feature_set
+        snapshot_of = _snapshot_of(conf, feature_set)
+        name = f"{conf.model.name}-{version or digest[:12]}"
+        target = Path(arguments.output or Path(conf.serverless.directory) / name)
+        facts: dict[str, Any] = {
+            "model": f"{conf.model.name} version {version or 'not known'} (digest {digest[:12]})",
+            "package": target,
+            "store": _said_store(conf, feature_set, snapshot_of),
+        }
+        if arguments.dry_run:
+            print("plan (nothing was written)")
+            print(table(facts))
+            return 0
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".packaging-", dir=target.parent) as made:
+        root = Path(made) / name
+        app = root / "context" / "app"
+        say("copying the model, its code and its libraries")
+        through = write_model(
+            app,
+            bundle,
+            function_settings(conf),
+            version=version,
+            digest=digest,
+            views=feature_set.views,
+            snapshot_of=snapshot_of,
+        )
+        modules, libraries = add_code(app, bundle, with_redis=conf.serverless.store == "environment")
+        packaged = describe_package(app, modules, libraries, through)
+        write_context(root / "context")
+        say("asking the package its model's golden rows")
+        checked = ask_package(app, bundle)
+        zipped = write_zip(app, root / "function.zip")
+        n_zipped = (root / "function.zip").stat().st_size
+        shutil.rmtree(target, ignore_errors=True)
+        root.rename(target)
+    facts |= _said(packaged, n_zipped, zipped)
+    facts["golden rows"] = (
+        f"{checked.rows} of {checked.rows} equal in every bit ({checked.verified}); first answer {checked.seconds:.2f} s after the start"
+    )
+    print(table(facts))
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = job_parser("package_serverless", __doc__, _EPILOG)
+    parser.add_argument(
+        "--bundle", type=Path, metavar="DIR", help="package the model in this directory; no registry is asked"
+    )
+    parser.add_argument(
+        "--output",
+        type=Path,
+        metavar="DIR",
+        help="where the package goes (default: below serverless.directory); replaced if it is there",
+    )
+    return parser
+
+
+def _snapshot_of(conf: Conf, feature_set: FeatureSet) -> Path | None:
+    if conf.serverless.store != "snapshot" or not feature_set.views:
+        return None
+    url = conf.store.url
+    if not url.startswith("sqlite:///"):
+        raise ConfigurationError(
+            "serverless.store is snapshot, and store.url is no SQLite store: materialise into one (--set store.url=sqlite:///PATH) and "
+            "package that, or set serverless.store=environment"
+        )
+    return Path(url.removeprefix("sqlite:///"))
+
+
+def _said_store(conf: Conf, feature_set: FeatureSet, snapshot_of: Path | None) -> str:
+    if not feature_set.views:
+        return "not needed: the model has no stored features"
+    if snapshot_of is not None:
+        return f"a snapshot of {snapshot_of}"
+    return {
+        "environment": "that of ONESCORE_STORE_URL when it runs",
+        "none": "none: rows bring their stored fields",
+    }[conf.serverless.store]
+
+
+def _said(packaged: Packaged, n_zipped: int, digest: str) -> dict[str, Any]:
+    facts: dict[str, Any] = {
+        "unzipped": f"{packaged.unzipped_bytes / 1e6:.1f} MB of {MOST_BYTES / 1e6:.0f} MB",
+        "function.zip": f"{n_zipped / 1e6:.1f} MB, SHA-256 {digest}"
+        + (" (upload it through S3: Lambda takes 50 MB directly)" if n_zipped > _DIRECT_BYTES else ""),
+        "libraries": [f"{name} {version}" for name, version in packaged.libraries.items()],
+        "modules": f"{len(packaged.modules)} of this project",
+    }
+    if packaged.through:
+        facts["features through"] = {
+            name: encode(DType("timestamp"), [w])[0] for name, w in packaged.through.items()
+        }
+    return facts
+
+
+_EPILOG = """\
+Lambda: create the function from function.zip with the handler jobs.serve_lambda.handler and the Python named in onescore.json.
+Google: build context/ with -f Dockerfile.functions. Both read ONESCORE_* variables; conf/README.md has the limits under serverless.
+The libraries are those of this environment, so package on Linux with the Python and the processor that the function has.
+Exit codes: 0 packaged and its golden rows equal; 1 too large, or a bit differs; 2 usage or configuration."""
+
+if __name__ == "__main__":
+    sys.exit(run(main))

@@ -1,0 +1,86 @@
+"""The AWS Lambda handler of a packaged model: `jobs.serve_lambda.handler`.
+
+It takes API Gateway v1 and v2, function URLs, SQS batches, S3 events (by notification, EventBridge or in a queue) and direct
+invocations. The model is loaded, and its golden rows replayed, when Lambda starts the process, before the first event.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from feature_pipelines.errors import ContractError, OnescoreError
+from jobs.online.incidents import incident
+from jobs.online.json_logs import event as log_event
+from jobs.online.json_logs import log_json
+from jobs.serverless.aws_events import (
+    Objects,
+    answer_direct,
+    answer_messages,
+    answer_uploads,
+    is_queue,
+    uploads_of,
+)
+from jobs.serverless.deadline import Deadline
+from jobs.serverless.function import Function, open_function
+from jobs.serverless.gateways import answer_gateway, is_gateway
+from jobs.serverless.objects import open_objects, open_sink
+
+__all__ = ["EventFailed", "handler"]
+
+
+class EventFailed(Exception):
+    """The event is to be handed over again; the message is a code, for Lambda keeps it and shows it."""
+
+
+def handler(event: Any, context: Any) -> Any:
+    """Return the answer to one event; see the module.
+
+    Args:
+        event: as Lambda hands it over.
+        context: Lambda's; says how much time there is.
+
+    Raises:
+        EventFailed: an upload could not be scored now. Lambda tries again, then puts the event where the function says.
+    """
+    function, objects = _opened()
+    deadline = Deadline(context.get_remaining_time_in_millis, function.settings.reserve_ms)
+    if not isinstance(event, Mapping):
+        return answer_direct(function, event, deadline)
+    if is_gateway(event):
+        return answer_gateway(function, event, deadline)
+    if is_queue(event):
+        return answer_messages(function, event, objects, deadline)
+    try:
+        uploads = uploads_of(event)
+        if uploads is None:
+            return answer_direct(function, event, deadline)
+        return {"uploads": answer_uploads(function, uploads, objects, deadline)}
+    except ContractError as failed:
+        code = str(failed.evidence.get("code", "CONTRACT"))
+    except OnescoreError as failed:
+        log_event("misconfigured", message=str(failed))
+        code = type(failed).__name__
+    except Exception as exc:  # noqa: BLE001 - the outermost frame: Lambda would show the message, which may hold data
+        log_event("event_failed", message=incident(exc))
+        code = "INTERNAL"
+    raise EventFailed(code)
+
+
+@functools.cache
+def _opened() -> tuple[Function, Objects]:
+    log_json()
+    function = open_function(os.environ, _now, time.monotonic)
+    log_event("function_ready", **function.facts())
+    return function, Objects(open_sink, open_objects, function.settings.sink)
+
+
+def _now() -> int:
+    return time.time_ns() // 1000
+
+
+if "AWS_LAMBDA_RUNTIME_API" in os.environ:  # within Lambda: the start is the place for what takes long
+    _opened()

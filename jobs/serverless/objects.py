@@ -1,0 +1,119 @@
+"""Where uploaded files are read and results are written: one interface, and results that are written once.
+
+    s3://bucket/prefix     Amazon S3 and what speaks its protocol     (boto3, which AWS's runtimes bring)
+    gs://bucket/prefix     Google Cloud Storage                       (its JSON API; no library)
+    file:///directory      a mounted directory
+
+Each backend is imported only when it is used. What a store does not answer is a ContractError of status 503, so the event is handed
+over again. This module knows nothing of events, rows and models.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Any, Protocol
+
+from feature_pipelines.errors import ConfigurationError
+
+__all__ = ["Gone", "ObjectStore", "Sink", "open_objects", "open_sink"]
+
+_BACKENDS = {
+    "s3": "jobs.serverless.objects_s3:S3Objects",
+    "gs": "jobs.serverless.objects_gcs:GcsObjects",
+    "file": "jobs.serverless.objects_file:FileObjects",
+}
+
+
+class Gone(Exception):
+    """The object of that version is not there any more: deleted, or replaced by one that has an event of its own."""
+
+
+class ObjectStore(Protocol):
+    """Objects in buckets. Every method raises ContractError with status 503 where the store does not do what it is asked."""
+
+    def fetch(self, bucket: str, key: str, *, version: str, etag: str, max_bytes: int) -> bytes:
+        """Return an object's content.
+
+        Args:
+            bucket, key: of the object.
+            version: which of its versions; "" = the current one, if it still is the one with the etag.
+            etag: of it; "" = whichever.
+            max_bytes: a larger one is refused.
+
+        Raises:
+            Gone: see there. ContractError: evidence `status` 413: it is larger.
+        """
+        ...
+
+    def has(self, bucket: str, key: str) -> bool:
+        """Return whether there is such an object; false also where this process may not know."""
+        ...
+
+    def put_once(self, bucket: str, key: str, content: bytes) -> bool:
+        """Write an object unless there is one; return whether it was written."""
+        ...
+
+
+@dataclass(frozen=True)
+class Sink:
+    """Where results go.
+
+    Args:
+        kind: of the store: s3, gs or file.
+        objects: the store.
+        bucket, prefix: below which results are written.
+    """
+
+    kind: str
+    objects: ObjectStore
+    bucket: str
+    prefix: str
+
+    def has(self, name: str) -> bool:
+        """Return whether there is a result of that name."""
+        return self.objects.has(self.bucket, self._key(name))
+
+    def put_once(self, name: str, content: bytes) -> bool:
+        """Write a result unless there is one; return whether it was written."""
+        return self.objects.put_once(self.bucket, self._key(name), content)
+
+    def url(self, name: str) -> str:
+        """Return where a result is."""
+        return f"{self.kind}://{self.bucket}/{self._key(name)}"
+
+    def is_own(self, kind: str, bucket: str, key: str) -> bool:
+        """Return whether an object is a result: to score it would make another one, and so on for ever."""
+        return (kind, bucket) == (self.kind, self.bucket) and key.startswith(self._key(""))
+
+    def _key(self, name: str) -> str:
+        return f"{self.prefix}/{name}" if self.prefix else name
+
+
+def open_objects(kind: str) -> ObjectStore:
+    """Return a store by its kind, with the credentials and the address that the environment names."""
+    module, _, name = _BACKENDS[kind].partition(":")
+    made: Any = getattr(import_module(module), name)()
+    objects: ObjectStore = made
+    return objects
+
+
+def open_sink(url: str) -> Sink:
+    """Return the sink at a URL.
+
+    Raises:
+        ConfigurationError: it is none of the forms above, or the library of its store is missing.
+    """
+    kind, separator, rest = url.partition("://")
+    bucket, _, prefix = rest.partition("/")
+    is_file = kind == "file" and not bucket and bool(prefix.strip("/"))
+    if not separator or kind not in _BACKENDS or not (is_file or (kind != "file" and bucket)):
+        raise ConfigurationError(
+            f"sink {url!r}: expected s3://bucket/prefix, gs://bucket/prefix or file:///directory"
+        )
+    try:
+        return Sink(kind, open_objects(kind), bucket, prefix.strip("/"))
+    except ModuleNotFoundError as exc:
+        raise ConfigurationError(
+            f"sink {url!r}: {exc.name} is not installed; AWS's runtimes have boto3, else pip install 'onescore[lambda]'"
+        ) from exc

@@ -1,0 +1,258 @@
+"""Latency, throughput and cost per million rows of each way of inference, on one model and one machine, at configured prices.
+
+    python -m tests.benchmarks.bench_ways [--rows 1000000] [--seconds 5] [--price-core-hour 0.05] ...
+
+The model is the toy one with 100 boosted trees; each way is asked as a user would ask it. What runs all the time is paid by the hour: its
+cost is that of the cores it keeps busy, at full load, so an idle server costs more per row than it says here. A function is paid by
+request and by memory and time, rounded up to the millisecond: its cost holds at any load. The default prices are of the order
+of a large cloud's list prices without discounts; give your own.
+
+A way is a function that measures and one line in WAYS: it gets the `Setting` and returns one `Measured` per form of it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from jobs.proof.path_functions import gateway_event
+from tests.benchmarks.bench_serverless import package
+from tests.benchmarks.publish import add_publish_arguments, entry, publish
+from tests.toy.house_bundle import house_wire
+from tests.toy.serving import serving, write_store
+from tests.toy.workspace import Workspace, house_rows
+from udfs.registry import fetch, resolve
+
+ROOT = Path(__file__).resolve().parents[2]
+_MILLION = 1_000_000
+
+
+@dataclass(frozen=True)
+class Prices:
+    """What is paid, in one currency.
+
+    Args:
+        core_hour: a core of a machine that runs all the time, with its memory.
+        gb_second: of a function.
+        million_requests: to a function.
+        function_gb: memory of the function.
+    """
+
+    core_hour: float
+    gb_second: float
+    million_requests: float
+    function_gb: float
+
+    def of_cores(self, rows_per_second: float, cores: int) -> float:
+        """Return the cost of a million rows where cores are paid by the hour and are busy."""
+        return _MILLION / rows_per_second / 3600 * cores * self.core_hour
+
+    def of_requests(self, seconds: float, rows: int) -> float:
+        """Return the cost of a million rows in requests to a function that take so long and bring so many rows each."""
+        billed = math.ceil(seconds * 1000) / 1000 * self.function_gb * self.gb_second
+        return _MILLION / rows * (billed + self.million_requests / _MILLION)
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One form of a way.
+
+    Args:
+        name: of the way and its form.
+        latency_ms: until one row, or the first rows, have their scores; None where nobody waits for one.
+        rows_per_second: at full load, on this machine.
+        cost: of a million rows.
+        rows: of one request or run.
+    """
+
+    name: str
+    latency_ms: float | None
+    rows_per_second: float
+    cost: float
+    rows: int
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What every way is measured on.
+
+    Args:
+        scratch: a directory.
+        rows: of the batch.
+        seconds: of one measurement, at most.
+        prices: see there.
+    """
+
+    scratch: Path
+    rows: int
+    seconds: float
+    prices: Prices
+
+    @cached_property
+    def workspace(self) -> Workspace:
+        """The tables and the registered model."""
+        found = Workspace.create(self.scratch / "home")
+        found.train("train.params.max_iter=100")
+        return found
+
+    @cached_property
+    def environment(self) -> dict[str, str]:
+        """Of processes: this code, the workspace, nothing of the user's settings."""
+        kept = {k: v for k, v in os.environ.items() if not k.startswith(("ONESCORE_", "MLFLOW_"))}
+        return {**kept, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", **self.workspace.env()}
+
+
+def batch(setting: Setting) -> list[Measured]:
+    """The batch job over a table, as a process; its latency is that of the whole job."""
+    setting.workspace.write("many_houses", house_rows(setting.rows), rows_per_file=250_000)
+    command = [
+        sys.executable,
+        "-m",
+        "jobs.score_batch",
+        "--model",
+        "houses",
+        "--set",
+        "input.source=many_houses",
+    ]
+    command += ["--set", "output.scored=many_scored", "--set", "output.quarantine=many_quarantine"]
+    command += ["--set", "quarantine.max_share=1"]
+    began = time.perf_counter()
+    subprocess.run(command, env=setting.environment, cwd=ROOT, check=True, capture_output=True)
+    seconds = time.perf_counter() - began
+    cores = os.cpu_count() or 1
+    rate = setting.rows / seconds
+    cost = setting.prices.of_cores(rate, cores)
+    return [Measured("batch: jobs.score_batch, start included", seconds * 1000, rate, cost, setting.rows)]
+
+
+def realtime(setting: Setting) -> list[Measured]:
+    """The lean server, one worker, one row a request, over keep-alive connections."""
+    version = resolve("models:/houses@champion", setting.workspace.connect())
+    bundle = fetch(version, setting.scratch / "cache")
+    directory = setting.scratch / "realtime"
+    directory.mkdir()
+    write_store(directory / "online.db")
+    bodies = b"\n".join(json.dumps({"inputs": [row]}).encode() for row in house_wire(200))
+    with serving(directory, setting.environment, "--bundle", str(bundle)) as server:
+        spent = {n: _load(server.port, n, setting.seconds, bodies) for n in (1, 16)}
+    p50 = statistics.median(spent[1]["seconds"]) * 1000
+    rate = len(spent[16]["seconds"]) / spent[16]["wall"]
+    cost = setting.prices.of_cores(rate, 1)
+    return [Measured("real-time: jobs.serve_realtime, one worker", p50, rate, cost, 1)]
+
+
+def serverless(setting: Setting) -> list[Measured]:
+    """The packaged Lambda handler, warm, by events of API Gateway v2 with one row and with a hundred."""
+    app = package(setting.scratch / "function", 1, setting.environment)
+    found = []
+    for n in (1, 100):
+        body = json.dumps({"inputs": house_wire(n)}).encode()
+        event = json.dumps(gateway_event(2, "POST", "/invocations", body))
+        command = [sys.executable, "-I", "-S", "-B", "-c", _HANDLER, str(app), str(setting.seconds)]
+        done = subprocess.run(command, input=event, env={}, capture_output=True, text=True, check=True)
+        seconds = float(done.stdout)
+        cost = setting.prices.of_requests(seconds, n)
+        name = f"serverless: Lambda handler, {n} row{'s' if n > 1 else ''} a request"
+        found.append(Measured(name, seconds * 1000, n / seconds, cost, n))
+    return found
+
+
+_HANDLER = """\
+import json, sys, time
+sys.path.insert(0, sys.argv[1])
+from jobs.serve_lambda import handler
+class Context:
+    def get_remaining_time_in_millis(self): return 100000
+event, spent = json.load(sys.stdin), []
+handler(event, Context())
+end = time.perf_counter() + float(sys.argv[2])
+while time.perf_counter() < end:
+    at = time.perf_counter(); handler(event, Context()); spent.append(time.perf_counter() - at)
+print(sorted(spent)[len(spent) // 2])
+"""
+
+WAYS: dict[str, Callable[[Setting], list[Measured]]] = {
+    "batch": batch,
+    "realtime": realtime,
+    "serverless": serverless,
+}
+"""All there are; the streaming job and the asynchronous API join by a function and a line here."""
+
+
+def main() -> int:
+    """Run the benchmark; see the module's docstring."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--rows", type=int, default=1_000_000, help="of the batch")
+    parser.add_argument("--seconds", type=float, default=5.0, help="of one measurement, at most")
+    parser.add_argument("--ways", default=",".join(WAYS), help="which, of %(default)s")
+    parser.add_argument(
+        "--price-core-hour", type=float, default=0.05, help="a core, by the hour (%(default)s)"
+    )
+    parser.add_argument("--price-gb-second", type=float, default=0.0000166667, help="of a function")
+    parser.add_argument("--price-million-requests", type=float, default=0.20, help="to a function")
+    parser.add_argument(
+        "--function-gb", type=float, default=1.769, help="its memory; with 1.769 GB it has one core"
+    )
+    add_publish_arguments(parser)
+    arguments = parser.parse_args()
+    prices = Prices(
+        arguments.price_core_hour,
+        arguments.price_gb_second,
+        arguments.price_million_requests,
+        arguments.function_gb,
+    )
+    with tempfile.TemporaryDirectory(prefix="onescore-bench-") as scratch:
+        setting = Setting(Path(scratch), arguments.rows, arguments.seconds, prices)
+        found = [one for name in arguments.ways.split(",") for one in WAYS[name](setting)]
+    publish("ways", _records(found), _table(found, prices), arguments)
+    return 0
+
+
+def _load(port: int, connections: int, seconds: float, bodies: bytes) -> dict[str, Any]:
+    command = [sys.executable, str(ROOT / "tests/benchmarks/load.py"), str(port), str(connections)]
+    command += ["20000", str(seconds)]
+    done = subprocess.run(command, input=bodies, capture_output=True, check=True)
+    found: dict[str, Any] = json.loads(done.stdout)
+    return found
+
+
+def _records(found: Sequence[Measured]) -> list[dict[str, Any]]:
+    records = []
+    for one in found:
+        for what, value, unit in (
+            ("latency", one.latency_ms, "ms"),
+            ("throughput", one.rows_per_second, "rows/s"),
+            ("cost of a million rows", one.cost, "currency"),
+        ):
+            records.append(entry(f"ways/{one.name}: {what}", value, None, unit, one.rows))
+    return records
+
+
+def _table(found: Sequence[Measured], prices: Prices) -> str:
+    lines = ["| way | latency | rows/s | cost of 1M rows |", "|---|---:|---:|---:|"]
+    for one in found:
+        latency = "-" if one.latency_ms is None else f"{one.latency_ms:,.3g} ms"
+        lines.append(f"| {one.name} | {latency} | {one.rows_per_second:,.0f} | {one.cost:.4f} |")
+    said = (
+        f"at {prices.core_hour:g} a core and hour, {prices.gb_second:g} a GB and second, {prices.million_requests:g} a million "
+        f"requests, functions of {prices.function_gb:g} GB"
+    )
+    return "\n".join(lines) + f"\n\n({said})\n"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,176 @@
+"""`jobs.package_serverless` as a user runs it: what is in the package, that it needs nothing else, and that its bytes repeat."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sklearn.tree import DecisionTreeRegressor
+
+from jobs.package_serverless import main
+from jobs.proof.path_functions import lambda_function
+from jobs.runs.command import run
+from tests.toy.house_bundle import house_wire, write_house_bundle
+from tests.toy.serving import asking, write_store
+from tests.toy.workspace import CONF_DIR, Workspace
+
+TOP = {"context/Dockerfile", "context/Dockerfile.functions", "context/app", "function.zip"}
+
+
+@pytest.fixture
+def house_env(home: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("ONESCORE_CONF_DIR", str(CONF_DIR))
+    return home
+
+
+def packaged(capsys: pytest.CaptureFixture[str], *flags: str) -> tuple[int, str]:
+    code = run(main, ["--model", "houses", *flags])
+    said = capsys.readouterr()
+    return code, said.out + said.err
+
+
+def started_alone(package: Path, events: list[Any]) -> tuple[list[Any], list[str]]:
+    """Return what the unzipped package's handler answers in a process that has nothing but it, and the libraries it imported."""
+    program = (
+        "import json, sys; sys.path.insert(0, sys.argv[1]); from jobs.serve_lambda import handler\n"
+        "class C: get_remaining_time_in_millis = staticmethod(lambda: 60000)\n"
+        "print(json.dumps([[handler(e, C()) for e in json.load(sys.stdin)], "
+        "sorted({m.partition('.')[0] for m in sys.modules} - set(sys.stdlib_module_names))]))"
+    )
+    command = [sys.executable, "-I", "-S", "-B", "-c", program, str(package)]
+    done = subprocess.run(
+        command, input=json.dumps(events), env={}, capture_output=True, text=True, check=False, timeout=120
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    found, modules = json.loads(done.stdout.splitlines()[-1])
+    return found, [name for name in modules if not name.startswith(("_", "sphinxcontrib"))]
+
+
+@pytest.mark.e2e
+def test_package_of_flat_trees_has_numpy_alone_answers_alone_and_repeats_to_the_byte(
+    house_env: Path, bundle: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    through = write_store(tmp_path / "online.db")
+    flags = ["--bundle", str(bundle), "--set", f"store.url=sqlite:///{tmp_path}/online.db"]
+    code, said = packaged(capsys, *flags, "--output", str(tmp_path / "one"))
+    assert code == 0, said
+    assert "golden rows        64 of 64 equal in every bit (verified)" in said
+    found = {str(p.relative_to(tmp_path / "one")) for p in (tmp_path / "one").rglob("*")}
+    assert found >= TOP
+    with zipfile.ZipFile(tmp_path / "one" / "function.zip") as file:
+        names = file.namelist()
+        size = sum(one.file_size for one in file.infolist())
+        file.extractall(tmp_path / "unzipped")
+    tops = {name.partition("/")[0] for name in names}
+    libraries = {top for top in tops if not top.endswith(".dist-info")}
+    assert libraries - {"__pycache__", "main.py", "onescore.json", "store.db", "model"} == {
+        "feature_pipelines",
+        "jobs",
+        "udfs",
+        "numpy",
+        "numpy.libs",
+    }
+    assert size < 100_000_000
+    assert f"{size / 1e6:.1f} MB of 262 MB" in said
+    assert "model/trees.npz" in names
+    assert not [
+        name for name in names if name.endswith(("estimator.skops", "/prediction_log.py", "/pyfunc.py"))
+    ]
+    rows = asking(5, through)
+    os.chmod(tmp_path / "unzipped" / "store.db", 0o444)
+    (direct,), modules = started_alone(tmp_path / "unzipped", [{"inputs": rows}])
+    assert [a["materialised_through"]["rates"] for a in direct["predictions"]] == ["2020-04-01T00:00:00Z"] * 5
+    assert modules == ["__main__", "feature_pipelines", "jobs", "numpy", "udfs"] or set(modules) == {
+        "feature_pipelines",
+        "jobs",
+        "numpy",
+        "udfs",
+    }
+    assert packaged(capsys, *flags, "--output", str(tmp_path / "two"))[0] == 0
+    assert (tmp_path / "one/function.zip").read_bytes() == (tmp_path / "two/function.zip").read_bytes()
+
+
+@pytest.mark.e2e
+def test_registered_version_is_packaged_and_says_its_number(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    for name, value in workspace.env().items():
+        monkeypatch.setenv(name, value)
+    code, said = packaged(capsys, "--set", "serverless.store=environment")
+    assert code == 0, said
+    package = workspace.root / ".onescore" / "functions" / "houses-1"
+    assert f"package            {package}" in said
+    app = package / "context" / "app"
+    assert (app / "redis" / "__init__.py").is_file()
+    assert (app / "feature_pipelines" / "stores" / "redis.py").is_file()
+    rows = house_wire(3)
+    with lambda_function(app, tmp_path / "results", tmp_path) as function:
+        answers = function.answers_to({"inputs": rows})["predictions"]
+    assert {(a["model_version"], a["verified"]) for a in answers} == {("1", "verified")}
+
+
+@pytest.mark.e2e
+@pytest.mark.slow
+def test_package_of_an_estimator_has_its_libraries_fits_into_lambda_and_answers_alone(
+    house_env: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    write_house_bundle(tmp_path / "bundle", estimator=DecisionTreeRegressor(max_depth=4, random_state=0))
+    flags = ["--bundle", str(tmp_path / "bundle"), "--set", "serverless.store=none"]
+    code, said = packaged(capsys, *flags, "--output", str(tmp_path / "out"))
+    assert code == 0, said
+    app = tmp_path / "out" / "context" / "app"
+    assert (app / "model" / "estimator.skops").is_file()
+    assert not {"pandas", "pyarrow", "mlflow", "pyspark"} & {path.name for path in app.iterdir()}
+    (direct,), modules = started_alone(app, [{"inputs": house_wire(2)}])
+    assert direct["predictions"][0]["verified"] == "verified"
+    assert {"sklearn", "scipy", "skops"} <= set(modules)
+
+
+def test_dry_run_writes_nothing_and_what_makes_no_sense_is_said(
+    house_env: Path, bundle: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    code, said = packaged(capsys, "--bundle", str(bundle), "--dry-run")
+    assert (code, "nothing was written" in said) == (0, True)
+    assert list(house_env.iterdir()) == []
+    code, said = packaged(capsys, "--bundle", str(bundle), "--output", str(tmp_path / "out"))
+    assert (code, "online store sqlite:///" in said) == (2, True)
+    code, said = packaged(capsys, "--bundle", str(bundle), "--set", "store.url=redis://h:6379/0")
+    assert (code, "set serverless.store=environment" in said) == (2, True)
+    assert not (tmp_path / "out").exists()
+
+
+def test_package_that_is_too_large_is_refused_with_what_is_large(bundle: Path, tmp_path: Path) -> None:
+    from feature_pipelines.errors import VerificationError
+    from jobs.serverless.package import describe_package
+
+    (tmp_path / "huge").mkdir()
+    with (tmp_path / "huge" / "sparse").open("wb") as file:
+        file.truncate(120_000_000)
+    with pytest.raises(
+        VerificationError, match=r"has 120 MB unzipped, expected 100 MB at most; largest: huge 120 MB"
+    ):
+        describe_package(tmp_path, [], {"numpy": "2"}, {})
+    assert describe_package(tmp_path, [], {"numpy": "2", "redis": "8"}, {}).unzipped_bytes == 120_000_000
+
+
+def test_package_that_lacks_a_file_or_gives_another_bit_is_not_handed_over(
+    house_env: Path, bundle: Path, tmp_path: Path
+) -> None:
+    import shutil
+
+    from feature_pipelines.errors import VerificationError
+    from jobs.serverless.package_check import ask_package
+    from tests.toy.functions import package_of
+
+    package = package_of(tmp_path / "app", bundle)
+    with pytest.raises(
+        VerificationError, match=r"does not start with nothing but itself: .*No module named 'jobs'"
+    ):
+        ask_package(package, bundle)
+    shutil.rmtree(package)

@@ -1,0 +1,250 @@
+"""Queues and uploads: what is retried, what is not, and that nothing is scored into two results."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from feature_pipelines.errors import ContractError
+from jobs.online.protocol import refuse
+from jobs.serverless.aws_events import (
+    Objects,
+    answer_direct,
+    answer_messages,
+    answer_uploads,
+    is_queue,
+    uploads_of,
+)
+from jobs.serverless.deadline import Deadline
+from jobs.serverless.function import Function
+from jobs.serverless.objects import Gone, open_sink
+from jobs.serverless.uploads import Uploaded
+from tests.toy.functions import PLENTY, opened, s3_event
+from tests.toy.house_bundle import house_wire
+
+Fetch = Callable[[Uploaded], bytes]
+ROWS = json.dumps({"inputs": house_wire(2)})
+
+
+class Bucket:
+    """Uploaded objects: what a test says."""
+
+    def __init__(self, said: Callable[[str, str, str], bytes]) -> None:
+        self._said = said
+        self.fetched: list[tuple[str, str, str]] = []
+
+    def fetch(self, bucket: str, key: str, *, version: str, etag: str, max_bytes: int) -> bytes:
+        """See ObjectStore."""
+        self.fetched.append((key, version, etag))
+        return self._said(key, version, etag)
+
+    def has(self, bucket: str, key: str) -> bool:
+        """See ObjectStore."""
+        return False
+
+    def put_once(self, bucket: str, key: str, content: bytes) -> bool:
+        """See ObjectStore."""
+        return False
+
+
+@pytest.fixture
+def results(tmp_path: Path) -> Path:
+    return tmp_path / "results"
+
+
+def objects_of(results: Path, said: Callable[[str, str, str], bytes] = lambda *_: ROWS.encode()) -> Objects:
+    bucket = Bucket(said)
+    found = Objects(open_sink, lambda kind: bucket, f"file://{results}")
+    found.bucket = bucket  # type: ignore[attr-defined]
+    return found
+
+
+def message(number: str, body: str) -> dict[str, Any]:
+    return {"messageId": number, "body": body, "eventSource": "aws:sqs", "receiptHandle": "r"}
+
+
+def failed(said: dict[str, Any]) -> list[str]:
+    return [one["itemIdentifier"] for one in said["batchItemFailures"]]
+
+
+def files(results: Path) -> dict[str, Any]:
+    return {
+        str(path.relative_to(results)): json.loads(path.read_bytes())
+        for path in sorted(results.rglob("*.json"))
+        if path.is_file()
+    }
+
+
+def test_messages_that_cannot_be_scored_fail_alone(function: Function, results: Path) -> None:
+    records = [message("a", ROWS), message("b", "{"), message("c", ROWS), message("d", '{"inputs": 3}')]
+    assert is_queue({"Records": records})
+    assert failed(answer_messages(function, {"Records": records}, objects_of(results), PLENTY)) == ["b"]
+    found = files(results)
+    assert list(found) == ["sqs/a.json", "sqs/c.json", "sqs/d.json"]
+    assert found["sqs/a.json"] == found["sqs/c.json"]
+    assert found["sqs/d.json"]["predictions"][0]["error"]["code"] == "UNREADABLE_ROW"
+
+
+def test_message_that_comes_twice_has_the_result_of_the_first_time(function: Function, results: Path) -> None:
+    event = {"Records": [message("a", ROWS)]}
+    assert failed(answer_messages(function, event, objects_of(results), PLENTY)) == []
+    before = (results / "sqs" / "a.json").stat().st_mtime_ns
+    assert failed(answer_messages(function, event, objects_of(results), PLENTY)) == []
+    assert (results / "sqs" / "a.json").stat().st_mtime_ns == before
+    assert [path.name for path in (results / "sqs").iterdir()] == ["a.json"]
+
+
+def test_row_that_may_be_answered_later_fails_its_message_and_has_no_result(
+    package: Path, results: Path, tmp_path: Path
+) -> None:
+    down = opened(package, ONESCORE_STORE_URL=f"sqlite:///{tmp_path}/nothing.db")
+    bare = json.dumps({"inputs": [{k: v for k, v in house_wire(3)[1].items() if "rate" not in k}]})
+    event = {"Records": [message("whole", ROWS), message("bare", bare)]}
+    assert failed(answer_messages(down, event, objects_of(results), PLENTY)) == ["bare"]
+    assert list(files(results)) == ["sqs/whole.json"]
+
+
+def test_messages_for_which_there_is_no_time_go_back_to_the_queue(function: Function, results: Path) -> None:
+    left = iter([60_000, 60_000, 100, 100])
+    event = {"Records": [message(number, ROWS) for number in "abc"]}
+    said = answer_messages(function, event, objects_of(results), Deadline(lambda: next(left), 500))
+    assert failed(said) == ["b", "c"]
+    assert list(files(results)) == ["sqs/a.json"]
+
+
+def test_without_a_sink_messages_fail_and_say_why(
+    function: Function, caplog: pytest.LogCaptureFixture
+) -> None:
+    nowhere = Objects(open_sink, lambda kind: Bucket(lambda *_: b""), None)
+    with caplog.at_level("INFO", "onescore.serve"):
+        assert failed(answer_messages(function, {"Records": [message("a", ROWS)]}, nowhere, PLENTY)) == ["a"]
+    assert any(getattr(record, "facts", {}).get("code") == "NO_SINK" for record in caplog.records)
+
+
+def test_uploads_are_read_from_every_form_of_event() -> None:
+    direct = s3_event("in", "a b/ü+1.json", "e1", 5, "v1", "0A")
+    assert uploads_of(direct) == [Uploaded("s3", "in", "a b/ü+1.json", "v1", "e1", "0A", 5)]
+    bridge = {
+        "source": "aws.s3",
+        "detail-type": "Object Created",
+        "detail": {
+            "bucket": {"name": "in"},
+            "object": {"key": "a b/ü+1.json", "size": 5, "etag": "e1", "sequencer": "0A", "version-id": "v1"},
+        },
+    }
+    assert uploads_of(bridge) == uploads_of(direct)
+    assert uploads_of({**bridge, "detail-type": "Object Deleted"}) == []
+    removed = s3_event("in", "k", "e", 1)
+    removed["Records"][0]["eventName"] = "ObjectRemoved:Delete"
+    assert uploads_of(removed) == []
+    assert uploads_of({"Service": "Amazon S3", "Event": "s3:TestEvent", "Bucket": "in"}) == []
+    assert uploads_of({"inputs": []}) is None
+    assert not is_queue(direct)
+
+
+def test_upload_is_scored_into_a_result_named_by_its_version(function: Function, results: Path) -> None:
+    objects = objects_of(results)
+    uploads = uploads_of(s3_event("in", "day 1/rows.json", "e1", 5, None, "0A")) or []
+    (said,) = answer_uploads(function, uploads, objects, PLENTY)
+    assert (said["outcome"], said["rows"]) == ("scored", 2)
+    (name,) = files(results)
+    assert name == "s3/in/day%201/rows.json/e1-0A.json"
+    assert said["result"] == f"file://{results}/{name}"
+    content = files(results)[name]
+    assert content["source"] == {"bucket": "in", "key": "day 1/rows.json", "version": "e1-0A"}
+    assert content["predictions"] == answer_direct(function, {"inputs": house_wire(2)}, PLENTY)["predictions"]
+    assert objects.bucket.fetched == [("day 1/rows.json", "", "e1")]  # type: ignore[attr-defined]
+    again = answer_uploads(function, uploads, objects, PLENTY)
+    assert again == [{"outcome": "skipped", "code": "ALREADY_SCORED"}]
+    assert len(objects.bucket.fetched) == 1  # type: ignore[attr-defined]
+    other = uploads_of(s3_event("in", "day 1/rows.json", "e1", 5, None, "0B")) or []
+    assert answer_uploads(function, other, objects, PLENTY)[0]["outcome"] == "scored"
+    assert len(files(results)) == 2
+
+
+def test_file_that_holds_no_rows_has_a_result_that_says_so(function: Function, results: Path) -> None:
+    objects = objects_of(results, lambda *_: b"PNG town-1")
+    uploads = uploads_of(s3_event("in", "x.png", "e", 5)) or []
+    (said,) = answer_uploads(function, uploads, objects, PLENTY)
+    assert (said["outcome"], said["code"]) == ("refused", "UNSUPPORTED_FILE")
+    (content,) = files(results).values()
+    assert set(content) == {"source", "error"}
+    assert "town-1" not in json.dumps(content)
+    large = uploads_of(s3_event("in", "x.json", "e", 10**9)) or []
+    assert answer_uploads(function, large, objects, PLENTY)[0]["code"] == "OBJECT_TOO_LARGE"
+
+
+def test_upload_that_is_gone_has_no_result_and_is_not_tried_again(function: Function, results: Path) -> None:
+    def gone(*_: str) -> bytes:
+        raise Gone
+
+    uploads = uploads_of(s3_event("in", "x.json", "e", 5)) or []
+    said = answer_uploads(function, uploads, objects_of(results, gone), PLENTY)
+    assert said == [{"outcome": "skipped", "code": "GONE"}]
+    assert files(results) == {}
+
+
+def test_upload_is_tried_again_when_the_store_of_objects_is_down(function: Function, results: Path) -> None:
+    def down(*_: str) -> bytes:
+        refuse(503, "OBJECTS_UNAVAILABLE", "no answer")
+
+    uploads = uploads_of(s3_event("in", "x.json", "e", 5)) or []
+    with pytest.raises(ContractError, match="no answer"):
+        answer_uploads(function, uploads, objects_of(results, down), PLENTY)
+    assert files(results) == {}
+
+
+def test_own_results_are_no_uploads(function: Function, results: Path) -> None:
+    sink = open_sink(f"file://{results}")
+    assert sink.is_own("file", "", str(results / "sqs" / "a.json").lstrip("/"))
+    own = Uploaded("file", "", f"{str(results).lstrip('/')}/s3/in/x.json/e-1.json", "", "e", "1", 5)
+    assert answer_uploads(function, [own], objects_of(results), PLENTY) == [
+        {"outcome": "skipped", "code": "OWN_RESULT"}
+    ]
+    beside = Uploaded("file", "", f"{str(results).lstrip('/')}-other/x.json", "", "e", "1", 5)
+    assert answer_uploads(function, [beside], objects_of(results), PLENTY)[0]["outcome"] == "scored"
+
+
+def test_upload_in_a_message_is_scored_and_a_test_event_is_nothing(function: Function, results: Path) -> None:
+    wrapped = message("a", json.dumps(s3_event("in", "x.json", "e", 5)))
+    tested = message("b", json.dumps({"Service": "Amazon S3", "Event": "s3:TestEvent"}))
+    said = answer_messages(function, {"Records": [wrapped, tested]}, objects_of(results), PLENTY)
+    assert failed(said) == []
+    assert list(files(results)) == ["s3/in/x.json/e-01.json"]
+
+
+def test_name_of_a_result_is_short_enough_for_any_key(function: Function, results: Path) -> None:
+    long = Uploaded("s3", "in", "ü" * 500 + ".json", "v", "e", "1", 5)
+    other = Uploaded("s3", "in", "ü" * 500 + "2.json", "v", "e", "1", 5)
+    assert len(long.result_name()) < 800
+    assert long.result_name() != other.result_name()
+
+
+@pytest.mark.parametrize(
+    ("event", "code"),
+    [
+        ({"rows": [{"town": "town-1"}]}, "UNKNOWN_FORM"),
+        ([{"town": "town-1"}], "UNKNOWN_FORM"),
+        (None, "UNKNOWN_FORM"),
+        ({"inputs": [], "instances": []}, "UNKNOWN_FORM"),
+        ({"inputs": [1] * 50_001}, "TOO_MANY_ROWS"),
+    ],
+)
+def test_direct_invocation_that_is_no_body_gets_a_code(function: Function, event: Any, code: str) -> None:
+    said = answer_direct(function, event, PLENTY)
+    assert said["error"]["code"] == code
+    assert "town-1" not in json.dumps(said)
+
+
+@pytest.mark.parametrize(
+    "url", ["s3://", "gs:///prefix", "file://host/x", "https://x/y", "results", "file:///"]
+)
+def test_sink_that_is_none_is_refused(url: str) -> None:
+    from feature_pipelines.errors import ConfigurationError
+
+    with pytest.raises(ConfigurationError, match="expected s3://bucket/prefix"):
+        open_sink(url)
