@@ -44,6 +44,7 @@ from jobs.runs.settings import (
     TrainSettings,
     setting,
 )
+from jobs.runs.settings_async import SubmissionsSettings
 
 __all__ = ["ENVIRONMENTS", "Conf", "key_table", "known_models", "load"]
 
@@ -56,8 +57,9 @@ _LOCATIONS = (
     "mlflow.artifact_root",
     "serve.log_directory",
     "skew.directory",
+    "submissions.reference_root",
 )
-_URIS = ("mlflow.tracking_uri", "mlflow.registry_uri", "store.url")
+_URIS = ("mlflow.tracking_uri", "mlflow.registry_uri", "store.url", "submissions.database_url")
 _HAS_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.\-]*:/")
 
 
@@ -86,6 +88,7 @@ class Conf(Section):
     quarantine: QuarantineSettings
     serve: ServeSettings
     skew: SkewSettings
+    submissions: SubmissionsSettings
 
     _env: str = PrivateAttr(default="")
     _files: tuple[str, ...] = PrivateAttr(default=())
