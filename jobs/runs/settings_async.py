@@ -60,6 +60,11 @@ class SubmissionsSettings(Section):
     scorers: int = setting(
         "processes of one worker that score, each one submission at a time", "processes", gt=0, le=256
     )
+    worker_port: int | None = setting(
+        "where a worker serves its /metrics, on this machine alone; 0: any free port; null: nowhere",
+        ge=0,
+        le=65_535,
+    )
     max_versions: int = setting("model versions that one of them keeps loaded", "versions", gt=0)
     poll_seconds: float = setting("how often a worker looks for work", "s", ge=0.005)
     max_crashes: int = setting(

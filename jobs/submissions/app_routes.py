@@ -173,7 +173,7 @@ def _add_lists(router: APIRouter, gateway: Gateway) -> None:
         caller = gateway.caller(request)
         last = None if after is None else (int(after[:14], 16), after)
         found = await run_in_threadpool(
-            gateway.ledger.list, caller.key_id, state=state, limit=limit + 1, after=last
+            gateway.ledger.listed, caller.key_id, state=state, limit=limit + 1, after=last
         )
         query = f"limit={limit}" + (f"&state={state}" if state is not None else "")
         following = f"/submissions?{query}&after={found[limit - 1].id}" if len(found) > limit else None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -100,7 +100,7 @@ async def _parts(
 ) -> tuple[list[tuple[str, bytes]], Mapping[str, Any] | None]:
     """Return the files of a form, by name, and its one other field, `notify`."""
 
-    async def stream() -> AsyncIterator[bytes]:
+    async def stream() -> AsyncGenerator[bytes, None]:
         yield body
 
     parser = MultiPartParser(headers, stream(), max_files=max_files + 1, max_fields=1, max_part_size=65_536)

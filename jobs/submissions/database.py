@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
-from dbos import DBOS
+from dbos import DBOS, DBOSClient
 
 from feature_pipelines.errors import ConfigurationError, UnavailableError
+from jobs.submissions.engine_names import APPLICATION
 from jobs.submissions.tables import METADATA
 
 __all__ = ["Database", "engine_url"]
@@ -51,6 +52,17 @@ class Database:
         if self.is_sqlite:
             sa.event.listen(self.engine, "connect", _as_sqlite)
 
+    @property
+    def plain_url(self) -> str:
+        """The URL as the engine takes it, which chooses the driver itself."""
+        return self.url.replace("postgresql+psycopg://", "postgresql://")
+
+    def engine_client(self) -> DBOSClient:
+        """Return a client of the engine; the database is prepared."""
+        return DBOSClient(
+            system_database_url=self.plain_url, application_name=APPLICATION, system_database_pool_size=2
+        )
+
     def prepare(self) -> None:
         """Make the tables, ours and the engine's, unless they are there; any number of processes may do so at once.
 
@@ -58,7 +70,7 @@ class Database:
             UnavailableError: the database cannot be reached. ConfigurationError: it cannot hold tables.
         """
         try:
-            DBOS.migrate(self.url.replace("postgresql+psycopg://", "postgresql://"))
+            DBOS.migrate(self.plain_url)
             with self.engine.connect() as connection:
                 if self.is_sqlite:
                     connection.exec_driver_sql("BEGIN IMMEDIATE")

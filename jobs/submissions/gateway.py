@@ -77,6 +77,7 @@ def run_gateway(
         database,
         _now,
         chunk_rows=settings.chunk_rows,
+        batch_rows=settings.batch_rows,
         max_queued=settings.max_queued,
         max_queued_bytes=settings.max_queued_bytes,
         retry_after_seconds=settings.retry_after_seconds,

@@ -20,11 +20,11 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import sqlalchemy as sa
-from dbos import DBOSClient, WorkflowSerializationFormat
+from dbos import WorkflowSerializationFormat
 
 from feature_pipelines.errors import ContractError, UnavailableError
 from jobs.submissions.database import Database
-from jobs.submissions.engine_names import APPLICATION, APPLICATION_VERSION, QUEUE, WORKFLOW
+from jobs.submissions.engine_names import APPLICATION_VERSION, LARGE_QUEUE, QUEUE, WORKFLOW
 from jobs.submissions.ledger import OPEN, Submission
 from jobs.submissions.payload import Payload
 from jobs.submissions.tables import PAYLOADS, SUBMISSIONS
@@ -73,6 +73,7 @@ class Intake:
         database: where they are kept.
         clock: microseconds since 1970, UTC; a submission's rows are scored as of the time when it came.
         chunk_rows: see `tables.SUBMISSIONS`.
+        batch_rows: one of more rows, or a reference, waits among those that a Spark job scores.
         max_queued, max_queued_bytes: what may wait or run, of all gateways together.
         retry_after_seconds: told to who is refused for that.
     """
@@ -83,18 +84,16 @@ class Intake:
         clock: Callable[[], int],
         *,
         chunk_rows: int,
+        batch_rows: int,
         max_queued: int,
         max_queued_bytes: int,
         retry_after_seconds: int,
     ) -> None:
-        self._database, self._clock, self._chunk_rows = database, clock, chunk_rows
+        self._database, self._clock = database, clock
+        self._chunk_rows, self._batch_rows = chunk_rows, batch_rows
         self._max_queued, self._max_queued_bytes = max_queued, max_queued_bytes
         self._retry_after = retry_after_seconds
-        self._client = DBOSClient(
-            system_database_url=database.url.replace("postgresql+psycopg://", "postgresql://"),
-            application_name=APPLICATION,
-            system_database_pool_size=2,
-        )
+        self._client = database.engine_client()
         self._waiting: queue.SimpleQueue[_Waiting | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="intake", daemon=True)
         self._thread.start()
@@ -221,13 +220,16 @@ class Intake:
             connection,
             {
                 "workflow_name": WORKFLOW,
-                "queue_name": QUEUE,
+                "queue_name": LARGE_QUEUE if self._is_large(submission) else QUEUE,
                 "workflow_id": submission.id,
                 "app_version": APPLICATION_VERSION,
                 "serialization_type": WorkflowSerializationFormat.PORTABLE,
             },
             submission.id,
         )
+
+    def _is_large(self, submission: Submission) -> bool:
+        return submission.kind == "reference" or submission.n_rows > self._batch_rows
 
     def _full(self) -> ContractError:
         return ContractError(

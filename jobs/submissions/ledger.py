@@ -17,9 +17,10 @@ from typing import Any
 import sqlalchemy as sa
 
 from jobs.submissions.database import Database
+from jobs.submissions.ledger_chunk import Chunk
 from jobs.submissions.tables import PAYLOADS, RESULTS, SUBMISSIONS
 
-__all__ = ["FINAL", "OPEN", "STATES", "Chunk", "Ledger", "Submission"]
+__all__ = ["FINAL", "OPEN", "STATES", "Ledger", "Submission"]
 
 OPEN = ("queued", "running")
 FINAL = ("succeeded", "failed", "cancelled")
@@ -67,22 +68,6 @@ class Submission:
         return found
 
 
-@dataclass(frozen=True)
-class Chunk:
-    """Adjacent answers.
-
-    Args:
-        first_row, n_rows: of which rows.
-        body: a JSON object a line, of each row its answer.
-        ids: a JSON list a line, of each row the values of the fields that identify it, as they came.
-    """
-
-    first_row: int
-    n_rows: int
-    body: bytes
-    ids: bytes
-
-
 class Ledger:
     """Reads and changes submissions.
 
@@ -104,7 +89,7 @@ class Ledger:
             row = connection.execute(query).one_or_none()
         return None if row is None else Submission(*row)
 
-    def list(
+    def listed(
         self, key_id: str, *, state: str | None, limit: int, after: tuple[int, str] | None
     ) -> list[Submission]:
         """Return a key's submissions, newest first.
@@ -136,7 +121,7 @@ class Ledger:
         """Return how many submissions are in each state."""
         query = sa.select(_T.state, sa.func.count()).group_by(_T.state)
         with self.database.reading() as connection:
-            found = dict(connection.execute(query).tuples().all())
+            found = {str(state): int(n) for state, n in connection.execute(query)}
         return {state: found.get(state, 0) for state in STATES}
 
     def begin(self, id_: str) -> Submission | None:
@@ -221,27 +206,27 @@ class Ledger:
             .order_by(RESULTS.c.first_row)
         )
         with self.database.reading() as connection:
-            rows = connection.execute(query).all()
-        return [
-            Chunk(int(at), int(n), zlib.decompress(body), zlib.decompress(ids)) for at, n, body, ids in rows
-        ]
+            return [Chunk(int(at), int(n), body, ids) for at, n, body, ids in connection.execute(query)]
 
-    def expire(self, before: int, limit: int = 500) -> list[str]:
-        """Delete what ended before a time, with its answers; return the ids, at most `limit` of them."""
+    def expired(self, before: int, limit: int = 500) -> list[str]:
+        """Return the ids of what ended before a time, at most `limit` of them."""
         query = sa.select(_T.id).where(_T.state.in_(FINAL), _T.finished_ts < before).limit(limit)
+        with self.database.reading() as connection:
+            return list(connection.scalars(query))
+
+    def delete(self, ids: Sequence[str]) -> None:
+        """Delete submissions that have ended, with their answers."""
         with self.database.writing() as connection:
-            ids = list(connection.scalars(query))
             for table in (RESULTS, PAYLOADS, SUBMISSIONS):
                 connection.execute(sa.delete(table).where(table.c.id.in_(ids)))
-        return ids
 
     def _put(self, connection: sa.Connection, id_: str, chunk: Chunk) -> None:
         values = {
             "id": id_,
             "first_row": chunk.first_row,
             "n_rows": chunk.n_rows,
-            "body": zlib.compress(chunk.body, 1),
-            "ids": zlib.compress(chunk.ids, 1),
+            "body": chunk.packed_body,
+            "ids": chunk.packed_ids,
         }
         if self.database.is_sqlite:
             from sqlalchemy.dialects.sqlite import insert
