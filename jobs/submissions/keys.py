@@ -9,6 +9,7 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
+from urllib.parse import urlsplit
 
 from feature_pipelines.errors import ContractError
 
@@ -26,18 +27,27 @@ Authenticate = Callable[[Mapping[str, str], str | None], Caller]
 
 
 def authenticate(headers: Mapping[str, str], peer: str | None) -> Caller:
-    """Return who asks, where no key is configured: any client of this machine.
+    """Return who asks, where no key is configured: any client of this machine, that asked for it by its own name.
+
+    Else a page of another site, whose name was made to lead here, could ask in its visitor's browser.
 
     Args:
         headers: of the request, by lower-case name.
         peer: its address.
 
     Raises:
-        ContractError: evidence `status` 401: it comes from elsewhere.
+        ContractError: evidence `status` 401: it comes from elsewhere, or by another name.
     """
-    with_address = _address(peer)
-    if with_address is not None and with_address.is_loopback:
-        return Caller("loopback")
+    address = _address(peer)
+    if address is not None and address.is_loopback:
+        host = headers.get("host", "").lower()
+        name = urlsplit(f"//{host}").hostname or ""
+        named = _address(name)
+        if name == "localhost" or (named is not None and named.is_loopback):
+            return Caller("loopback")
+        raise ContractError(
+            "without a key this machine is served by its own name alone", status=401, code="UNAUTHENTICATED"
+        )
     raise ContractError(
         "no key is configured, and without one only this machine is served",
         status=401,
