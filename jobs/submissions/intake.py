@@ -75,7 +75,8 @@ class Intake:
         clock: microseconds since 1970, UTC; a submission's rows are scored as of the time when it came.
         chunk_rows: see `tables.SUBMISSIONS`.
         batch_rows: one of more rows, or a reference, waits among those that a Spark job scores.
-        max_queued, max_queued_bytes: what may wait or run, of all gateways together.
+        max_queued, max_queued_bytes: what may wait or run, of all gateways together (on PostgreSQL, those that commit at the same
+            moment may exceed it by what they then take).
         retry_after_seconds: told to who is refused for that.
     """
 
