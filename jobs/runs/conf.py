@@ -44,6 +44,7 @@ from jobs.runs.settings import (
     TrainSettings,
     setting,
 )
+from jobs.runs.settings_async import SubmissionsSettings
 from jobs.runs.skew_settings import SkewSettings
 from jobs.runs.stream_settings import StreamSettings
 
@@ -60,8 +61,9 @@ _LOCATIONS = (
     "serverless.directory",
     "skew.directory",
     "stream.checkpoint",
+    "submissions.reference_root",
 )
-_URIS = ("mlflow.tracking_uri", "mlflow.registry_uri", "store.url")
+_URIS = ("mlflow.tracking_uri", "mlflow.registry_uri", "store.url", "submissions.database_url")
 _HAS_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.\-]*:/")
 
 
@@ -92,6 +94,7 @@ class Conf(Section):
     serverless: ServerlessSettings
     skew: SkewSettings
     stream: StreamSettings
+    submissions: SubmissionsSettings
 
     _env: str = PrivateAttr(default="")
     _files: tuple[str, ...] = PrivateAttr(default=())

@@ -39,7 +39,6 @@ from udfs.bundle import load_bundle, write_bundle
 from udfs.online import OnlineScorer
 from udfs.prediction_log import PredictionLog
 from udfs.prediction_rows import PiiPolicy
-from udfs.prediction_schema import SCHEMA
 from udfs.scorer import OutputSpec
 
 FROM, TO = "2020-01-01T00:00:00Z", "2020-03-01T00:00:00Z"
