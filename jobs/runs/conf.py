@@ -45,6 +45,7 @@ from jobs.runs.settings import (
     setting,
 )
 from jobs.runs.settings_async import SubmissionsSettings
+from jobs.runs.settings_notify import NotifySettings
 
 __all__ = ["ENVIRONMENTS", "Conf", "key_table", "known_models", "load"]
 
@@ -89,6 +90,7 @@ class Conf(Section):
     serve: ServeSettings
     skew: SkewSettings
     submissions: SubmissionsSettings
+    notify: NotifySettings
 
     _env: str = PrivateAttr(default="")
     _files: tuple[str, ...] = PrivateAttr(default=())

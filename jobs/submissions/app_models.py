@@ -18,7 +18,10 @@ class Notify(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
     webhook: str | None = Field(None, description="a URL that is posted to")
-    urls: list[str] | None = Field(None, description="further targets, as Apprise names them")
+    targets: list[str] | None = Field(
+        None, description="names of targets that this server is configured with: chat, mail"
+    )
+    email: str | None = Field(None, description="an address that is written to")
 
 
 class RowsBody(BaseModel):
@@ -78,8 +81,21 @@ class Status(BaseModel):
     reason: ErrorDetail | None = Field(None, description="of a submission that failed")
 
 
+class Told(BaseModel):
+    """What became of one notification; where it goes is not shown."""
+
+    kind: Literal["webhook", "target", "email"]
+    state: Literal["pending", "sent", "failed"]
+    attempts: int
+    reason: str | None = Field(description="why the last attempt failed")
+
+
 class StatusPage(Status):
     """A submission with a page of its answers."""
+
+    notifications: list[Told] | None = Field(
+        None, description="where the client asked to be told, once it has ended"
+    )
 
     next: str | None = Field(description="the next page; null: there is none")
     results: list[dict[str, Any]] = Field(

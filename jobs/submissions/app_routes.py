@@ -34,6 +34,7 @@ from jobs.submissions.gateway_metrics import GatewayMetrics
 from jobs.submissions.intake import Intake
 from jobs.submissions.keys import Authenticate, Caller
 from jobs.submissions.ledger import Ledger, Submission
+from jobs.submissions.outbox import Outbox
 from jobs.submissions.results import csv_lines, described, json_lines, page_of
 from jobs.submissions.served import ServedModel
 
@@ -71,7 +72,8 @@ class Gateway:
         page_rows: most answers of one page.
         metrics: counts.
         authenticate: says who asks.
-        check_notify: raises ContractError for who cannot be told; None = nobody can.
+        outbox: knows who was told.
+        check_notify: raises ContractError for who cannot be told.
     """
 
     ledger: Ledger
@@ -81,7 +83,8 @@ class Gateway:
     page_rows: int
     metrics: GatewayMetrics
     authenticate: Authenticate
-    check_notify: Callable[[Mapping[str, Any]], None] | None = None
+    outbox: Outbox
+    check_notify: Callable[[Mapping[str, Any]], object]
 
     def caller(self, request: Request) -> Caller:
         """Return who asks; raises what `authenticate` raises."""
@@ -144,13 +147,7 @@ def _add_submit(router: APIRouter, gateway: Gateway) -> None:
         pinned, feature_set = gateway.served.now
         payload = await run_in_threadpool(to_payload, body, request.headers, feature_set, gateway.limits)
         if payload.notify is not None:
-            if gateway.check_notify is None:
-                refuse(
-                    422,
-                    "NOTIFY_NOT_TAKEN",
-                    "this server tells nobody when a submission is done; ask for its state",
-                )
-            await run_in_threadpool(gateway.check_notify, payload.notify)
+            gateway.check_notify(payload.notify)
         taken = gateway.intake.take(payload, caller.key_id, pinned, key)
         found = await asyncio.shield(asyncio.wrap_future(taken))
         submission = found.submission
@@ -191,7 +188,9 @@ def _add_lists(router: APIRouter, gateway: Gateway) -> None:
         found = await gateway.mine(request, id)
         most = min(limit, gateway.page_rows)
         return Response(
-            await run_in_threadpool(page_of, gateway.ledger, found, offset, most), 200, media_type=_JSON
+            await run_in_threadpool(page_of, gateway.ledger, gateway.outbox, found, offset, most),
+            200,
+            media_type=_JSON,
         )
 
     @router.delete("/submissions/{id}", responses={**_errors(403, 404, 409, 422), 200: {"model": Status}})
