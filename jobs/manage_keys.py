@@ -65,8 +65,9 @@ def _do(store: KeyStore, what: str, name: str) -> None:
         print(f"revoked {name!r}")
     else:
         for row in store.listed():
-            made, revoked = encode(_TIMESTAMP, [row.created_ts, row.revoked_ts])
-            print(f"{row.name}  made {made}" + (f"  revoked {revoked}" if revoked else ""))
+            times = {"made": row.created_ts, "revoked": row.revoked_ts}
+            said = [f"{what} {encode(_TIMESTAMP, [at])[0]}" for what, at in times.items() if at is not None]
+            print("  ".join([row.name, *said]))
 
 
 if __name__ == "__main__":

@@ -6,7 +6,17 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-__all__ = ["ErrorAnswer", "Listed", "ReferenceBody", "RowsBody", "State", "Status", "StatusPage", "Ticket"]
+__all__ = [
+    "ErrorAnswer",
+    "Listed",
+    "ReferenceBody",
+    "RowsBody",
+    "State",
+    "Status",
+    "StatusPage",
+    "Ticket",
+    "inlined",
+]
 
 State = Literal["queued", "running", "succeeded", "failed", "cancelled"]
 _ID = Field(description="of the submission", pattern="^[0-9a-f]{32}$")
@@ -108,3 +118,21 @@ class Listed(BaseModel):
 
     submissions: list[Status]
     next: str | None
+
+
+def inlined(model: type[BaseModel]) -> dict[str, Any]:
+    """Return a model's JSON schema in one piece: the description of a route has no place for the parts that it would refer to."""
+    schema = model.model_json_schema()
+    parts = schema.pop("$defs", {})
+
+    def resolved(value: Any) -> Any:
+        if isinstance(value, list):
+            return [resolved(one) for one in value]
+        if not isinstance(value, dict):
+            return value
+        if "$ref" in value:
+            return resolved(parts[value["$ref"].rpartition("/")[2]])
+        return {name: resolved(one) for name, one in value.items()}
+
+    found: dict[str, Any] = resolved(schema)
+    return found

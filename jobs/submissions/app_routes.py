@@ -28,6 +28,7 @@ from jobs.submissions.app_models import (
     Status,
     StatusPage,
     Ticket,
+    inlined,
 )
 from jobs.submissions.bodies import BodyLimits, read_limited, to_payload
 from jobs.submissions.gateway_metrics import GatewayMetrics
@@ -45,7 +46,11 @@ _IDEMPOTENCY_KEY = re.compile(r"[\x21-\x7e]{1,255}")
 _LIST_MOST = 1000
 _MOST = 2**53
 _Id = Annotated[str, Path(pattern="^[0-9a-f]{32}$", description="of the submission")]
-_SCHEMA = {"anyOf": [RowsBody.model_json_schema(), ReferenceBody.model_json_schema()]}
+_SCHEMA = {"anyOf": [inlined(RowsBody), inlined(ReferenceBody)]}
+_LINKS = {
+    name: {"operationId": name, "parameters": {"id": "$response.body#/id"}}
+    for name in ("submission", "cancel", "as_csv", "as_json_lines")
+}
 _BODY = {
     "required": True,
     "content": {
@@ -116,7 +121,11 @@ def _add_submit(router: APIRouter, gateway: Gateway) -> None:
         status_code=202,
         responses={
             **_errors(403, 408, 409, 413, 415, 422, 429, 503),
-            202: {"model": Ticket, "description": "taken; it survives whatever happens to this server"},
+            202: {
+                "model": Ticket,
+                "description": "taken; it survives whatever happens to this server",
+                "links": _LINKS,
+            },
             200: {
                 "model": Ticket,
                 "description": "the same Idempotency-Key and payload came before; that one is done",
@@ -177,7 +186,11 @@ def _add_lists(router: APIRouter, gateway: Gateway) -> None:
         said = {"submissions": [described(one) for one in found[:limit]], "next": following}
         return Response(orjson.dumps(said), 200, media_type=_JSON)
 
-    @router.get("/submissions/{id}", responses={**_errors(404, 422), 200: {"model": StatusPage}})
+    @router.get(
+        "/submissions/{id}",
+        operation_id="submission",
+        responses={**_errors(404, 422), 200: {"model": StatusPage}},
+    )
     async def submission(
         request: Request,
         id: _Id,
@@ -193,7 +206,11 @@ def _add_lists(router: APIRouter, gateway: Gateway) -> None:
             media_type=_JSON,
         )
 
-    @router.delete("/submissions/{id}", responses={**_errors(403, 404, 409, 422), 200: {"model": Status}})
+    @router.delete(
+        "/submissions/{id}",
+        operation_id="cancel",
+        responses={**_errors(403, 404, 409, 422), 200: {"model": Status}},
+    )
     async def cancel(request: Request, id: _Id) -> Response:
         """Cancel a submission: what was scored of it is thrown away."""
         found = await gateway.mine(request, id)
@@ -223,7 +240,11 @@ def _add_downloads(router: APIRouter, gateway: Gateway) -> None:
         "description": "an answer a line",
     }
 
-    @router.get("/submissions/{id}/results.ndjson", responses={**_errors(404, 409, 422), 200: lines})
+    @router.get(
+        "/submissions/{id}/results.ndjson",
+        operation_id="as_json_lines",
+        responses={**_errors(404, 409, 422), 200: lines},
+    )
     async def as_json_lines(request: Request, id: _Id) -> Response:
         """Download the answers as JSON, one a line."""
         found = await succeeded(request, id)
@@ -231,7 +252,11 @@ def _add_downloads(router: APIRouter, gateway: Gateway) -> None:
 
     table = {"content": {"text/csv": {"schema": {"type": "string"}}}, "description": "an answer a line"}
 
-    @router.get("/submissions/{id}/results.csv", responses={**_errors(404, 409, 422), 200: table})
+    @router.get(
+        "/submissions/{id}/results.csv",
+        operation_id="as_csv",
+        responses={**_errors(404, 409, 422), 200: table},
+    )
     async def as_csv(request: Request, id: _Id) -> Response:
         """Download the answers as CSV, each beside what identifies its row."""
         found = await succeeded(request, id)
