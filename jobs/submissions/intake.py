@@ -23,6 +23,7 @@ import sqlalchemy as sa
 from dbos import WorkflowSerializationFormat
 
 from feature_pipelines.errors import ContractError, UnavailableError
+from jobs.runs.kill_points import reached
 from jobs.submissions.database import Database
 from jobs.submissions.engine_names import APPLICATION_VERSION, LARGE_QUEUE, QUEUE, WORKFLOW
 from jobs.submissions.ledger import OPEN, Submission
@@ -211,6 +212,8 @@ class Intake:
                     n, n_bytes = n + 1, n_bytes + submission.n_bytes
                     self._insert(connection, submission, waiting.body)
                     done.append(Taken(submission, True))
+            reached("async_intake.before_commit")
+        reached("async_intake.after_commit")
         return done
 
     def _insert(self, connection: sa.Connection, submission: Submission, body: bytes) -> None:

@@ -56,7 +56,9 @@ def targets_of(notify: Mapping[str, Any], settings: NotifySettings) -> list[Targ
     found: list[Target] = []
     if notify.get("webhook") is not None:
         found.append(Target("webhook", _webhook(notify["webhook"], settings)))
-    names = notify.get("targets") or []
+    names = notify.get("targets")
+    if names is None:
+        names = []
     if not isinstance(names, list) or len(names) > _MOST_TARGETS:
         _refuse(f"notify.targets must be a list of at most {_MOST_TARGETS} names")
     found += [Target("target", _known(name, settings)) for name in names]

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from feature_pipelines.errors import ModelError, OnescoreError
+from jobs.runs.kill_points import reached
 from jobs.submissions.ledger import Ledger, Submission
 from jobs.submissions.models import Models
 from jobs.submissions.scorer_pool import Crashed, ScorerPool, Unscored
@@ -22,6 +23,7 @@ __all__ = ["LargeScoring", "Limits", "Stopping", "Work", "missing_chunks"]
 
 _LOGGER = logging.getLogger("onescore.async")
 _LONGEST_PAUSE_SECONDS = 60.0
+_NO_MODEL = "its model version cannot be had or loaded here"
 
 
 class Stopping(BaseException):
@@ -128,24 +130,29 @@ class Work:
             if submission.attempts > self._limits.max_attempts:
                 raise _Again("ATTEMPTS_EXHAUSTED", "the workers that scored it ended again and again")
             return self._scored(submission, is_last)
-        except Crashed:
+        except Crashed as crash:
+            if crash.is_loading:
+                return self._given_up(submission, _Again("MODEL_UNAVAILABLE", _NO_MODEL), is_last)
             if self._ledger.crashed(submission.id) < self._limits.max_crashes:
                 return False
             message = "the process that scored it ended, again and again; one of its rows may be why"
             self._ledger.end(submission.id, "failed", "SCORER_CRASHED", message)
             return True
         except (Unscored, ModelError) as exc:
-            again = _Again("MODEL_UNAVAILABLE", "its model version cannot be had or loaded here")
+            again = _Again("MODEL_UNAVAILABLE", _NO_MODEL)
             _LOGGER.error("%s: %s", type(exc).__name__, exc)
         except OnescoreError as exc:
             again = _Again("UNAVAILABLE", "what it needs did not answer")
             _LOGGER.error("%s: %s", type(exc).__name__, exc)
         except _Again as exc:
             again = exc
-        if is_last or submission.attempts > self._limits.max_attempts:
+        return self._given_up(submission, again, is_last)
+
+    def _given_up(self, submission: Submission, again: _Again, is_last: bool) -> bool:
+        """Give a submission up if that was its last attempt; return whether it was."""
+        if is_last:
             self._ledger.end(submission.id, "failed", again.reason, str(again))
-            return True
-        return False
+        return is_last
 
     def _scored(self, submission: Submission, is_last: bool) -> bool:
         if submission.kind == "reference" or submission.n_rows > self._limits.batch_rows:
@@ -169,8 +176,10 @@ class Work:
                     raise _Again(
                         "UNAVAILABLE", "the online store did not answer, or scoring failed by our fault"
                     )
+                reached("async_work.before_store")
                 if not self._ledger.store(submission.id, [found.chunk]):
                     break
+                reached("async_work.after_store")
         return True
 
     def _is_wanted(self, id_: str) -> bool:
