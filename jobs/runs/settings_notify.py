@@ -6,7 +6,7 @@ As in `jobs.runs.settings`, a default is in conf/base.yaml and nowhere else. Not
 from __future__ import annotations
 
 from jobs.runs.secret_refs import SecretRef
-from jobs.runs.settings import Section, setting
+from jobs.runs.settings import Location, Section, setting
 
 __all__ = ["NotifySettings"]
 
@@ -29,7 +29,9 @@ class NotifySettings(Section):
         "reference to the Apprise URL (`mailtos://...?from=...`) by which clients' own addresses are written to; null: none is"
     )
     email_domains: list[str] = setting("domains of addresses that may be written to")
-    public_url: str | None = setting("address of the gateway as its clients see it, for links in messages")
+    public_url: Location | None = setting(
+        "address of the gateway as its clients see it, for links in messages"
+    )
     timeout_seconds: float = setting("how long one delivery may take in all", "s", gt=0)
     max_attempts: int = setting("a delivery that failed so often is given up", gt=0)
     retry_seconds: float = setting(

@@ -8,13 +8,16 @@ from pydantic import BaseModel, ConfigDict, Field
 
 __all__ = [
     "ErrorAnswer",
+    "ErrorDetail",
     "Listed",
+    "Notify",
     "ReferenceBody",
     "RowsBody",
     "State",
     "Status",
     "StatusPage",
     "Ticket",
+    "Told",
     "inlined",
 ]
 
@@ -38,7 +41,10 @@ class RowsBody(BaseModel):
     """Rows to be scored."""
 
     model_config = ConfigDict(extra="forbid")
-    rows: list[dict[str, Any]] = Field(description="in the wire form of /invocations", min_length=1)
+    rows: list[Any] = Field(
+        description="objects in the wire form of /invocations; a row that is none gets an error of its own",
+        min_length=1,
+    )
     notify: Notify | None = None
 
 

@@ -15,7 +15,7 @@ from typing import Any
 
 import httpcore
 
-__all__ = ["ForbiddenAddress", "GuardedBackend", "is_public"]
+__all__ = ["ForbiddenAddress", "GuardedBackend", "is_public", "resolved"]
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 

@@ -23,7 +23,7 @@ from jobs.online.json_logs import event
 from jobs.submissions.database import Database
 from jobs.submissions.tables import KEYS
 
-__all__ = ["Authenticate", "Caller", "KeyStore", "KnownKeys"]
+__all__ = ["Authenticate", "Caller", "KeyRow", "KeyStore", "KnownKeys"]
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _PREFIX = "osk_"

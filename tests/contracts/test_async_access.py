@@ -12,10 +12,10 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 from standardwebhooks.webhooks import Webhook
-from tests.toy.submitting import JSON, open_async
 
 from tests.toy.processes import wait_until
 from tests.toy.serving import asking, write_store
+from tests.toy.submitting import JSON, open_async
 
 pytestmark = pytest.mark.e2e
 SECRET = "whsec_" + base64.b64encode(b"s" * 32).decode()

@@ -7,9 +7,9 @@ import sys
 from pathlib import Path
 
 import pytest
-from tests.toy.submitting import open_async
 
 from tests.toy.serving import write_store
+from tests.toy.submitting import open_async
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow]
 
