@@ -45,6 +45,7 @@ from jobs.runs.settings import (
     setting,
 )
 from jobs.runs.settings_async import SubmissionsSettings
+from jobs.runs.settings_notify import NotifySettings
 from jobs.runs.skew_settings import SkewSettings
 from jobs.runs.stream_settings import StreamSettings
 
@@ -95,6 +96,7 @@ class Conf(Section):
     skew: SkewSettings
     stream: StreamSettings
     submissions: SubmissionsSettings
+    notify: NotifySettings
 
     _env: str = PrivateAttr(default="")
     _files: tuple[str, ...] = PrivateAttr(default=())

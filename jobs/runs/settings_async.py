@@ -53,6 +53,11 @@ class SubmissionsSettings(Section):
         "submissions that may wait or run; further ones are refused (429)", "submissions", gt=0
     )
     max_queued_bytes: int = setting("what their rows may take together; likewise", "bytes", gt=0)
+    max_requests_per_second: float = setting(
+        "requests of one API key to one gateway; twice as many may come at once, further ones are refused (429)",
+        "1/s",
+        gt=0,
+    )
     retry_after_seconds: int = setting("when a client that was refused so should ask again", "s", gt=0)
     reference_root: Location | None = setting(
         "directory below which a submission may refer to a Parquet file, a directory of them or a Delta table; null: none may"

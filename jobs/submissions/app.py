@@ -23,7 +23,7 @@ from fastapi.exceptions import RequestValidationError
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import Response
+from starlette.responses import PlainTextResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from feature_pipelines.errors import ContractError, UnavailableError
@@ -75,7 +75,7 @@ def make_app(
 def _operation(gateway: Gateway, is_draining: Callable[[], bool]) -> APIRouter:
     router = APIRouter(tags=["operation"])
 
-    @router.get("/ping")
+    @router.get("/ping", response_class=PlainTextResponse)
     async def ping() -> Response:
         """Answer if the process does."""
         return Response(b"\n", 200, media_type=_TEXT)
@@ -100,7 +100,7 @@ def _operation(gateway: Gateway, is_draining: Callable[[], bool]) -> APIRouter:
         said = orjson.dumps({"ready": is_ready, "checks": checks})
         return Response(said, 200 if is_ready else 503, media_type=_JSON)
 
-    @router.get("/metrics")
+    @router.get("/metrics", response_class=PlainTextResponse)
     async def metrics() -> Response:
         """Return the metrics as Prometheus reads them."""
         return Response(

@@ -17,6 +17,8 @@ __all__ = [
     "Status",
     "StatusPage",
     "Ticket",
+    "Told",
+    "inlined",
 ]
 
 State = Literal["queued", "running", "succeeded", "failed", "cancelled"]
@@ -29,14 +31,20 @@ class Notify(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
     webhook: str | None = Field(None, description="a URL that is posted to")
-    urls: list[str] | None = Field(None, description="further targets, as Apprise names them")
+    targets: list[str] | None = Field(
+        None, description="names of targets that this server is configured with: chat, mail"
+    )
+    email: str | None = Field(None, description="an address that is written to")
 
 
 class RowsBody(BaseModel):
     """Rows to be scored."""
 
     model_config = ConfigDict(extra="forbid")
-    rows: list[dict[str, Any]] = Field(description="in the wire form of /invocations", min_length=1)
+    rows: list[Any] = Field(
+        description="objects in the wire form of /invocations; a row that is none gets an error of its own",
+        min_length=1,
+    )
     notify: Notify | None = None
 
 
@@ -89,8 +97,21 @@ class Status(BaseModel):
     reason: ErrorDetail | None = Field(None, description="of a submission that failed")
 
 
+class Told(BaseModel):
+    """What became of one notification; where it goes is not shown."""
+
+    kind: Literal["webhook", "target", "email"]
+    state: Literal["pending", "sent", "failed"]
+    attempts: int
+    reason: str | None = Field(description="why the last attempt failed")
+
+
 class StatusPage(Status):
     """A submission with a page of its answers."""
+
+    notifications: list[Told] | None = Field(
+        None, description="where the client asked to be told, once it has ended"
+    )
 
     next: str | None = Field(description="the next page; null: there is none")
     results: list[dict[str, Any]] = Field(
@@ -103,3 +124,21 @@ class Listed(BaseModel):
 
     submissions: list[Status]
     next: str | None
+
+
+def inlined(model: type[BaseModel]) -> dict[str, Any]:
+    """Return a model's JSON schema in one piece: the description of a route has no place for the parts that it would refer to."""
+    schema = model.model_json_schema()
+    parts = schema.pop("$defs", {})
+
+    def resolved(value: Any) -> Any:
+        if isinstance(value, list):
+            return [resolved(one) for one in value]
+        if not isinstance(value, dict):
+            return value
+        if "$ref" in value:
+            return resolved(parts[value["$ref"].rpartition("/")[2]])
+        return {name: resolved(one) for name, one in value.items()}
+
+    found: dict[str, Any] = resolved(schema)
+    return found

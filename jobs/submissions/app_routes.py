@@ -14,7 +14,6 @@ from typing import Annotated, Any
 
 import orjson
 from fastapi import APIRouter, Path, Query
-from pydantic import BaseModel
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
@@ -23,19 +22,20 @@ from jobs.online.protocol import refuse
 from jobs.submissions.app_models import (
     ErrorAnswer,
     Listed,
-    Notify,
     ReferenceBody,
     RowsBody,
     State,
     Status,
     StatusPage,
     Ticket,
+    inlined,
 )
 from jobs.submissions.bodies import BodyLimits, read_limited, to_payload
 from jobs.submissions.gateway_metrics import GatewayMetrics
 from jobs.submissions.intake import Intake
 from jobs.submissions.keys import Authenticate, Caller
 from jobs.submissions.ledger import Ledger, Submission
+from jobs.submissions.outbox import Outbox
 from jobs.submissions.results import csv_lines, described, json_lines, page_of
 from jobs.submissions.served import ServedModel
 
@@ -46,17 +46,11 @@ _IDEMPOTENCY_KEY = re.compile(r"[\x21-\x7e]{1,255}")
 _LIST_MOST = 1000
 _MOST = 2**53
 _Id = Annotated[str, Path(pattern="^[0-9a-f]{32}$", description="of the submission")]
-
-
-def _inlined(model: type[BaseModel]) -> dict[str, Any]:
-    """Return a model's schema without references, which would lead nowhere in the document that it becomes a part of."""
-    schema = model.model_json_schema()
-    schema.pop("$defs", None)
-    schema["properties"]["notify"] = {"anyOf": [Notify.model_json_schema(), {"type": "null"}]}
-    return schema
-
-
-_SCHEMA = {"anyOf": [_inlined(RowsBody), _inlined(ReferenceBody)]}
+_SCHEMA = {"anyOf": [inlined(RowsBody), inlined(ReferenceBody)]}
+_LINKS = {
+    name: {"operationId": name, "parameters": {"id": "$response.body#/id"}}
+    for name in ("submission", "cancel", "as_csv", "as_json_lines")
+}
 _BODY = {
     "required": True,
     "content": {
@@ -83,7 +77,8 @@ class Gateway:
         page_rows: most answers of one page.
         metrics: counts.
         authenticate: says who asks.
-        check_notify: raises ContractError for who cannot be told; None = nobody can.
+        outbox: knows who was told.
+        check_notify: raises ContractError for who cannot be told.
     """
 
     ledger: Ledger
@@ -93,7 +88,8 @@ class Gateway:
     page_rows: int
     metrics: GatewayMetrics
     authenticate: Authenticate
-    check_notify: Callable[[Mapping[str, Any]], None] | None = None
+    outbox: Outbox
+    check_notify: Callable[[Mapping[str, Any]], object]
 
     def caller(self, request: Request) -> Caller:
         """Return who asks; raises what `authenticate` raises."""
@@ -125,7 +121,11 @@ def _add_submit(router: APIRouter, gateway: Gateway) -> None:
         status_code=202,
         responses={
             **_errors(403, 408, 409, 413, 415, 422, 429, 503),
-            202: {"model": Ticket, "description": "taken; it survives whatever happens to this server"},
+            202: {
+                "model": Ticket,
+                "description": "taken; it survives whatever happens to this server",
+                "links": _LINKS,
+            },
             200: {
                 "model": Ticket,
                 "description": "the same Idempotency-Key and payload came before; that one is done",
@@ -156,13 +156,7 @@ def _add_submit(router: APIRouter, gateway: Gateway) -> None:
         pinned, feature_set = gateway.served.now
         payload = await run_in_threadpool(to_payload, body, request.headers, feature_set, gateway.limits)
         if payload.notify is not None:
-            if gateway.check_notify is None:
-                refuse(
-                    422,
-                    "NOTIFY_NOT_TAKEN",
-                    "this server tells nobody when a submission is done; ask for its state",
-                )
-            await run_in_threadpool(gateway.check_notify, payload.notify)
+            gateway.check_notify(payload.notify)
         taken = gateway.intake.take(payload, caller.key_id, pinned, key)
         found = await asyncio.shield(asyncio.wrap_future(taken))
         submission = found.submission
@@ -192,7 +186,11 @@ def _add_lists(router: APIRouter, gateway: Gateway) -> None:
         said = {"submissions": [described(one) for one in found[:limit]], "next": following}
         return Response(orjson.dumps(said), 200, media_type=_JSON)
 
-    @router.get("/submissions/{id}", responses={**_errors(404, 422), 200: {"model": StatusPage}})
+    @router.get(
+        "/submissions/{id}",
+        operation_id="submission",
+        responses={**_errors(404, 422), 200: {"model": StatusPage}},
+    )
     async def submission(
         request: Request,
         id: _Id,
@@ -203,10 +201,16 @@ def _add_lists(router: APIRouter, gateway: Gateway) -> None:
         found = await gateway.mine(request, id)
         most = min(limit, gateway.page_rows)
         return Response(
-            await run_in_threadpool(page_of, gateway.ledger, found, offset, most), 200, media_type=_JSON
+            await run_in_threadpool(page_of, gateway.ledger, gateway.outbox, found, offset, most),
+            200,
+            media_type=_JSON,
         )
 
-    @router.delete("/submissions/{id}", responses={**_errors(403, 404, 409, 422), 200: {"model": Status}})
+    @router.delete(
+        "/submissions/{id}",
+        operation_id="cancel",
+        responses={**_errors(403, 404, 409, 422), 200: {"model": Status}},
+    )
     async def cancel(request: Request, id: _Id) -> Response:
         """Cancel a submission: what was scored of it is thrown away."""
         found = await gateway.mine(request, id)
@@ -236,7 +240,11 @@ def _add_downloads(router: APIRouter, gateway: Gateway) -> None:
         "description": "an answer a line",
     }
 
-    @router.get("/submissions/{id}/results.ndjson", responses={**_errors(404, 409, 422), 200: lines})
+    @router.get(
+        "/submissions/{id}/results.ndjson",
+        operation_id="as_json_lines",
+        responses={**_errors(404, 409, 422), 200: lines},
+    )
     async def as_json_lines(request: Request, id: _Id) -> Response:
         """Download the answers as JSON, one a line."""
         found = await succeeded(request, id)
@@ -244,7 +252,11 @@ def _add_downloads(router: APIRouter, gateway: Gateway) -> None:
 
     table = {"content": {"text/csv": {"schema": {"type": "string"}}}, "description": "an answer a line"}
 
-    @router.get("/submissions/{id}/results.csv", responses={**_errors(404, 409, 422), 200: table})
+    @router.get(
+        "/submissions/{id}/results.csv",
+        operation_id="as_csv",
+        responses={**_errors(404, 409, 422), 200: table},
+    )
     async def as_csv(request: Request, id: _Id) -> Response:
         """Download the answers as CSV, each beside what identifies its row."""
         found = await succeeded(request, id)

@@ -10,10 +10,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ipaddress
 import signal
 import socket
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ import uvloop
 from fastapi import APIRouter
 from starlette.types import ASGIApp
 
-from feature_pipelines.errors import OnescoreError
+from feature_pipelines.errors import ConfigurationError, OnescoreError
 from jobs.online.json_logs import event
 from jobs.runs.conf import Conf
 from jobs.runs.settings_async import revealed_database_url
@@ -32,9 +33,12 @@ from jobs.submissions.bodies import BodyLimits
 from jobs.submissions.database import Database
 from jobs.submissions.gateway_metrics import GatewayMetrics
 from jobs.submissions.intake import Intake
-from jobs.submissions.keys import authenticate
+from jobs.submissions.keys import Authenticate, Caller, KeyStore, KnownKeys
 from jobs.submissions.ledger import Ledger
+from jobs.submissions.outbox import Outbox
+from jobs.submissions.rate import RateLimit
 from jobs.submissions.served import ServedModel, resolve_served
+from jobs.submissions.targets import targets_of
 
 __all__ = ["run_gateway"]
 
@@ -85,6 +89,12 @@ def run_gateway(
     limits = BodyLimits(
         settings.max_body_bytes, settings.body_timeout_seconds, settings.max_rows, settings.reference_root
     )
+    keys = KnownKeys(KeyStore(database))
+    if not keys.are_needed and not _is_loopback(listening):
+        raise ConfigurationError(
+            f"submissions.host: {settings.host} is reached from other machines, and no API key was made; make one with "
+            "`python -m jobs.manage_keys add NAME`, or listen on 127.0.0.1"
+        )
     gateway = Gateway(
         ledger=Ledger(database, _now),
         intake=intake,
@@ -92,12 +102,15 @@ def run_gateway(
         limits=limits,
         page_rows=settings.page_rows,
         metrics=GatewayMetrics(),
-        authenticate=authenticate,
+        authenticate=_limited(keys, RateLimit(settings.max_requests_per_second)),
+        outbox=Outbox(database),
+        check_notify=lambda notify: targets_of(notify, conf.notify),
     )
     ending: list[bool] = []
     app = make_app(gateway, is_draining=lambda: bool(ending), routers=routers, page=page)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(_serve(app, listening, served, ending, settings.shutdown_seconds))
+    keys.close()
     intake.close()
     database.close()
     event("gateway_ended")
@@ -168,6 +181,21 @@ async def _say_when_ready(server: _Server, listening: socket.socket, served: Ser
     pinned = served.now.pinned
     address = listening.getsockname()[:2]
     event("gateway_ready", address=address, model=pinned.name, version=pinned.version, digest=pinned.digest)
+
+
+def _limited(keys: KnownKeys, limit: RateLimit) -> Authenticate:
+    """Return what says who asks, and refuses who asks too often."""
+
+    def authenticate(headers: Mapping[str, str], peer: str | None) -> Caller:
+        caller = keys.authenticate(headers, peer)
+        limit.check(caller.key_id)
+        return caller
+
+    return authenticate
+
+
+def _is_loopback(listening: socket.socket) -> bool:
+    return ipaddress.ip_address(listening.getsockname()[0]).is_loopback
 
 
 def _now() -> int:

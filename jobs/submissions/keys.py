@@ -1,23 +1,40 @@
 """Who asks: the identity behind a request, by which submissions are kept apart.
 
-No key is configured here: only a client of this very machine is let in then, and all of them are one caller. This module knows
-nothing of submissions.
+Where no key was ever made, only a client of this very machine is let in, and all of them are one caller: the peer must be this machine, no
+proxy may have passed the request on, and it must name the server as this machine too, or any web page could reach it under a name of its
+own that leads here (DNS rebinding). This module knows nothing of submissions.
 """
 
 from __future__ import annotations
 
+import hashlib
 import ipaddress
+import re
+import secrets
+import threading
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
-from feature_pipelines.errors import ContractError
+import sqlalchemy as sa
 
-__all__ = ["Authenticate", "Caller", "authenticate"]
+from feature_pipelines.errors import ConfigurationError, ContractError
+from jobs.online.json_logs import event
+from jobs.submissions.database import Database
+from jobs.submissions.tables import KEYS
+
+__all__ = ["Authenticate", "Caller", "KeyRow", "KeyStore", "KnownKeys"]
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+_PREFIX = "osk_"
+_REFRESH_SECONDS = 2.0
+_PASSED_ON = ("forwarded", "x-forwarded-for", "x-real-ip", "via")
+_HERE = ("localhost", "127.0.0.1", "::1")
+LOOPBACK = "loopback"
 
 
 class Caller(NamedTuple):
-    """Who asks: the id of the key that was shown, never the key."""
+    """Who asks: the name of the key that was shown, never the key."""
 
     key_id: str
 
@@ -26,38 +43,146 @@ Authenticate = Callable[[Mapping[str, str], str | None], Caller]
 """From a request's headers (lower-case names) and the peer's address to who asks."""
 
 
-def authenticate(headers: Mapping[str, str], peer: str | None) -> Caller:
-    """Return who asks, where no key is configured: any client of this machine, that asked for it by its own name.
+class KeyRow(NamedTuple):
+    """A key as it is kept; times are microseconds since 1970, UTC."""
 
-    Else a page of another site, whose name was made to lead here, could ask in its visitor's browser.
+    name: str
+    hash: str
+    created_ts: int
+    revoked_ts: int | None
+
+
+class KeyStore:
+    """Makes, lists and revokes keys.
 
     Args:
-        headers: of the request, by lower-case name.
-        peer: its address.
-
-    Raises:
-        ContractError: evidence `status` 401: it comes from elsewhere, or by another name.
+        database: where they are kept, hashed.
     """
-    address = _address(peer)
-    if address is not None and address.is_loopback:
-        host = headers.get("host", "").lower()
-        name = urlsplit(f"//{host}").hostname or ""
-        named = _address(name)
-        if name == "localhost" or (named is not None and named.is_loopback):
-            return Caller("loopback")
-        raise ContractError(
-            "without a key this machine is served by its own name alone", status=401, code="UNAUTHENTICATED"
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def add(self, name: str, now: int) -> str:
+        """Make a key and return it; this is the only time it can be seen.
+
+        Raises:
+            ConfigurationError: the name is no name, or there is such a key, be it revoked.
+        """
+        if not _NAME.fullmatch(name) or name == LOOPBACK:
+            raise ConfigurationError(
+                f"key name {name[:80]!r}: expected up to 64 letters, digits, dots, dashes and underscores, not {LOOPBACK!r}"
+            )
+        key = _PREFIX + secrets.token_urlsafe(32)
+        row = {"name": name, "hash": _hash(key), "created_ts": now, "revoked_ts": None}
+        try:
+            with self._database.writing() as connection:
+                connection.execute(sa.insert(KEYS).values(row))
+        except sa.exc.IntegrityError as exc:
+            raise ConfigurationError(
+                f"there is a key named {name!r}; submissions belong to names, so a name is used once"
+            ) from exc
+        return key
+
+    def revoke(self, name: str, now: int) -> None:
+        """Let a key in no more; gateways know within two seconds.
+
+        Raises:
+            ConfigurationError: there is no such key, or it is revoked already.
+        """
+        change = (
+            sa.update(KEYS).where(KEYS.c.name == name, KEYS.c.revoked_ts.is_(None)).values(revoked_ts=now)
         )
-    raise ContractError(
-        "no key is configured, and without one only this machine is served",
-        status=401,
-        code="UNAUTHENTICATED",
-    )
+        with self._database.writing() as connection:
+            if connection.execute(change).rowcount != 1:
+                raise ConfigurationError(f"there is no key named {name[:80]!r} that could be revoked")
+
+    def listed(self) -> list[KeyRow]:
+        """Return all keys, revoked ones too, by name."""
+        with self._database.reading() as connection:
+            return [KeyRow(*row) for row in connection.execute(sa.select(KEYS).order_by(KEYS.c.name))]
 
 
-def _address(peer: str | None) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+class KnownKeys:
+    """The keys of one gateway, read again every two seconds; while the database is away, those last known count."""
+
+    def __init__(self, store: KeyStore) -> None:
+        self._store = store
+        self._rows = store.listed()
+        self._by_hash = _valid(self._rows)
+        self._closing = threading.Event()
+        self._thread = threading.Thread(target=self._refresh, name="keys", daemon=True)
+        self._thread.start()
+
+    @property
+    def are_needed(self) -> bool:
+        """Whether a key was ever made; that the last one was revoked opens nothing."""
+        return bool(self._rows)
+
+    def authenticate(self, headers: Mapping[str, str], peer: str | None) -> Caller:
+        """Return who asks.
+
+        Args:
+            headers: of the request, by lower-case name.
+            peer: its address.
+
+        Raises:
+            ContractError: evidence `status` 401.
+        """
+        key = _shown(headers)
+        if not self.are_needed:
+            if key is None and _is_of_this_machine(headers, peer):
+                return Caller(LOOPBACK)
+            raise _unauthenticated("no key was made here, and without one only this machine itself is served")
+        name = None if key is None else self._by_hash.get(_hash(key))
+        if name is None:
+            raise _unauthenticated("send a valid key as 'Authorization: Bearer KEY' or 'X-API-Key: KEY'")
+        return Caller(name)
+
+    def close(self) -> None:
+        """Stop reading."""
+        self._closing.set()
+        self._thread.join()
+
+    def _refresh(self) -> None:
+        while not self._closing.wait(_REFRESH_SECONDS):
+            try:
+                rows = self._store.listed()
+            except Exception as exc:  # noqa: BLE001 - whatever the driver raises: it comes back
+                event("keys_not_read", raised=type(exc).__name__)
+                continue
+            self._by_hash, self._rows = _valid(rows), rows
+
+
+def _valid(rows: list[KeyRow]) -> dict[str, str]:
+    return {row.hash: row.name for row in rows if row.revoked_ts is None}
+
+
+def _hash(key: str) -> str:
+    return hashlib.sha256(key.encode("utf-8", "surrogateescape")).hexdigest()
+
+
+def _shown(headers: Mapping[str, str]) -> str | None:
+    """Return the key that a request shows; two that differ are none that is valid."""
+    scheme, _, bearer = headers.get("authorization", "").partition(" ")
+    found = {headers["x-api-key"]} if "x-api-key" in headers else set()
+    if scheme:
+        found.add(bearer.strip() if scheme.lower() == "bearer" else "")
+    return None if not found else found.pop() if len(found) == 1 else ""
+
+
+def _is_of_this_machine(headers: Mapping[str, str], peer: str | None) -> bool:
     try:
-        found = ipaddress.ip_address(peer or "")
+        address = ipaddress.ip_address(peer or "")
     except ValueError:
-        return None
-    return found.ipv4_mapped or found if isinstance(found, ipaddress.IPv6Address) else found
+        return False
+    if isinstance(address, ipaddress.IPv6Address):
+        address = address.ipv4_mapped or address
+    try:
+        host = urlsplit(f"//{headers.get('host', '')}").hostname
+    except ValueError:
+        return False
+    return address.is_loopback and host in _HERE and not any(name in headers for name in _PASSED_ON)
+
+
+def _unauthenticated(message: str) -> ContractError:
+    return ContractError(message, status=401, code="UNAUTHENTICATED")

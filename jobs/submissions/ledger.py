@@ -18,7 +18,8 @@ import sqlalchemy as sa
 
 from jobs.submissions.database import Database
 from jobs.submissions.ledger_chunk import Chunk
-from jobs.submissions.tables import PAYLOADS, RESULTS, SUBMISSIONS
+from jobs.submissions.outbox import enqueue
+from jobs.submissions.tables import NOTIFICATIONS, PAYLOADS, RESULTS, SUBMISSIONS
 
 __all__ = ["FINAL", "OPEN", "STATES", "Ledger", "Submission"]
 
@@ -164,7 +165,7 @@ class Ledger:
         A chunk that is there already stays as it is. All in one transaction: what a reader is told to be done can be read.
         """
         with self.database.writing() as connection:
-            query = sa.select(_T.state, _T.n_rows).where(_T.id == id_)
+            query = sa.select(_T.state, _T.n_rows, _T.notify).where(_T.id == id_)
             found = connection.execute(query.with_for_update()).one_or_none()
             if found is None or found.state not in OPEN:
                 return False
@@ -176,22 +177,31 @@ class Ledger:
                 )
                 or 0
             )
-            end = {"state": "succeeded", "finished_ts": self._clock()} if done == found.n_rows else {}
+            now = self._clock()
+            end = {"state": "succeeded", "finished_ts": now} if done == found.n_rows else {}
             connection.execute(sa.update(SUBMISSIONS).where(_T.id == id_).values(rows_done=done, **end))
             if end:
                 connection.execute(sa.delete(PAYLOADS).where(PAYLOADS.c.id == id_))
+                enqueue(connection, id_, found.notify, now)
         return True
 
     def end(self, id_: str, state: str, reason: str | None = None, message: str | None = None) -> bool:
-        """Bring an open submission into a final state; return False if it was in one. Nobody asks for its rows again."""
+        """Bring an open submission into a final state; return False if it was in one. Nobody asks for its rows again.
+
+        Who asked to be told is, but of a cancellation: that was the client's own doing.
+        """
+        now = self._clock()
         change = (
             sa.update(SUBMISSIONS)
             .where(_T.id == id_, _T.state.in_(OPEN))
-            .values(state=state, reason=reason, message=message, finished_ts=self._clock())
+            .values(state=state, reason=reason, message=message, finished_ts=now)
+            .returning(_T.notify)
         )
         with self.database.writing() as connection:
-            is_mine = connection.execute(change).rowcount == 1
-            if is_mine:
+            ended = connection.execute(change).one_or_none()
+            is_mine = ended is not None
+            if ended is not None:
+                enqueue(connection, id_, ended.notify if state != "cancelled" else None, now)
                 connection.execute(sa.delete(PAYLOADS).where(PAYLOADS.c.id == id_))
                 if state != "succeeded":
                     connection.execute(sa.delete(RESULTS).where(RESULTS.c.id == id_))
@@ -223,6 +233,7 @@ class Ledger:
     def delete(self, ids: Sequence[str]) -> None:
         """Delete submissions that have ended, with their answers."""
         with self.database.writing() as connection:
+            connection.execute(sa.delete(NOTIFICATIONS).where(NOTIFICATIONS.c.submission_id.in_(ids)))
             for table in (RESULTS, PAYLOADS, SUBMISSIONS):
                 connection.execute(sa.delete(table).where(table.c.id.in_(ids)))
 

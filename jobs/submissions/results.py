@@ -14,6 +14,7 @@ import orjson
 from feature_pipelines.columns import DType
 from feature_pipelines.wire import encode
 from jobs.submissions.ledger import Ledger, Submission
+from jobs.submissions.outbox import Outbox
 
 __all__ = ["csv_lines", "described", "json_lines", "page_of"]
 
@@ -40,9 +41,11 @@ def described(submission: Submission) -> dict[str, Any]:
     return said
 
 
-def page_of(ledger: Ledger, submission: Submission, offset: int, limit: int) -> bytes:
+def page_of(ledger: Ledger, outbox: Outbox, submission: Submission, offset: int, limit: int) -> bytes:
     """Return a submission with a page of its answers, as JSON; there are none before it has succeeded."""
     said = described(submission)
+    if submission.notify is not None:
+        said["notifications"] = outbox.of(submission.id)
     lines: list[bytes] = []
     if submission.state == "succeeded":
         for chunk in ledger.chunks(submission.id, offset, limit):

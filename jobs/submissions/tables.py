@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import sqlalchemy as sa
 
-__all__ = ["METADATA", "PAYLOADS", "RESULTS", "SUBMISSIONS", "WORKERS"]
+__all__ = ["KEYS", "METADATA", "NOTIFICATIONS", "PAYLOADS", "RESULTS", "SUBMISSIONS", "WORKERS"]
 
 METADATA = sa.MetaData()
 
@@ -76,3 +76,28 @@ WORKERS = sa.Table(
     sa.Column("beat", sa.BigInteger, nullable=False),
 )
 """Signs of life: `beat` grows while the worker lives. No clock is compared with another machine's."""
+
+NOTIFICATIONS = sa.Table(
+    "onescore_notifications",
+    METADATA,
+    sa.Column("id", sa.String(32), primary_key=True),
+    sa.Column("submission_id", sa.String(32), nullable=False, index=True),
+    sa.Column("kind", sa.String(16), nullable=False),
+    sa.Column("target", sa.Text, nullable=False),
+    sa.Column("state", sa.String(16), nullable=False),
+    sa.Column("attempts", sa.Integer, nullable=False),
+    sa.Column("due_ts", sa.BigInteger, nullable=False),
+    sa.Column("reason", sa.String(64)),
+    sa.Index("onescore_notifications_due", "state", "due_ts"),
+)
+"""Who is told that a submission has ended; see `outbox`."""
+
+KEYS = sa.Table(
+    "onescore_keys",
+    METADATA,
+    sa.Column("name", sa.String(64), primary_key=True),
+    sa.Column("hash", sa.String(64), nullable=False, unique=True),
+    sa.Column("created_ts", sa.BigInteger, nullable=False),
+    sa.Column("revoked_ts", sa.BigInteger),
+)
+"""API keys by name; `hash` is the SHA-256 of 256 random bits, so it needs no salt and cannot be guessed."""

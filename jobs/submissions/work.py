@@ -69,7 +69,6 @@ class Work:
         pool: scores small ones.
         large: scores large ones.
         limits: see there.
-        ended: is told each submission that came to its end here, after that is stored.
     """
 
     def __init__(
@@ -79,10 +78,9 @@ class Work:
         pool: ScorerPool,
         large: LargeScoring,
         limits: Limits,
-        ended: Callable[[Submission], None] = lambda submission: None,
     ) -> None:
         self._ledger, self._models, self._pool, self._large = ledger, models, pool, large
-        self._limits, self._ended = limits, ended
+        self._limits = limits
         self._stopping = threading.Event()
         self._lock = threading.Lock()
         self._at: set[str] = set()
@@ -117,7 +115,6 @@ class Work:
             n += 1
             try:
                 if self._attempt(id_):
-                    self._tell(id_)
                     return
             except Exception as exc:  # noqa: BLE001 - such as a database that is away: it comes back
                 _say(exc)
@@ -215,11 +212,6 @@ class Work:
             return False
         now = self._ledger.get(id_)
         return now is not None and now.is_open
-
-    def _tell(self, id_: str) -> None:
-        now = self._ledger.get(id_)
-        if now is not None and not now.is_open:
-            self._ended(now)
 
     def _check(self) -> None:
         if self._stopping.is_set():

@@ -30,8 +30,9 @@ from jobs.submissions.batch_process import BatchProcess
 from jobs.submissions.database import Database
 from jobs.submissions.engine_names import APPLICATION, APPLICATION_VERSION, LARGE_QUEUE, QUEUE, WORKFLOW
 from jobs.submissions.housekeeping import expire, settle
-from jobs.submissions.ledger import Ledger, Submission
+from jobs.submissions.ledger import Ledger
 from jobs.submissions.models import Models
+from jobs.submissions.notifier import Notifier
 from jobs.submissions.scorer_pool import Crashed, ScorerPool, Unscored
 from jobs.submissions.served import resolve_served
 from jobs.submissions.takeover import SignsOfLife
@@ -50,7 +51,6 @@ def run_worker(
     conf: Conf,
     bundle: Path | None,
     flags: Sequence[str],
-    ended: Callable[[Submission], None] = lambda submission: None,
 ) -> int:
     """Work until told to end; return the exit code.
 
@@ -58,7 +58,6 @@ def run_worker(
         conf: of a model.
         bundle: the one model of this worker; None = each submission's version is had from the registry.
         flags: of the configuration, for the Spark job of a large submission.
-        ended: is told each submission that came to its end here; at least once.
 
     Raises:
         OnescoreError: the model, the database or a setting will not do.
@@ -70,6 +69,7 @@ def run_worker(
     pool = ScorerPool(
         settings.scorers, serving_settings(conf), settings.max_versions, settings.chunk_timeout_seconds
     )
+    notifier = Notifier(database, conf.notify, _now)
     ending = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda _number, _frame: ending.set())
@@ -78,14 +78,16 @@ def run_worker(
         limits = Limits(
             settings.batch_rows, settings.max_crashes, settings.max_attempts, settings.retry_seconds
         )
-        work = Work(ledger, models, pool, BatchProcess(models, flags), limits, ended)
+        work = Work(ledger, models, pool, BatchProcess(models, flags), limits)
         executor_id = f"{os.uname().nodename[:40]}-{os.getpid()}-{secrets.token_hex(4)}"
         signs = SignsOfLife(database, executor_id, settings.dead_after_seconds, work.running)
         with WorkerMetrics(settings.worker_port, work, pool, signs) as metrics:
             _launch(database, executor_id, settings.poll_seconds, settings.scorers, metrics.counted(work))
+            notifier.start()
             event("worker_ready", executor=executor_id, scorers=settings.scorers, metrics=metrics.port)
             _until(ending, ledger, database.engine_client(), settings.retention_hours)
             event("worker_draining")
+            notifier.close(min(conf.notify.timeout_seconds, settings.shutdown_seconds))
             _leave(work, signs, settings.shutdown_seconds)
     finally:
         pool.close()

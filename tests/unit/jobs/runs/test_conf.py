@@ -200,6 +200,9 @@ def test_require_names_every_key_that_is_empty() -> None:
 
 
 LITERAL_SECRETS = [
+    f"notify.webhook_secret={CANARY}",
+    f"notify.targets.ops=slack://{CANARY}/b/c",
+    f"notify.email=mailto://me:{CANARY}@host",
     f"mlflow.token={CANARY}",
     f"mlflow.token: {CANARY}=x",
     f"mlflow.token={{a: {CANARY}}}",
@@ -274,9 +277,10 @@ def locations() -> list[str]:
     texts = [key for key, field in declared.items() if "str" in str(field.annotation)]
     others = {
         *("spark.app_name", "spark.log_level", "spark.conf", "mlflow.experiment", "input.row_id"),
-        *("input.partitions", "output.pass_through", "serve.host", "serve.log_pii", "submissions.host"),
+        *("input.partitions", "output.pass_through", "serve.host", "serve.log_pii"),
         *("stream.format", "stream.options", "stream.columns", "stream.select"),
         *("stream.trigger", "stream.event_time", "stream.watermark"),
+        *("submissions.host", "notify.targets", "notify.email_domains"),
     }
     return [key for key in texts if not key.startswith(plain) and key not in others]
 

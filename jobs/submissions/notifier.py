@@ -1,0 +1,138 @@
+"""Delivers what the outbox holds, from within each worker: tried again a little later each time, until it was tried often enough.
+
+One slow receiver holds up no other. This module knows nothing of how a submission is scored.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+
+from feature_pipelines.errors import OnescoreError
+from jobs.online.json_logs import event
+from jobs.runs.settings_notify import NotifySettings
+from jobs.submissions.database import Database
+from jobs.submissions.guarded import resolved
+from jobs.submissions.ledger import Ledger
+from jobs.submissions.messages import as_json, as_text
+from jobs.submissions.outbox import Delivery, Outbox
+from jobs.submissions.sending import Sender
+from jobs.submissions.webhook import post_webhook, secret_bytes, signed_headers
+
+__all__ = ["Notifier"]
+
+_LOOK_EVERY_SECONDS = 0.25
+_AT_ONCE = 8
+_SECOND_US = 1_000_000
+_LEASE_MORE_SECONDS = 60
+_LONGEST_PAUSE_SECONDS = 3600.0
+_GONE = "HTTP_410"
+
+
+class Notifier:
+    """Delivers until it is closed; any number of processes may.
+
+    Args:
+        database: of the submissions.
+        settings: how, and how often.
+        clock: microseconds since 1970, UTC.
+        resolve: from host and port to addresses; see `guarded`.
+
+    Raises:
+        ConfigurationError: the secret of webhooks will not do.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        settings: NotifySettings,
+        clock: Callable[[], int],
+        *,
+        resolve: Callable[[str, int], list[str]] = resolved,
+    ) -> None:
+        self._outbox, self._ledger = Outbox(database), Ledger(database, clock)
+        self._settings, self._clock, self._resolve = settings, clock, resolve
+        self._key = (
+            None if settings.webhook_secret is None else secret_bytes(settings.webhook_secret.reveal())
+        )
+        self._sender = Sender(settings)
+        self._closing = threading.Event()
+        self._pool = ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="notify")
+        self._sending: set[Future[None]] = set()
+        self._thread = threading.Thread(target=self._run, name="notifier", daemon=True)
+
+    def start(self) -> None:
+        """Begin to deliver."""
+        self._thread.start()
+
+    def close(self, seconds: float) -> None:
+        """Claim nothing more, and give what is being sent so long; what does not make it is tried again by whoever lives."""
+        self._closing.set()
+        self._thread.join(seconds)
+        self._pool.shutdown(wait=False, cancel_futures=True)
+
+    def deliver_due(self) -> int:
+        """Try what is due now, each once; return how much that was, when it has been tried."""
+        n = self._begin()
+        wait(self._sending)
+        return n
+
+    def _begin(self) -> int:
+        """Begin to send what is due, as much as may be sent at once; return how much that is."""
+        self._sending = {future for future in self._sending if not future.done()}
+        lease = round((self._settings.timeout_seconds + _LEASE_MORE_SECONDS) * _SECOND_US)
+        claimed = self._outbox.claim(self._clock(), lease, _AT_ONCE - len(self._sending))
+        self._sending |= {self._pool.submit(self._deliver, delivery) for delivery in claimed}
+        return len(claimed)
+
+    def _run(self) -> None:
+        while not self._closing.is_set():
+            try:
+                self._begin()
+            except Exception as exc:  # noqa: BLE001 - a database that is away comes back
+                event("notifier_failed", raised=type(exc).__name__)
+            self._closing.wait(_LOOK_EVERY_SECONDS)
+
+    def _deliver(self, delivery: Delivery) -> None:
+        try:
+            failed = self._tried(delivery)
+        except OnescoreError:
+            failed = "NOT_CONFIGURED"
+        except Exception as exc:  # noqa: BLE001 - whatever a library raises is one attempt that failed
+            failed = type(exc).__name__[:64]
+        facts = {"id": delivery.id, "submission": delivery.submission_id, "kind": delivery.kind}
+        if failed is None:
+            self._outbox.settle(delivery.id, "sent")
+            event("notified", attempts=delivery.attempts, **facts)
+        elif failed == _GONE or delivery.attempts >= self._settings.max_attempts:
+            self._outbox.settle(delivery.id, "failed", failed)
+            event("notification_failed", reason=failed, attempts=delivery.attempts, **facts)
+        else:
+            pause = min(
+                self._settings.retry_seconds * 2 ** min(delivery.attempts - 1, 16), _LONGEST_PAUSE_SECONDS
+            )
+            self._outbox.again(delivery.id, self._clock() + round(pause * _SECOND_US), failed)
+
+    def _tried(self, delivery: Delivery) -> str | None:
+        """Return None when it was taken, else a code of why not."""
+        submission = self._ledger.get(delivery.submission_id)
+        if submission is None:
+            return _GONE
+        settings = self._settings
+        if delivery.kind == "webhook":
+            if self._key is None:
+                return "NOT_CONFIGURED"
+            body = as_json(submission, settings.public_url)
+            headers = signed_headers(self._key, delivery.id, self._clock() // _SECOND_US, body)
+            return post_webhook(
+                delivery.where,
+                body,
+                headers,
+                timeout_seconds=settings.timeout_seconds,
+                allow_private=settings.webhook_private,
+                resolve=self._resolve,
+            )
+        title, text = as_text(submission, settings.public_url)
+        send = self._sender.to_target if delivery.kind == "target" else self._sender.to_email
+        return None if send(delivery.where, title, text) else "NOT_TAKEN"

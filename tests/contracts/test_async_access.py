@@ -1,0 +1,237 @@
+"""Who may do what with submissions, and who is told of them, over HTTP: real gateways and workers."""
+
+from __future__ import annotations
+
+import base64
+import json
+import subprocess
+import sys
+import threading
+import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+from standardwebhooks.webhooks import Webhook
+
+from tests.toy.processes import wait_until
+from tests.toy.serving import asking, write_store
+from tests.toy.submitting import JSON, open_async
+
+pytestmark = pytest.mark.e2e
+SECRET = "whsec_" + base64.b64encode(b"s" * 32).decode()
+NOTIFY = (
+    "notify.webhook_secret=env:HOOK_SECRET",
+    "notify.webhook_http=true",
+    "notify.webhook_private=true",
+    "notify.retry_seconds=0.1",
+)
+
+
+@pytest.fixture(scope="module")
+def place(bundle, process_env, tmp_path_factory):
+    directory = tmp_path_factory.mktemp("access")
+    env = {**process_env, "HOOK_SECRET": SECRET}
+    with open_async(directory, env, bundle, *NOTIFY) as opened:
+        opened.through = write_store(directory / "online.db")
+        yield opened
+
+
+def keys_job(place, *arguments):
+    command = [sys.executable, "-m", "jobs.manage_keys", "--model", "houses"]
+    command += [part for one in place.settings for part in ("--set", one)]
+    return subprocess.run(
+        [*command, *arguments],
+        env=place.env,
+        cwd=place.directory,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+
+
+@pytest.fixture(scope="module")
+def keys(place):
+    made = [keys_job(place, "add", name) for name in ("anna", "bert")]
+    assert [one.returncode for one in made] == [0, 0], made
+    return [one.stdout.strip() for one in made]
+
+
+@pytest.fixture(scope="module")
+def gateway(place, keys):
+    return place.gateway()
+
+
+@pytest.fixture(scope="module")
+def worker(place, keys):
+    return place.worker()
+
+
+def bearer(key):
+    return JSON | {"authorization": f"Bearer {key}"}
+
+
+def body(place, n=3, **more):
+    return json.dumps({"rows": asking(n, place.through), **more}).encode()
+
+
+def done(gateway, id_, key):
+    while True:
+        found = json.loads(gateway.call("GET", f"/submissions/{id_}", headers=bearer(key))[2])
+        if found["state"] in ("succeeded", "failed"):
+            return found
+        time.sleep(0.02)
+
+
+@pytest.fixture
+def sink():
+    got = []
+    statuses = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self):
+            text = self.rfile.read(int(self.headers["content-length"]))
+            got.append(({name.lower(): value for name, value in self.headers.items()}, text))
+            self.send_response(statuses.pop(0) if statuses else 200)
+            self.end_headers()
+
+        def log_message(self, *_):
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server.got, server.statuses = got, statuses
+    server.url = f"http://127.0.0.1:{server.server_port}/told"
+    thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
+    thread.start()
+    yield server
+    server.shutdown()
+    server.server_close()
+    thread.join()
+
+
+def test_once_there_is_a_key_nobody_is_let_in_without_one(place, gateway, keys):
+    for method, path in [
+        ("POST", "/submissions"),
+        ("GET", "/submissions"),
+        ("GET", f"/submissions/{'0' * 32}"),
+    ]:
+        sent = body(place) if method == "POST" else None
+        assert gateway.error(method, path, sent) == (401, "UNAUTHENTICATED")
+        assert gateway.error(method, path, sent, bearer("osk_guessed")) == (401, "UNAUTHENTICATED")
+    status, headers, _ = gateway.call("GET", "/submissions")
+    assert (status, headers["www-authenticate"]) == (401, "Bearer")
+    assert gateway.call("GET", "/ping")[0] == 200
+
+
+def test_what_is_anothers_does_not_exist(place, gateway, worker, keys):
+    anna, bert = keys
+    sent = bearer(anna) | {"idempotency-key": "mine"}
+    status, _, text = gateway.call("POST", "/submissions", body(place), sent)
+    assert status == 202
+    id_ = json.loads(text)["id"]
+    done(gateway, id_, anna)
+    for method, path in [("GET", ""), ("DELETE", ""), ("GET", "/results.csv"), ("GET", "/results.ndjson")]:
+        assert gateway.error(method, f"/submissions/{id_}{path}", headers=bearer(bert)) == (404, "NOT_FOUND")
+    assert json.loads(gateway.call("GET", "/submissions", headers=bearer(bert))[2])["submissions"] == []
+    assert [
+        one["id"]
+        for one in json.loads(gateway.call("GET", "/submissions", headers=bearer(anna))[2])["submissions"]
+    ] == [id_]
+    again = gateway.call("POST", "/submissions", body(place), bearer(bert) | {"idempotency-key": "mine"})
+    assert again[0] == 202
+    assert json.loads(again[2])["id"] != id_
+
+
+def test_revoked_key_is_refused_soon_and_a_new_one_is_let_in(place, gateway, keys):
+    made = keys_job(place, "add", "guest")
+    guest = made.stdout.strip()
+    assert guest not in made.stderr
+    wait_until(lambda: gateway.call("GET", "/submissions", headers=bearer(guest))[0] == 200, "known", 30)
+    assert keys_job(place, "revoke", "guest").returncode == 0
+    wait_until(lambda: gateway.call("GET", "/submissions", headers=bearer(guest))[0] == 401, "refused", 30)
+    listed = keys_job(place, "list").stdout
+    assert [line.split()[0] for line in listed.splitlines()] == ["anna", "bert", "guest"]
+    assert "revoked" in listed.splitlines()[2]
+    assert guest not in listed
+    twice = keys_job(place, "add", "guest")
+    assert twice.returncode == 2
+    assert "a name is used once" in twice.stderr
+    assert guest not in "".join(path.read_text() for path in place.directory.glob("*.log"))
+
+
+def test_who_asks_too_often_is_told_when_to_come_again(place, keys):
+    anna, bert = keys
+    slow = place.gateway("submissions.max_requests_per_second=2")
+    statuses = [slow.call("GET", "/submissions", headers=bearer(anna)) for _ in range(12)]
+    refused = [headers for status, headers, _ in statuses if status == 429]
+    assert refused
+    assert all(int(headers["retry-after"]) >= 1 for headers in refused)
+    assert statuses[0][0] == 200
+    assert slow.call("GET", "/submissions", headers=bearer(bert))[0] == 200
+    slow.kill()
+
+
+def test_gateway_without_a_key_is_not_opened_to_other_machines(bundle, process_env, tmp_path):
+    with open_async(tmp_path, process_env, bundle) as opened:
+        running = opened.start("serve_async", "--host", "0.0.0.0", "--port", "0")
+        assert running.process.wait(120) == 2
+        assert "no API key was made; make one with" in running.output.read_text()
+
+
+def test_webhook_comes_signed_and_again_until_it_is_taken(place, gateway, worker, keys, sink):
+    anna = keys[0]
+    sink.statuses[:] = [500, 500]
+    sent = body(place, notify={"webhook": sink.url})
+    id_ = json.loads(gateway.call("POST", "/submissions", sent, bearer(anna))[2])["id"]
+    assert done(gateway, id_, anna)["state"] == "succeeded"
+
+    def told():
+        return json.loads(gateway.call("GET", f"/submissions/{id_}", headers=bearer(anna))[2])[
+            "notifications"
+        ]
+
+    wait_until(lambda: told()[0]["state"] == "sent", "told", 30)
+    assert told() == [{"kind": "webhook", "state": "sent", "attempts": 3, "reason": None}]
+    assert len({headers["webhook-id"] for headers, _ in sink.got}) == 1
+    for headers, text in sink.got:
+        said = Webhook(SECRET).verify(text, headers)
+        assert said["type"] == "submission.succeeded"
+        assert (said["data"]["id"], said["data"]["rows_done"]) == (id_, 3)
+        assert "results" not in said["data"]
+
+
+def test_who_cannot_be_told_is_said_at_once_and_nothing_is_taken(place, gateway, keys):
+    anna = keys[0]
+    before = len(json.loads(gateway.call("GET", "/submissions", headers=bearer(anna))[2])["submissions"])
+    for notify in (
+        {"targets": ["ops"]},
+        {"email": "me@example.org"},
+        {"webhook": "ftp://x.org"},
+        {"urls": []},
+    ):
+        assert gateway.error("POST", "/submissions", body(place, notify=notify), bearer(anna)) == (
+            422,
+            "NOTIFY_NOT_TAKEN",
+        )
+    after = len(json.loads(gateway.call("GET", "/submissions", headers=bearer(anna))[2])["submissions"])
+    assert after == before
+
+
+def test_end_is_told_though_every_worker_was_killed_before_it_could(place, gateway, keys, sink, worker):
+    anna = keys[0]
+    sink.statuses[:] = [503] * 4
+    sent = body(place, notify={"webhook": sink.url})
+    id_ = json.loads(gateway.call("POST", "/submissions", sent, bearer(anna))[2])["id"]
+    wait_until(lambda: len(sink.got) >= 1, "first attempt", 30)
+    worker.kill()
+    place.worker()
+    wait_until(
+        lambda: (
+            json.loads(gateway.call("GET", f"/submissions/{id_}", headers=bearer(anna))[2])["notifications"][
+                0
+            ]["state"]
+            == "sent"
+        ),
+        "told by another",
+        120,
+    )
+    assert len({headers["webhook-id"] for headers, _ in sink.got}) == 1

@@ -1,0 +1,300 @@
+"""From the end of a submission to who is told: a real HTTP sink, a real SMTP server, a database on disk."""
+
+from __future__ import annotations
+
+import base64
+import email
+import json
+import threading
+import time
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+import pytest
+from aiosmtpd.controller import Controller
+from aiosmtpd.handlers import Message
+from standardwebhooks.webhooks import Webhook
+
+from jobs.runs.conf import load
+from jobs.runs.settings_notify import NotifySettings
+from jobs.submissions.database import Database
+from jobs.submissions.ledger import Ledger
+from jobs.submissions.ledger_chunk import Chunk
+from jobs.submissions.notifier import Notifier
+from jobs.submissions.outbox import Outbox
+from tests.toy.processes import free_port
+
+SECRET = "a secret of more than 24 letters"
+NOW = 1_700_000_000_000_000
+SECOND = 1_000_000
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = NOW
+
+    def __call__(self) -> int:
+        return self.now
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def sink() -> Iterator[Any]:
+    got: list[tuple[dict[str, str], bytes]] = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            body = self.rfile.read(int(self.headers["content-length"]))
+            got.append((dict(self.headers.items()), body))
+            self.send_response(server.statuses.pop(0) if server.statuses else 200)
+            self.end_headers()
+
+        def log_message(self, *_: Any) -> None:
+            pass
+
+    class Server(ThreadingHTTPServer):
+        statuses: list[int]
+
+    server = Server(("127.0.0.1", 0), Handler)
+    server.statuses, server.got = [], got  # type: ignore[attr-defined]
+    thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
+    thread.start()
+    yield server
+    server.shutdown()
+    server.server_close()
+    thread.join()
+
+
+@pytest.fixture
+def mails() -> Iterator[tuple[int, list[email.message.Message]]]:
+    got: list[email.message.Message] = []
+
+    class Keeping(Message):
+        def handle_message(self, message: email.message.Message) -> None:
+            got.append(message)
+
+    controller = Controller(Keeping(), hostname="127.0.0.1", port=free_port())
+    controller.start()
+    yield controller.port, got
+    controller.stop()
+
+
+def settings(**overrides: Any) -> NotifySettings:
+    given = {
+        "webhook_secret": "env:HOOK_SECRET",
+        "webhook_http": True,
+        "webhook_private": True,
+        "max_attempts": 3,
+        "public_url": "https://scores.example.org/",
+        **overrides,
+    }
+    return load(model="flights", overrides=[f"notify.{k}={json.dumps(v)}" for k, v in given.items()]).notify
+
+
+@pytest.fixture
+def make(
+    database: Database, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Callable[..., Notifier]]:
+    monkeypatch.setenv("HOOK_SECRET", SECRET)
+    made: list[Notifier] = []
+
+    def build(**overrides: Any) -> Notifier:
+        made.append(Notifier(database, settings(**overrides), clock))
+        return made[-1]
+
+    yield build
+    for notifier in made:
+        notifier._pool.shutdown()
+
+
+def finish(ledger: Ledger, id_: str) -> None:
+    assert ledger.store(id_, [Chunk.packed(0, 2, b'{"score":1.0}\n{"score":2.0}', b"[1]\n[2]")])
+
+
+def test_webhook_tells_how_it_ended_without_data(
+    database: Database, clock: Clock, submitted: Callable[..., str], make: Callable[..., Notifier], sink: Any
+) -> None:
+    id_ = submitted(notify=json.dumps({"webhook": f"http://127.0.0.1:{sink.server_port}/"}))
+    ledger, notifier = Ledger(database, clock), make()
+    assert notifier.deliver_due() == 0
+    finish(ledger, id_)
+    assert notifier.deliver_due() == 1
+    [(headers, body)] = sink.got
+    assert int(headers["webhook-timestamp"]) == NOW // SECOND
+    assert json.loads(body) == {
+        "type": "submission.succeeded",
+        "timestamp": "2023-11-14T22:13:20Z",
+        "data": {
+            "id": id_,
+            "state": "succeeded",
+            "rows": 2,
+            "rows_done": 2,
+            "created_ts": "2023-11-14T22:13:20Z",
+            "started_ts": "2023-11-14T22:13:20Z",
+            "finished_ts": "2023-11-14T22:13:20Z",
+            "model": "houses",
+            "model_version": "3",
+            "status_url": f"https://scores.example.org/submissions/{id_}",
+        },
+    }
+    assert Outbox(database).of(id_) == [{"kind": "webhook", "state": "sent", "attempts": 1, "reason": None}]
+    assert notifier.deliver_due() == 0
+
+
+def test_signature_is_right_at_the_time_of_the_attempt(
+    database: Database, clock: Clock, submitted: Callable[..., str], make: Callable[..., Notifier], sink: Any
+) -> None:
+    clock.now = time.time_ns() // 1000
+    id_ = submitted(notify=json.dumps({"webhook": f"http://127.0.0.1:{sink.server_port}/"}))
+    finish(Ledger(database, clock), id_)
+    make().deliver_due()
+    [(headers, body)] = sink.got
+    lower = {name.lower(): value for name, value in headers.items()}
+    assert Webhook(base64.b64encode(SECRET.encode()).decode()).verify(body, lower) == json.loads(body)
+
+
+def test_failure_is_told_and_cancellation_is_not(
+    database: Database, clock: Clock, submitted: Callable[..., str], make: Callable[..., Notifier], sink: Any
+) -> None:
+    told = json.dumps({"webhook": f"http://127.0.0.1:{sink.server_port}/"})
+    failed, cancelled = submitted(1, notify=told), submitted(2, notify=told)
+    ledger = Ledger(database, clock)
+    assert ledger.end(failed, "failed", "SCORER_CRASHED", "it ended")
+    assert ledger.end(cancelled, "cancelled")
+    assert not ledger.end(failed, "failed")
+    assert make().deliver_due() == 1
+    [(_, body)] = sink.got
+    assert json.loads(body)["type"] == "submission.failed"
+    assert json.loads(body)["data"]["reason"] == {"code": "SCORER_CRASHED", "message": "it ended"}
+
+
+def test_it_is_tried_again_later_under_the_same_id_and_given_up(
+    database: Database, clock: Clock, submitted: Callable[..., str], make: Callable[..., Notifier], sink: Any
+) -> None:
+    id_ = submitted(notify=json.dumps({"webhook": f"http://127.0.0.1:{sink.server_port}/"}))
+    finish(Ledger(database, clock), id_)
+    sink.statuses[:] = [500, 503, 500]
+    notifier = make()
+    assert [notifier.deliver_due(), notifier.deliver_due()] == [1, 0]
+    clock.now += 4 * SECOND
+    assert notifier.deliver_due() == 0
+    clock.now += 1 * SECOND
+    assert notifier.deliver_due() == 1
+    clock.now += 10 * SECOND
+    assert notifier.deliver_due() == 1
+    assert Outbox(database).of(id_) == [
+        {"kind": "webhook", "state": "failed", "attempts": 3, "reason": "HTTP_500"}
+    ]
+    clock.now += 10_000 * SECOND
+    assert notifier.deliver_due() == 0
+    ids = {{name.lower(): value for name, value in headers.items()}["webhook-id"] for headers, _ in sink.got}
+    assert len(sink.got) == 3
+    assert len(ids) == 1
+
+
+def test_receiver_that_is_gone_is_asked_no_more(
+    database: Database, clock: Clock, submitted: Callable[..., str], make: Callable[..., Notifier], sink: Any
+) -> None:
+    id_ = submitted(notify=json.dumps({"webhook": f"http://127.0.0.1:{sink.server_port}/"}))
+    finish(Ledger(database, clock), id_)
+    sink.statuses[:] = [410]
+    make().deliver_due()
+    assert Outbox(database).of(id_)[0]["state"] == "failed"
+
+
+def test_worker_that_died_while_sending_is_followed_by_another(
+    database: Database, clock: Clock, submitted: Callable[..., str], make: Callable[..., Notifier], sink: Any
+) -> None:
+    id_ = submitted(notify=json.dumps({"webhook": f"http://127.0.0.1:{sink.server_port}/"}))
+    finish(Ledger(database, clock), id_)
+    assert len(Outbox(database).claim(clock.now, 70 * SECOND, 8)) == 1  # and then it dies
+    other = make()
+    assert other.deliver_due() == 0
+    clock.now += 70 * SECOND
+    assert other.deliver_due() == 1
+    assert Outbox(database).of(id_)[0] == {"kind": "webhook", "state": "sent", "attempts": 2, "reason": None}
+
+
+def test_of_many_who_look_at_once_one_has_each(
+    database: Database, clock: Clock, submitted: Callable[..., str]
+) -> None:
+    told = json.dumps({"targets": ["ops"]})
+    ledger = Ledger(database, clock)
+    for n in range(20):
+        finish(ledger, submitted(n, notify=told))
+    claimed: list[str] = []
+
+    def look() -> None:
+        while found := Outbox(database).claim(NOW, SECOND, 4):
+            claimed.extend(one.id for one in found)
+
+    threads = [threading.Thread(target=look) for _ in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(claimed) == 20
+    assert len(set(claimed)) == 20
+
+
+def test_mail_reaches_a_target_and_an_address(
+    database: Database,
+    clock: Clock,
+    submitted: Callable[..., str],
+    make: Callable[..., Notifier],
+    mails: tuple[int, list[email.message.Message]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    port, got = mails
+    base = f"mailto://127.0.0.1:{port}?from=scores@example.org&mode=insecure"
+    monkeypatch.setenv("OPS_URL", base + "&to=ops@example.org")
+    monkeypatch.setenv("MAIL_URL", base)
+    notifier = make(targets={"ops": "env:OPS_URL"}, email="env:MAIL_URL", email_domains=["example.org"])
+    id_ = submitted(notify=json.dumps({"targets": ["ops"], "email": "me+a@example.org"}))
+    finish(Ledger(database, clock), id_)
+    assert notifier.deliver_due() == 2
+    assert [one["state"] for one in Outbox(database).of(id_)] == ["sent", "sent"]
+    assert sorted(str(mail["X-RcptTo"]) for mail in got) == ["me+a@example.org", "ops@example.org"]
+    for mail in got:
+        assert "succeeded" in str(email.header.make_header(email.header.decode_header(mail["Subject"])))
+        text = b"".join(
+            part.get_payload(decode=True) or b"" for part in mail.walk() if not part.is_multipart()
+        )  # type: ignore[misc]
+        assert f"https://scores.example.org/submissions/{id_}".encode() in text
+
+
+def test_mail_server_that_is_away_is_tried_again(
+    database: Database,
+    clock: Clock,
+    submitted: Callable[..., str],
+    make: Callable[..., Notifier],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setenv(
+        "OPS_URL", "mailto://me:hunter2@127.0.0.1:9?from=a@example.org&to=b@example.org&mode=insecure"
+    )
+    notifier = make(targets={"ops": "env:OPS_URL"})
+    id_ = submitted(notify=json.dumps({"targets": ["ops"]}))
+    finish(Ledger(database, clock), id_)
+    assert notifier.deliver_due() == 1
+    assert Outbox(database).of(id_) == [
+        {"kind": "target", "state": "pending", "attempts": 1, "reason": "NOT_TAKEN"}
+    ]
+    assert "hunter2" not in caplog.text
+
+
+def test_deletion_takes_notifications_along(
+    database: Database, clock: Clock, submitted: Callable[..., str]
+) -> None:
+    id_ = submitted(notify=json.dumps({"targets": ["ops"]}))
+    ledger = Ledger(database, clock)
+    finish(ledger, id_)
+    assert len(Outbox(database).of(id_)) == 1
+    ledger.delete([id_])
+    assert Outbox(database).of(id_) == []
