@@ -26,7 +26,6 @@ from pydantic.fields import FieldInfo
 
 from feature_pipelines.errors import ConfigurationError, did_you_mean
 from jobs.runs import layers
-from jobs.runs.serverless_settings import ServerlessSettings
 from jobs.runs.settings import (
     BuildSettings,
     InputSettings,
@@ -46,8 +45,9 @@ from jobs.runs.settings import (
 )
 from jobs.runs.settings_async import SubmissionsSettings
 from jobs.runs.settings_notify import NotifySettings
-from jobs.runs.skew_settings import SkewSettings
-from jobs.runs.stream_settings import StreamSettings
+from jobs.runs.settings_serverless import ServerlessSettings
+from jobs.runs.settings_skew import SkewSettings
+from jobs.runs.settings_stream import StreamSettings
 
 __all__ = ["ENVIRONMENTS", "Conf", "key_table", "known_models", "load"]
 

@@ -21,8 +21,8 @@ from jobs.runs.kill_points import reached
 from jobs.runs.manifest import ChunkRecord
 from jobs.runs.run_summary import merged
 from jobs.runs.score_tables import QUARANTINE_SCHEMA, scored_schema
+from jobs.runs.settings_stream import seconds_of
 from jobs.runs.stream_model import InUse, StreamModel
-from jobs.runs.stream_settings import seconds_of
 from jobs.runs.stream_state import BatchRecord, QueryManifest, StreamState, Totals
 from jobs.runs.stream_task import RESULT, Form, StreamTask, StreamTaskResult
 from jobs.runs.worker_errors import errors_of_workers

@@ -11,7 +11,7 @@ from feature_pipelines.errors import ConfigurationError, RunConflictError
 from jobs.runs.conf import load
 from jobs.runs.ids import IdSum
 from jobs.runs.manifest import ChunkRecord
-from jobs.runs.stream_settings import seconds_of
+from jobs.runs.settings_stream import seconds_of
 from jobs.runs.stream_state import BatchRecord, QueryManifest, StreamState, Totals, require_same
 from jobs.tables.sink import WrittenFile
 
