@@ -68,8 +68,9 @@ def _in_file(path: Path, is_gone: RowMask, dry_run: bool) -> int:
         return removed
     whole = path.with_name(f".{path.name}.tmp")
     with pq.ParquetFile(path) as file, pq.ParquetWriter(whole, file.schema_arrow) as writer:
-        for batch in file.iter_batches():
-            writer.write_batch(batch.filter(pa.array(~is_gone(batch.select(_TOLD_BY)))))
+        for batch in file.iter_batches():  # with its own columns: an older version may have written it
+            kept = batch.filter(pa.array(~is_gone(batch.select(_TOLD_BY))))
+            writer.write_table(pa.Table.from_batches([kept]).cast(file.schema_arrow))
     _replace(whole, path)
     return removed
 
