@@ -530,4 +530,7 @@ def test_dry_run_says_what_would_be_compared(place: Workspace, capsys: pytest.Ca
     said = capsys.readouterr().out
     assert "version 1" in said
     assert "nothing was written" in said
+    assert "by shuffle" not in said
+    assert run(reconcile_scores.main, [*arguments, "--set", "score.max_index_rows=10"]) == 0
+    assert "joined by shuffle" in capsys.readouterr().out
     assert not (place.root / ".onescore" / "skew").exists()
