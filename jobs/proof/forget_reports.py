@@ -18,7 +18,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from jobs.proof.differing_rows import DIFFERING_SCHEMA
 from jobs.proof.skew import SkewReport
 from jobs.reports.skew_report import render_report
 
@@ -68,10 +67,10 @@ def _in_file(path: Path, is_gone: RowMask, dry_run: bool) -> int:
     if not removed or dry_run:
         return removed
     whole = path.with_name(f".{path.name}.tmp")
-    with pq.ParquetFile(path) as file, pq.ParquetWriter(whole, DIFFERING_SCHEMA) as writer:
-        for batch in file.iter_batches():
+    with pq.ParquetFile(path) as file, pq.ParquetWriter(whole, file.schema_arrow) as writer:
+        for batch in file.iter_batches():  # with its own columns: an older version may have written it
             kept = batch.filter(pa.array(~is_gone(batch.select(_TOLD_BY))))
-            writer.write_table(pa.Table.from_batches([kept]).cast(DIFFERING_SCHEMA))
+            writer.write_table(pa.Table.from_batches([kept]).cast(file.schema_arrow))
     _replace(whole, path)
     return removed
 

@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 import pytest
 from deltalake import write_deltalake
 
-from jobs import reconcile_scores, replay_online
+from jobs import forget_entity, reconcile_scores, replay_online
 from jobs.proof.corrections import CORRECTIONS_SCHEMA
 from jobs.proof.skew import SkewReport
 from jobs.runs.command import run
@@ -288,3 +288,25 @@ def test_file_of_an_older_version_has_no_classes_and_is_compared_as_such(place: 
     assert code == 1
     assert report.rows_differing == n
     assert report.rows_compared == n + sum(pq.read_metadata(one).num_rows for one in others)
+
+
+@pytest.mark.parametrize(
+    "is_older", [False, True], ids=["this version's report", "an older version's report"]
+)
+def test_forgotten_entity_leaves_corrections_and_reports_of_classes_too(
+    place: Workspace, is_older: bool
+) -> None:
+    larger_houses(place)
+    _, report, directory = reconcile(place, "--corrections")
+    file = directory / "differing.parquet"
+    if is_older:
+        names = [name for name in pq.read_schema(file).names if "class" not in name]
+        pq.write_table(pq.read_table(file).select(names), file)
+    gone = differing_of(directory)[0]["row_id"]
+    arguments = ["--model", "bands", "--log", str(log_of(place)), "--key", f"house_id={gone}"]
+    assert run(forget_entity.main, arguments) == 0
+    kept = {row["row_id"] for row in differing_of(directory)}
+    written = place.rows("score_corrections").to_pylist()
+    assert kept == {row["row_id"] for row in written} == {row["row_id"] for row in written} - {gone}
+    assert len(written) == report.rows_differing - 1
+    assert all(len(row["class_scores"]) == 3 for row in written)
