@@ -143,7 +143,7 @@ def _bisect(
         middle = len(local) // 2
         halves = [_bisect(scorer, columns, half, index, first) for half in (local[:middle], local[middle:])]
         return np.concatenate([rows for rows, _ in halves]), _joined([part for _, part in halves])
-    finite = np.isfinite(scores.outputs["score"])
+    finite = _finite(scores.outputs)
     if np.count_nonzero(finite) == len(finite):
         return local, scores
     for i in np.flatnonzero(~finite):
@@ -155,7 +155,17 @@ def _bisect(
 
 def _none_scored(scorer: Scorer) -> Scores:
     matrix = np.empty((len(scorer.feature_set.feature_names), 0), dtype=np.float64)
-    return Scores(matrix, {name: np.empty(0, dtype.numpy) for name, dtype in scorer.output.fields.items()})
+    n_scores = len(scorer.output.score_names)
+    return Scores(matrix, scorer.output.columns(np.empty(0 if n_scores == 1 else (0, n_scores))))
+
+
+def _finite(outputs: Mapping[str, NDArray[Any]]) -> NDArray[np.bool_]:
+    """Return which rows have no NaN and no infinity in any of their scores."""
+    finite: NDArray[np.bool_] = np.isfinite(outputs["score"])
+    for name, values in outputs.items():
+        if name != "score" and values.dtype == np.float64:
+            finite &= np.isfinite(values)
+    return finite
 
 
 def _joined(parts: Sequence[Scores]) -> Scores:

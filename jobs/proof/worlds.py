@@ -18,8 +18,9 @@ from feature_pipelines.definitions import FeatureSet
 from feature_pipelines.evaluate import FeatureRaised, evaluate
 from feature_pipelines.reasons import RowsRefused
 from feature_pipelines.schema import Schema, build_column, to_wire
+from jobs.proof.class_scores import in_form_of
 from udfs.platform import platform_id
-from udfs.scorer import Scorer
+from udfs.scorer import OutputSpec, Scorer
 
 __all__ = [
     "Mask",
@@ -68,7 +69,10 @@ class PlatformReplay(Protocol):
     def __call__(
         self, world: World, platform: str, columns: Columns, n_rows: int
     ) -> tuple[Matrix, Matrix] | None:
-        """Return features (n_features, n_rows) and scores (n_rows,), NaN for a refused row; None = it cannot be had here."""
+        """Return features (n_features, n_rows) and scores as an evaluator gives them; None = it cannot be had here.
+
+        A refused row has NaN.
+        """
         ...
 
 
@@ -120,10 +124,18 @@ def features_of(
     return matrix, raised
 
 
-def scores_of(scorer: Scorer, matrix: Matrix) -> Matrix:
-    """Return an estimator's scores of features, shape (n_rows,); NaN where it raises."""
+def scores_of(scorer: Scorer, matrix: Matrix, wanted: OutputSpec | None = None) -> Matrix:
+    """Return an estimator's scores of features in the form of an output, see class_scores.in_form_of; NaN where it raises.
+
+    Args:
+        scorer: whose estimator.
+        matrix: features, (n_features, n_rows).
+        wanted: the reference's output; None = its own.
+    """
     with np.errstate(all="ignore"):
         try:
-            return scorer.evaluator.score(np.ascontiguousarray(matrix))
+            scores = scorer.evaluator.score(np.ascontiguousarray(matrix))
         except Exception:  # noqa: BLE001 - another version's estimator on these features: whatever it is, no score
-            return np.full(matrix.shape[1], np.nan)
+            of_classes = (len(scorer.output.classes),) if scorer.output.classes else ()
+            scores = np.full((matrix.shape[1], *of_classes), np.nan)
+        return in_form_of(wanted or scorer.output, scorer.output, scores)

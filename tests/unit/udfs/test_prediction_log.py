@@ -103,9 +103,9 @@ class Taken:
         self.taken.append(answered)
 
 
-def rows_of(directory: Path) -> list[dict[str, Any]]:
-    """Return what the log of the toy model holds, by process and number."""
-    files = sorted((directory / "houses").glob("date=*/*.parquet"))
+def rows_of(directory: Path, model: str = "houses") -> list[dict[str, Any]]:
+    """Return what the log of a model holds, by process and number."""
+    files = sorted((directory / model).glob("date=*/*.parquet"))
     if not files:
         return []
     table = ds.dataset(files, schema=SCHEMA).to_table()
@@ -381,6 +381,35 @@ def test_full_queue_drops_and_counts_and_the_gap_is_seen(
     assert [row["sequence"] for row in rows_of(tmp_path / "log")] == [*range(1, 10), 13]
 
 
+def test_images_that_wait_are_bounded_by_their_bytes(
+    make_log: Callable[..., PredictionLog], clock: Clock, tmp_path: Path
+) -> None:
+    images = LoggedModel(
+        "faces", "1", "", "", "p", "", (), ("id", "face"), ("id",), frozenset(), frozenset(), binary=("face",)
+    )
+
+    def asked(*sizes: int | None) -> Answered:
+        rows = [{"id": i, "face": None if size is None else "A" * size} for i, size in enumerate(sizes)]
+        n = len(rows)
+        return Answered(images, clock(), [0] * n, rows, [{}] * n, np.empty((0, 0)), [], {}, {}, (0, 0, 0))
+
+    log = make_log(max_queue_bytes=1_000)
+    with log._flushing:  # a disk that does not answer
+        for sizes in ((400, None), (600,), (1,), (None,)):
+            log.write(asked(*sizes))
+        assert log.is_half_full()
+        assert (log.metrics()["queued"], log.metrics()["dropped"]) == (4, 1)
+    log.flush()
+    assert not log.is_half_full()
+    log.write(asked(1_000))
+    log.flush()
+    assert (log.metrics()["written"], log.metrics()["dropped"]) == (5, 1)
+    (gap,) = gaps(tmp_path / "log" / "faces")
+    assert (gap.first, gap.last) == (4, 4)
+    lengths = [len(dict(row["request"])["face"]) - 2 for row in rows_of(tmp_path / "log", "faces")]
+    assert sorted(lengths) == [2, 2, 400, 600, 1_000]  # null is 4 characters
+
+
 def test_directory_that_cannot_be_made_costs_no_answer(houses: Scorer, clock: Clock, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("no directory")
     log = PredictionLog(tmp_path / "file" / "log", clock, flush_seconds=NEVER)
@@ -569,7 +598,9 @@ def test_policy_that_makes_no_sense_is_refused(policy: str, key: bytes | None, m
         PiiPolicy(policy, key)
 
 
-@pytest.mark.parametrize("settings", [{"flush_seconds": 0}, {"sample_share": 1.5}, {"max_queue": 0}])
+@pytest.mark.parametrize(
+    "settings", [{"flush_seconds": 0}, {"sample_share": 1.5}, {"max_queue": 0}, {"max_queue_bytes": 0}]
+)
 def test_setting_out_of_its_bounds_is_refused(settings: dict[str, Any], clock: Clock, tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match="sample_share"):
         PredictionLog(tmp_path, clock, **settings)
