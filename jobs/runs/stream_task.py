@@ -229,7 +229,9 @@ class _Reader:
                 for row in bad
             ),
         ]
-        ids = _ids(rows, task.key, task.source_root, files, ordinals)
+        # A file may be split among tasks: without places in it, a row is named by its batch, task and number there.
+        named = files if ORDINAL in raw.schema.names else pa.array([self._place] * raw.num_rows, pa.string())
+        ids = _ids(rows, task.key, task.source_root, named, ordinals)
         return _Read(rows, originals, errors, ids, files, ordinals, latest)
 
     def _places(self, raw: pa.RecordBatch) -> tuple[pa.Array, pa.Array]:

@@ -122,6 +122,7 @@ def test_line_that_is_no_row_is_quarantined_with_its_text(spark, dirty, tmp_path
     ]
     assert json.loads(rows[1]["row"]) == {"value": "no json"}
     assert rows[1]["source_file"].endswith("/in/a.json")
+    assert rows[1]["row_id"] == f"{summary.query_id}/0/0#1"
     assert dirty.rows(SCORED).column("row_id").to_pylist() == ["1"]
 
 
