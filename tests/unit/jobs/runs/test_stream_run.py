@@ -132,8 +132,11 @@ def test_line_of_csv_with_too_many_cells_is_quarantined(spark, dirty, tmp_path):
         file.write("7,2020-01-05T00:00:00Z,50.5,2,town-1,and,more\n")
         file.write("8,2020-01-05T00:00:00Z,large,2,town-1\n")
     run_stream(spark, dirty, *source_settings(dirty, "csv", tmp_path / "in"))
-    rows = {row["row_id"]: (row["code"], row["field"]) for row in dirty.rows(QUARANTINE).to_pylist()}
-    assert rows == {"7": ("UNREADABLE_ROW", ""), "8": ("WRONG_TYPE", "area_m2")}
+    rows = {row["row_id"]: row for row in dirty.rows(QUARANTINE).to_pylist()}
+    reasons = {name: (row["code"], row["field"]) for name, row in rows.items()}
+    assert reasons == {"7": ("UNREADABLE_ROW", ""), "8": ("WRONG_TYPE", "area_m2")}
+    whole = json.loads(rows["7"]["row"])["_corrupt_record"]
+    assert whole == "7,2020-01-05T00:00:00Z,50.5,2,town-1,and,more"
 
 
 RATE = [
