@@ -199,6 +199,10 @@ def test_version_is_pinned_by_the_checkpoint_and_not_by_the_alias(spark, dirty):
         ("stream.watermark=1 day", r"stream\.watermark: the run has None, now it is '1 day'"),
         ("stream.format=parquet", r"stream\.format: the run has 'delta', now it is 'parquet'"),
         ("model.allow_tolerance=true", r"model\.allow_tolerance"),
+        (
+            "stream.options.skipChangeCommits=true",
+            r"stream\.options: .* now it is {'skipChangeCommits': 'true'}",
+        ),
     ],
 )
 def test_changed_configuration_is_refused_on_a_checkpoint_and_names_both(dirty, override, expected):
@@ -207,7 +211,7 @@ def test_changed_configuration_is_refused_on_a_checkpoint_and_names_both(dirty, 
     model, _ = pinned_model(conf)
     state.path.mkdir(parents=True)
     begun = begun_query(state, conf, model, datetime.now(UTC))
-    assert begun_query(state, conf, model, datetime.now(UTC)) == begun
+    assert begun_query(state, dirty.conf(ONE_BATCH_EACH), model, datetime.now(UTC)) == begun
     with pytest.raises(RunConflictError, match=expected) as refused:
         begun_query(state, dirty.conf(override), model, datetime.now(UTC))
     assert begun.query_id in str(refused.value)
