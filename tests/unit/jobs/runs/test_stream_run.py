@@ -80,12 +80,6 @@ def test_source_gives_the_bits_of_the_batch_job_and_a_restart_goes_on(spark, dir
     assert told["rows_per_second"] > 0
 
 
-def test_quarantined_original_and_its_place_are_those_of_the_batch_job(spark, dirty, clean):
-    run_stream(spark, dirty)
-    ours, theirs = content(dirty, QUARANTINE), content(clean, QUARANTINE)
-    assert ours == theirs
-
-
 def test_rows_without_a_key_are_known_by_file_and_place_as_in_the_batch_job(spark, dirty, tmp_path):
     from jobs.runs.batch import score_table
 
@@ -327,6 +321,7 @@ def test_process_without_a_stop_reads_what_comes_while_it_runs(spark, dirty):
     assert (ended[0].state, ended[0].rows) == ("stopped", 2_200)
 
 
+@pytest.mark.slow
 def test_commit_that_takes_rows_out_of_the_source_is_refused(spark, dirty):
     run_stream(spark, dirty)
     DeltaTable(dirty.table("houses")).delete("house_id < 10")
