@@ -23,11 +23,11 @@ from jobs.runs.stream_source import FILE_FORMATS, source_place
 from jobs.runs.stream_state import QueryManifest, StreamState
 from jobs.runs.tracking import connect_from
 from jobs.tables.delta_stream import DeltaFiles
-from jobs.tables.files import list_files
+from jobs.tables.files import child_uri, filesystem_of, list_files, normal_uri
 from udfs.platform import describe_platform
 from udfs.registry import asking
 
-__all__ = ["StreamProgress", "files_behind", "log_stream_run"]
+__all__ = ["FilesBehind", "StreamProgress", "log_stream_run"]
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -50,7 +50,8 @@ class StreamProgress:
         clock: Callable[[], datetime],
         source: Callable[[], Mapping[str, Any]] = dict,
     ) -> None:
-        self._conf, self._state, self._query, self._model = conf, state, query, model
+        self._state, self._model = state, model
+        self._behind = FilesBehind(conf, state)
         self._clock, self.source = clock, source
         self._last: dict[str, Any] = {"query_id": query.query_id, "state": "running", "batch": None}
         self.rows = self.quarantined = self.batches = 0
@@ -64,7 +65,6 @@ class StreamProgress:
             self.quarantined += record.rows.ids_quarantined.count
             self.batches += 1
         latest = None if record.latest_us is None else _EPOCH + timedelta(microseconds=record.latest_us)
-        behind = files_behind(self._conf, self._state, record.batch)
         self._last = {
             **self._last,
             "batch": record.batch,
@@ -82,7 +82,7 @@ class StreamProgress:
             "watermark": _time(record.watermark_us),
             "latest_event_time": _time(record.latest_us),
             "lag_seconds": None if latest is None else round((now - latest).total_seconds(), 3),
-            "files_behind": behind,
+            "files_behind": self._behind.after(record.batch),
             "source": dict(self.source()),
             "totals": dict(record.totals.__dict__),
         }
@@ -100,20 +100,31 @@ class StreamProgress:
         return self._last
 
 
-def files_behind(conf: Conf, state: StreamState, batch: int) -> int | None:
-    """Return how many files of the source come after a batch; None for a source without files, and where it cannot be told."""
-    place = source_place(conf)
-    try:
-        if place is not None and conf.stream.format == "delta":
-            lines = (state.spark / "offsets" / str(batch)).read_text().splitlines()
-            skip = conf.stream.options.get("skipChangeCommits") == "true"
-            files = DeltaFiles(place, skip_changes=skip)
-            return len(files.advance(json.loads(lines[2]), files.newest(), None)[1])
-        if place is not None and conf.stream.format in FILE_FORMATS:
-            return max(len(_listed(place)) - len(_read(state.spark)), 0)
-    except (OSError, ValueError, LookupError, OnescoreError):
+class FilesBehind:
+    """Counts the files of a source that are not read yet.
+
+    Args:
+        conf, state: the query's.
+    """
+
+    def __init__(self, conf: Conf, state: StreamState) -> None:
+        self._state, self._format, self._place = state, conf.stream.format, source_place(conf)
+        options = {name.lower(): str(value).lower() for name, value in conf.stream.options.items()}
+        skips = options.get("skipchangecommits") == "true"
+        is_delta = self._format == "delta" and self._place is not None
+        self._delta = DeltaFiles(self._place or "", skip_changes=skips) if is_delta else None
+
+    def after(self, batch: int) -> int | None:
+        """Return how many files come after a batch; None for a source without files, and where it cannot be told."""
+        try:
+            if self._delta is not None:
+                lines = (self._state.spark / "offsets" / str(batch)).read_text().splitlines()
+                return len(self._delta.advance(json.loads(lines[2]), self._delta.newest(), None)[1])
+            if self._place is not None and self._format in FILE_FORMATS:
+                return len(_listed(self._place) - _read(self._state.spark))
+        except (OSError, ValueError, LookupError, OnescoreError):
+            return None
         return None
-    return None
 
 
 def log_stream_run(
@@ -169,15 +180,17 @@ def _time(microseconds: int | None) -> str | None:
     return None if microseconds is None else (_EPOCH + timedelta(microseconds=microseconds)).isoformat()
 
 
-def _listed(place: str) -> list[str]:
+def _listed(place: str) -> set[str]:
     """Return the files that Spark's file source would read."""
-    files = (info.path[len(place.rstrip("/")) + 1 :] for info in list_files(place))
-    return [path for path in files if not any(part.startswith(("_", ".")) for part in path.split("/"))]
+    _, root = filesystem_of(place)
+    files = (info.path[len(root.rstrip("/")) + 1 :] for info in list_files(place))
+    seen = [path for path in files if not any(part.startswith(("_", ".")) for part in path.split("/"))]
+    return {child_uri(place, path) for path in seen}
 
 
 def _read(spark: Path) -> set[str]:
     """Return the files that Spark's file source has noted as read or about to be, of its log in the checkpoint."""
     found: set[str] = set()
     for path in (spark / "sources" / "0").glob("[0-9]*"):
-        found |= {json.loads(line)["path"] for line in path.read_text().splitlines()[1:] if line}
+        found |= {normal_uri(json.loads(line)["path"]) for line in path.read_text().splitlines()[1:] if line}
     return found

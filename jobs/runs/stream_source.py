@@ -43,6 +43,14 @@ __all__ = [
 FILE_FORMATS = ("parquet", "csv", "json", "text")
 _LINES = ("json", "text", "kafka")
 _WITHOUT_PLACE = ("rate", "rate-micro-batch", "kafka", "socket")
+_SIZES = {
+    "maxfilespertrigger",
+    "maxbytespertrigger",
+    "maxoffsetspertrigger",
+    "minoffsetspertrigger",
+    "maxtriggerdelay",
+}
+"""Options that say how much a batch takes, and nothing of which rows there are: a restart may have others."""
 _TYPES = {
     "float64": "double",
     "float32": "float",
@@ -88,7 +96,9 @@ def source_identity(conf: Conf) -> dict[str, Any]:
     return {
         "stream.format": settings.format,
         "stream.source": source_place(conf),
-        "stream.options": {name: str(value) for name, value in sorted(settings.options.items())},
+        "stream.options": {
+            name: str(value) for name, value in sorted(settings.options.items()) if name.lower() not in _SIZES
+        },
         "stream.columns": settings.columns,
         "stream.select": list(settings.select),
         "stream.event_time": settings.event_time,

@@ -43,7 +43,7 @@ Form = Literal["columns", "lines", "cells"]
 VALUE = "value"
 FILE, ORDINAL = "__onescore_file", "__onescore_ordinal"
 """Columns that say where a row was in the source; a source has both, the first alone, or neither."""
-REFUSED = "__onescore_refused"
+REFUSED = "_corrupt_record"
 """The text of a row that Spark's own reader could not take apart; null for the others."""
 RESULT = "result string"
 """What a task yields, as DDL."""
@@ -209,7 +209,7 @@ class _Reader:
         task = self._task
         files, ordinals = self._places(raw)
         refused = _column(raw, REFUSED)
-        originals = raw.select([n for n in raw.schema.names if n not in (FILE, ORDINAL, REFUSED)])
+        originals = raw.select([n for n in raw.schema.names if n not in (FILE, ORDINAL)])
         rows, errors = originals, list[RowError]()
         if self._declared is not None and task.form == "lines":
             rows, errors = lines_as_batch(raw.column(VALUE).to_pylist(), self._declared)
@@ -229,7 +229,9 @@ class _Reader:
                 for row in bad
             ),
         ]
-        ids = _ids(rows, task.key, task.source_root, files, ordinals)
+        # A file may be split among tasks: without places in it, a row is named by its batch, task and number there.
+        named = files if ORDINAL in raw.schema.names else pa.array([self._place] * raw.num_rows, pa.string())
+        ids = _ids(rows, task.key, task.source_root, named, ordinals)
         return _Read(rows, originals, errors, ids, files, ordinals, latest)
 
     def _places(self, raw: pa.RecordBatch) -> tuple[pa.Array, pa.Array]:

@@ -41,6 +41,7 @@ def test_killed_driver_is_continued_by_the_same_command(
     assert_streamed_like(dirty, clean)
 
 
+@pytest.mark.slow
 def test_sigterm_ends_the_job_after_the_batch_under_way_with_its_report(
     dirty: Workspace, clean: Workspace, spark: Any, process_env: dict[str, str]
 ) -> None:
