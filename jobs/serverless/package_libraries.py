@@ -40,7 +40,6 @@ _NEVER_ENDINGS = (
 _NEVER_BELOW = (
     "numpy/_core/include/",
     "numpy/_core/lib/",
-    "numpy/f2py/",
     "numpy/random/lib/",
     "sklearn/datasets/data/",
     "sklearn/datasets/descr/",
