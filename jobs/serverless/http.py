@@ -15,7 +15,7 @@ from jobs.online.protocol import asks_for_features, read_body, refuse, require_j
 from jobs.serverless.deadline import Deadline
 from jobs.serverless.function import Function
 
-__all__ = ["HttpAnswer", "HttpRequest", "error_document", "is_retryable", "respond"]
+__all__ = ["HttpAnswer", "HttpRequest", "error_document", "is_retryable", "refusal", "respond"]
 
 _JSON = "application/json"
 _RETRY_AFTER = {"Retry-After": "1"}

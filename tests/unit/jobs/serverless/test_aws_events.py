@@ -143,6 +143,9 @@ def test_uploads_are_read_from_every_form_of_event() -> None:
     assert uploads_of(removed) == []
     assert uploads_of({"Service": "Amazon S3", "Event": "s3:TestEvent", "Bucket": "in"}) == []
     assert uploads_of({"inputs": []}) is None
+    for other in ({"Records": [{"EventSource": "aws:sns"}]}, {"source": "aws.events", "detail-type": "Tick"}):
+        with pytest.raises(ContractError, match="no kind that this function takes"):
+            uploads_of(other)
     assert not is_queue(direct)
 
 
