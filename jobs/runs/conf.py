@@ -38,13 +38,13 @@ from jobs.runs.settings import (
     ScoreSettings,
     Section,
     ServeSettings,
-    SkewSettings,
     SparkSettings,
     StorageSettings,
     StoreSettings,
     TrainSettings,
     setting,
 )
+from jobs.runs.skew_settings import SkewSettings
 
 __all__ = ["ENVIRONMENTS", "Conf", "key_table", "known_models", "load"]
 

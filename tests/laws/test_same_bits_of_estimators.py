@@ -5,7 +5,6 @@ Which strategy keeps them depends on the processor's BLAS; that one does, and th
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ import numpy as np
 import pytest
 from lightgbm import LGBMClassifier, LGBMRegressor
 from numpy.typing import NDArray
-from sklearn.base import clone
+from sklearn.base import clone, is_classifier
 from sklearn.calibration import CalibratedClassifierCV
 from sklearn.decomposition import PCA
 from sklearn.ensemble import (
@@ -23,6 +22,10 @@ from sklearn.ensemble import (
     HistGradientBoostingRegressor,
     RandomForestClassifier,
     RandomForestRegressor,
+    StackingClassifier,
+    StackingRegressor,
+    VotingClassifier,
+    VotingRegressor,
 )
 from sklearn.linear_model import LinearRegression, LogisticRegression, Ridge
 from sklearn.naive_bayes import GaussianNB
@@ -52,6 +55,16 @@ def network(kind: Any) -> Any:
     return scaled(kind(hidden_layer_sizes=(100,), max_iter=4, random_state=0))
 
 
+def classifiers() -> list[tuple[str, Any]]:
+    """Members of their own: to be fitted, certified and held at one thread."""
+    trees, boosted = HistGradientBoostingClassifier(max_iter=4), LGBMClassifier(n_estimators=4, verbosity=-1)
+    return [("linear", scaled(LogisticRegression())), ("trees", trees), ("boosted", boosted)]
+
+
+def regressors() -> list[tuple[str, Any]]:
+    return [("linear", LinearRegression()), ("boosted", XGBRegressor(n_estimators=4))]
+
+
 ESTIMATORS: dict[str, Any] = {
     "HistGradientBoostingClassifier": HistGradientBoostingClassifier(max_iter=8),
     "HistGradientBoostingRegressor": HistGradientBoostingRegressor(max_iter=8),
@@ -71,6 +84,10 @@ ESTIMATORS: dict[str, Any] = {
     "Pipeline of scaler, PCA and Ridge": scaled(PCA(5), Ridge()),
     "SVC": scaled(SVC(probability=True, random_state=0)),
     "SVR": scaled(SVR()),
+    "VotingClassifier": VotingClassifier(classifiers(), voting="soft"),
+    "VotingRegressor": VotingRegressor(regressors()),
+    "StackingClassifier": StackingClassifier(classifiers(), cv=2),
+    "StackingRegressor": StackingRegressor(regressors(), cv=2),
     "LGBMClassifier": LGBMClassifier(n_estimators=8, verbosity=-1, num_threads=2),
     "LGBMRegressor": LGBMRegressor(n_estimators=8, verbosity=-1),
     "XGBClassifier": XGBClassifier(n_estimators=8, nthread=2),
@@ -81,10 +98,11 @@ ESTIMATORS: dict[str, Any] = {
 MULTICLASS = {
     name: clone(estimator)
     for name, estimator in ESTIMATORS.items()
-    if hasattr(estimator, "predict_proba") and name != "SVC"
+    if is_classifier(estimator) and name != "SVC"
 }
 """Copies, for a test changes what it fits; SVC with probabilities is going from scikit-learn."""
 
+OF_OTHERS = ("VotingClassifier", "StackingClassifier")
 FLAT = ("HistGradientBoosting", "GradientBoosting", "RandomForest", "LGBM", "XGB")
 """What flat trees reproduce, with ten classes too; XGBoost's float32 needs the C library's expf."""
 
@@ -94,25 +112,25 @@ FLAT = ("HistGradientBoosting", "GradientBoosting", "RandomForest", "LGBM", "XGB
 @pytest.mark.parametrize("name", ESTIMATORS)
 def test_row_keeps_its_bits_alone_in_any_batch_and_order(name: str, tmp_path: Path) -> None:
     estimator = ESTIMATORS[name]
-    task = "classification" if hasattr(estimator, "predict_proba") else "regression"
+    task = "classification" if is_classifier(estimator) else "regression"
     output = OutputSpec(task, 0.5 if task == "classification" else None)
-    ask = estimator.predict if task == "regression" else lambda x: estimator.predict_proba(x)[:, 1]
-    check_estimator(estimator, task, output, ask, tmp_path)
+    check_estimator(estimator, task, output, tmp_path)
 
 
 @pytest.mark.filterwarnings("ignore:Stochastic Optimizer")
-@pytest.mark.parametrize("name", MULTICLASS)
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=pytest.mark.slow if name in OF_OTHERS else ()) for name in MULTICLASS],
+)
 def test_row_keeps_the_bits_of_each_of_ten_classes(name: str, tmp_path: Path) -> None:
     estimator = MULTICLASS[name]
     output = OutputSpec("classification", classes=tuple(map(str, range(10))))
-    scorer = check_estimator(estimator, "multiclass", output, estimator.predict_proba, tmp_path)
+    scorer = check_estimator(estimator, "multiclass", output, tmp_path)
     assert scorer.info["format_version"] == 3
     assert isinstance(scorer.evaluator, FlatTrees) == name.startswith(FLAT)
 
 
-def check_estimator(
-    estimator: Any, task: str, output: OutputSpec, ask: Callable[[Any], Any], directory: Path
-) -> Scorer:
+def check_estimator(estimator: Any, task: str, output: OutputSpec, directory: Path) -> Scorer:
     rows, outcome = real_rows(task)
     estimator.fit(rows[:300], outcome[:300])
 
@@ -146,7 +164,9 @@ def check_estimator(
     with threadpool_limits(1):  # quick on a busy machine, and it must not matter
         for index in parts:
             assert score(index).tolist() == whole[index].tolist(), index[:3]
-    np.testing.assert_allclose(whole.view(np.float64), ask(rows), rtol=1e-9, atol=1e-12)
+    said = estimator.predict(rows) if task == "regression" else estimator.predict_proba(rows)
+    said = said[:, 1] if task == "classification" else said
+    np.testing.assert_allclose(whole.view(np.float64), said, rtol=1e-9, atol=1e-12)
     return scorer
 
 
