@@ -201,6 +201,18 @@ def test_upload_is_tried_again_when_the_store_of_objects_is_down(function: Funct
     assert files(results) == {}
 
 
+def test_upload_of_a_row_that_may_be_answered_later_is_tried_again(
+    package: Path, results: Path, tmp_path: Path
+) -> None:
+    down = opened(package, ONESCORE_STORE_URL=f"sqlite:///{tmp_path}/nothing.db")
+    bare = json.dumps([{k: v for k, v in row.items() if "rate" not in k} for row in house_wire(2)])
+    uploads = uploads_of(s3_event("in", "x.json", "e", 5)) or []
+    with pytest.raises(ContractError, match="asked again") as failed:
+        answer_uploads(down, uploads, objects_of(results, lambda *_: bare.encode()), PLENTY)
+    assert failed.value.evidence["code"] == "STORE_UNAVAILABLE"
+    assert files(results) == {}
+
+
 def test_own_results_are_no_uploads(function: Function, results: Path) -> None:
     sink = open_sink(f"file://{results}")
     assert sink.is_own("file", "", str(results / "sqs" / "a.json").lstrip("/"))
