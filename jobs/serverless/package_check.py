@@ -70,7 +70,7 @@ def ask_package(directory: Path, bundle: Path) -> Checked:
     """
     golden = golden_of(read_golden(bundle))
     command = [sys.executable, "-I", "-S", "-B", "-c", _PROGRAM, str(directory)]
-    environment = {"ONESCORE_PREDICTION_LOG": "off"}
+    environment = {"ONESCORE_PREDICTION_LOG": "none"}
     try:
         done = subprocess.run(
             command,

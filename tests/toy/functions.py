@@ -50,7 +50,7 @@ def package_of(
     write_model(
         directory,
         bundle,
-        replace(FunctionSettings(log="off"), **settings),
+        replace(FunctionSettings(log="none"), **settings),
         version=version,
         digest=bundle_digest(bundle),
         views=read_golden(bundle).feature_set.views,
