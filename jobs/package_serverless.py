@@ -28,6 +28,7 @@ from jobs.serverless.package import (
     describe_package,
     write_context,
     write_model,
+    zip_runtime,
 )
 from jobs.serverless.package_check import ask_package
 from jobs.serverless.package_settings import function_settings
@@ -133,6 +134,7 @@ def _said(packaged: Packaged, n_zipped: int, digest: str) -> dict[str, Any]:
         "unzipped": f"{packaged.unzipped_bytes / 1e6:.1f} MB of {MOST_BYTES / 1e6:.0f} MB",
         "function.zip": f"{n_zipped / 1e6:.1f} MB, SHA-256 {digest}"
         + (" (upload it through S3: Lambda takes 50 MB directly)" if n_zipped > _DIRECT_BYTES else ""),
+        "zip runs on": zip_runtime(packaged.libraries),
         "libraries": [f"{name} {version}" for name, version in packaged.libraries.items()],
         "modules": f"{len(packaged.modules)} of this project",
     }
@@ -144,8 +146,9 @@ def _said(packaged: Packaged, n_zipped: int, digest: str) -> dict[str, Any]:
 
 
 _EPILOG = """\
-Lambda: create the function from function.zip with the handler jobs.serve_lambda.handler and the Python named in onescore.json.
-Google: build context/ with -f Dockerfile.functions. Both read ONESCORE_* variables; conf/README.md has the limits under serverless.
+Lambda: create the function from function.zip with the handler jobs.serve_lambda.handler and the Python named in onescore.json, or
+from an image built of context/. Google: build context/ with -f Dockerfile.functions. All read ONESCORE_* variables;
+conf/README.md has the limits under serverless.
 The libraries are those of this environment, so package on Linux with the Python and the processor that the function has.
 Exit codes: 0 packaged and its golden rows equal; 1 too large, or a bit differs; 2 usage or configuration."""
 

@@ -244,7 +244,7 @@ class Bench:
 
     def _package(self, directory: Path) -> Path:
         """Write what a function serves: the model with no store and no log, and the limits of the configuration."""
-        settings = dataclasses.replace(function_settings(self.conf), log="off", sink=None)
+        settings = dataclasses.replace(function_settings(self.conf), log="none", sink=None)
         version = None if self.version is None else self.version.version
         digest = self.golden.info["digest"]
         write_model(directory / "package", self.bundle, settings, version=version, digest=digest)

@@ -40,8 +40,8 @@ class ServerlessSettings(Section):
     reserve_ms: float = setting(
         "so much before its end an invocation refuses what it cannot finish", "ms", ge=0
     )
-    log: Literal["stdout", "off"] = setting(
-        "the prediction log: `stdout`, a line of JSON for each logged row; `off`, none"
+    log: Literal["stdout", "none"] = setting(
+        "the prediction log: `stdout`, a line of JSON for each logged row; `none`, no log"
     )
     log_sample_share: float = setting(
         "share of the rows that is logged, chosen by a hash of the row's id", "0 to 1", ge=0, le=1

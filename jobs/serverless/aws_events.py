@@ -78,7 +78,11 @@ def is_queue(event: Mapping[str, Any]) -> bool:
 
 
 def uploads_of(event: Mapping[str, Any]) -> list[Uploaded] | None:
-    """Return the objects that an event says were made; None if it is no event of S3. One of anything else than a new object has none."""
+    """Return the objects that an event says were made; None if it is no event of a service. One that says something else has none.
+
+    Raises:
+        ContractError: it is another service's event, which nobody would see fail if it were answered.
+    """
     if event.get("source") == "aws.s3" and isinstance(event.get("detail"), Mapping):
         detail = event["detail"]
         is_new = event.get("detail-type") == "Object Created"
@@ -86,8 +90,10 @@ def uploads_of(event: Mapping[str, Any]) -> list[Uploaded] | None:
     if event.get("Event") == "s3:TestEvent":
         return []
     records = event.get("Records")
-    if not isinstance(records, list) or not records or _source(records[0]) != "aws:s3":
+    if records is None and "detail-type" not in event:
         return None
+    if not isinstance(records, list) or not records or _source(records[0]) != "aws:s3":
+        refuse(400, "UNKNOWN_EVENT", "the event is of no kind that this function takes")
     return [
         _uploaded(record["s3"], record["s3"]["object"].get("versionId"), unquote_plus)
         for record in records

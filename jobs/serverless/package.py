@@ -1,7 +1,7 @@
 """The package of one model version: its files, the code and the libraries that score it, a store if it brings one, and how to start it.
 
     function.zip                   AWS Lambda, handler jobs.serve_lambda.handler
-    context/Dockerfile             the same as an image for Lambda
+    context/Dockerfile             the same as an image for Lambda, with a C library as new as the libraries need
     context/Dockerfile.functions   the same as an image for Google Cloud Run functions
     context/app/                   what both contain
 
@@ -26,12 +26,25 @@ from feature_pipelines.stores.sqlite_snapshot import write_snapshot
 from feature_pipelines.views import FeatureView
 from jobs.serverless.function import runtime_name
 from jobs.serverless.package_code import libraries_of_sources, needed_modules, sources_by_module
-from jobs.serverless.package_libraries import distributions_of, libraries_of_model, library_files
+from jobs.serverless.package_libraries import (
+    distributions_of,
+    libraries_of_model,
+    library_files,
+    needed_glibc,
+)
 from jobs.serverless.package_tree import compile_tree, tree_bytes
 from jobs.serverless.settings import FORMAT_VERSION, MANIFEST, MODEL, SNAPSHOT, FunctionSettings
 from udfs.sources import package_files
 
-__all__ = ["MOST_BYTES", "Packaged", "add_code", "describe_package", "write_context", "write_model"]
+__all__ = [
+    "MOST_BYTES",
+    "Packaged",
+    "add_code",
+    "describe_package",
+    "write_context",
+    "write_model",
+    "zip_runtime",
+]
 
 MOST_BYTES = 262_144_000
 """What Lambda unzips at most: 250 MB."""
@@ -46,19 +59,25 @@ from jobs.serve_function import score, uploaded
 __all__ = ["score", "uploaded"]
 '''
 _LAMBDA_IMAGE = """\
-FROM public.ecr.aws/lambda/python:{python}
-COPY app/ ${{LAMBDA_TASK_ROOT}}/
+FROM python:{python}-slim
+RUN pip install --no-cache-dir awslambdaric=={awslambdaric} boto3=={boto3}
+COPY app/ /var/task/
+WORKDIR /var/task
+ENTRYPOINT ["python", "-m", "awslambdaric"]
 CMD ["jobs.serve_lambda.handler"]
 """
 _GOOGLE_IMAGE = """\
 FROM python:{python}-slim
-RUN pip install --no-cache-dir functions-framework=={framework}
+RUN pip install --no-cache-dir functions-framework=={functions-framework}
 COPY app/ /app/
 WORKDIR /app
 ENV PORT=8080
 CMD ["functions-framework", "--source=main.py", "--target=score"]
 """
-_FRAMEWORK = "3.10.2"
+_CLIENTS = {"awslambdaric": "4.2.2", "boto3": "1.44.8", "functions-framework": "3.10.2"}
+_GLIBC_OF_LAMBDA = {(3, 11): (2, 26)}
+"""Lambda's own Python runtimes up to 3.11 are of Amazon Linux 2; later ones of Amazon Linux 2023."""
+_GLIBC_OF_LATER = (2, 34)
 
 
 @dataclass(frozen=True)
@@ -191,9 +210,31 @@ def describe_package(
 def write_context(directory: Path) -> None:
     """Write the Dockerfiles beside `app`."""
     python = f"{sys.version_info.major}.{sys.version_info.minor}"
+    versions = {name: _installed(name) or version for name, version in _CLIENTS.items()}
+    (directory / "Dockerfile").write_text(_LAMBDA_IMAGE.format(python=python, **versions))
+    (directory / "Dockerfile.functions").write_text(_GOOGLE_IMAGE.format(python=python, **versions))
+
+
+def zip_runtime(libraries: Mapping[str, str]) -> str:
+    """Return in words where the zip runs: Lambda's runtime of this Python, if its C library is not older than the libraries need.
+
+    Args:
+        libraries: name and version of each that is shipped.
+    """
+    version = sys.version_info[:2]
+    has = _GLIBC_OF_LAMBDA.get(version, _GLIBC_OF_LATER)
+    needs = needed_glibc(metadata.distribution(name) for name in libraries)
+    name = f"Lambda's python{version[0]}.{version[1]}"
+    if needs <= has:
+        return name
+    return (
+        f"not on {name}, which has glibc {has[0]}.{has[1]}, and the libraries need {needs[0]}.{needs[1]}: deploy the container, or "
+        "package under Python 3.12 or later"
+    )
+
+
+def _installed(name: str) -> str | None:
     try:
-        framework = metadata.version("functions-framework")
+        return metadata.version(name)
     except metadata.PackageNotFoundError:
-        framework = _FRAMEWORK
-    (directory / "Dockerfile").write_text(_LAMBDA_IMAGE.format(python=python))
-    (directory / "Dockerfile.functions").write_text(_GOOGLE_IMAGE.format(python=python, framework=framework))
+        return None

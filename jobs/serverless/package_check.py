@@ -34,7 +34,7 @@ seconds = time.perf_counter() - began
 found = handler({"inputs": rows, "params": {"features": True}}, Context())
 tops = sorted({name.partition(".")[0] for name, module in sys.modules.items() if getattr(module, "__file__", None)})
 outside = sorted(
-    top for top in tops if top not in sys.stdlib_module_names and top != "__main__"
+    top for top in tops if top not in sys.stdlib_module_names and not top.startswith(("__main__", "_sysconfigdata"))
     and not str(getattr(sys.modules.get(top), "__file__", sys.argv[1]) or sys.argv[1]).startswith(sys.argv[1])
 )
 print(json.dumps({"found": found, "seconds": seconds, "outside": outside, "modules": tops}))
@@ -70,7 +70,7 @@ def ask_package(directory: Path, bundle: Path) -> Checked:
     """
     golden = golden_of(read_golden(bundle))
     command = [sys.executable, "-I", "-S", "-B", "-c", _PROGRAM, str(directory)]
-    environment = {"ONESCORE_PREDICTION_LOG": "off"}
+    environment = {"ONESCORE_PREDICTION_LOG": "none"}
     try:
         done = subprocess.run(
             command,

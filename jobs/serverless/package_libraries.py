@@ -7,7 +7,7 @@ those of this platform. This module knows nothing of models' content.
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from importlib import metadata
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -16,7 +16,7 @@ from packaging.requirements import Requirement
 
 from feature_pipelines.errors import ConfigurationError
 
-__all__ = ["distributions_of", "libraries_of_model", "library_files"]
+__all__ = ["distributions_of", "libraries_of_model", "library_files", "needed_glibc"]
 
 _ESTIMATORS = ("sklearn", "skops")
 _NEVER_DIRECTORIES = {"tests", "test", "__pycache__", "_examples", "_pyinstaller"}
@@ -40,12 +40,17 @@ _NEVER_ENDINGS = (
 _NEVER_BELOW = (
     "numpy/_core/include/",
     "numpy/_core/lib/",
-    "numpy/f2py/",
     "numpy/random/lib/",
     "sklearn/datasets/data/",
     "sklearn/datasets/descr/",
     "sklearn/datasets/images/",
 )
+_GLIBC = re.compile(r"manylinux_([0-9]+)_([0-9]+)_")
+_OLDER_NAMES = {
+    "manylinux1_": "manylinux_2_5_",
+    "manylinux2010_": "manylinux_2_12_",
+    "manylinux2014_": "manylinux_2_17_",
+}
 _KEPT_FACTS = re.compile(r"(METADATA|(licenses/|LICEN[CS]E|COPYING|NOTICE|AUTHORS).*)", re.IGNORECASE)
 
 
@@ -106,6 +111,19 @@ def library_files(distribution: metadata.Distribution) -> Iterator[tuple[str, Pa
         path = PurePosixPath(str(file))
         if ".." not in path.parts and _is_shipped(path):
             yield str(path), Path(str(distribution.locate_file(file)))
+
+
+def needed_glibc(distributions: Iterable[metadata.Distribution]) -> tuple[int, int]:
+    """Return the oldest C library on which all of them load, as their wheels say; (2, 0) where none is compiled."""
+    return max((_glibc_of(one.read_text("WHEEL") or "") for one in distributions), default=(2, 0))
+
+
+def _glibc_of(wheel: str) -> tuple[int, int]:
+    """Return the oldest of the C libraries that a wheel is tagged for; its older names stand for one each."""
+    text = wheel
+    for name, tag in _OLDER_NAMES.items():
+        text = text.replace(name, tag)
+    return min(((int(a), int(b)) for a, b in _GLIBC.findall(text)), default=(2, 0))
 
 
 def _is_shipped(path: PurePosixPath) -> bool:

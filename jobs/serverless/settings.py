@@ -5,7 +5,7 @@
     ONESCORE_STORE_TIMEOUT_MS               deadline of one read, milliseconds
     ONESCORE_STORE_PASSWORD                 of a Redis store
     ONESCORE_SINK                           where results of queues and uploads go: s3://bucket/prefix, gs://bucket/prefix, file:///dir
-    ONESCORE_PREDICTION_LOG                 stdout: a line of JSON for each logged row; off: none
+    ONESCORE_PREDICTION_LOG                 stdout: a line of JSON for each logged row; none
     ONESCORE_PREDICTION_LOG_SAMPLE_SHARE    which share of the rows is logged, 0 to 1
     ONESCORE_PREDICTION_LOG_PII, _PII_KEY   what becomes of fields tagged "pii": drop, hash or keep; the key for hash
 
@@ -77,9 +77,9 @@ class FunctionSettings:
         values = {**asdict(self), **{name: value for name, value in given.items() if value not in (None, "")}}
         values["store_timeout_ms"] = int(values["store_timeout_ms"])
         found = FunctionSettings(**values)
-        if found.log not in ("stdout", "off") or not 0 <= found.log_sample_share <= 1:
+        if found.log not in ("stdout", "none") or not 0 <= found.log_sample_share <= 1:
             raise ConfigurationError(
-                f"{_LOG} must be stdout or off and {_LOG}_SAMPLE_SHARE 0 to 1, got {found.log!r} and {found.log_sample_share}"
+                f"{_LOG} must be stdout or none and {_LOG}_SAMPLE_SHARE 0 to 1, got {found.log!r} and {found.log_sample_share}"
             )
         return found
 

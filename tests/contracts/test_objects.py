@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from feature_pipelines.errors import ContractError
+from jobs.serverless import objects_gcs
 from jobs.serverless.objects import Gone, Sink
 from jobs.serverless.objects import open_sink as opened_sink
 from tests.toy.functions import Cloud, FakeGcs, cloud, fake_gcs
@@ -120,6 +121,21 @@ def test_cloud_storage_fetches_the_generation_that_the_event_named(
         for one in (first, second)
     ]
     assert found == [b"1", b"2"]
+
+
+def test_cloud_storage_is_asked_with_the_token_of_the_platform_which_is_asked_for_once(
+    gcs: FakeGcs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("STORAGE_EMULATOR_HOST", raising=False)
+    monkeypatch.setattr(objects_gcs, "_API", gcs.url)
+    monkeypatch.setattr(objects_gcs, "_TOKEN_URL", f"{gcs.url}/token")
+    sink = open_sink("gs://results")
+    assert [sink.has("a"), sink.has("b")] == [False, False]
+    assert [(route.rpartition("/")[2], token) for route, token in gcs.asked] == [
+        ("token", None),
+        ("a", "Bearer secret"),
+        ("b", "Bearer secret"),
+    ]
 
 
 @pytest.mark.parametrize("kind", ["s3", "gs", "file"])

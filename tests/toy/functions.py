@@ -50,7 +50,7 @@ def package_of(
     write_model(
         directory,
         bundle,
-        replace(FunctionSettings(log="off"), **settings),
+        replace(FunctionSettings(log="none"), **settings),
         version=version,
         digest=bundle_digest(bundle),
         views=read_golden(bundle).feature_set.views,
@@ -150,6 +150,7 @@ class FakeGcs(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), _GcsHandler)
         self.objects: dict[tuple[str, str], dict[str, bytes]] = {}
         self.is_down = False
+        self.asked: list[tuple[str, str | None]] = []
         self._generation = 100
 
     @property
@@ -170,6 +171,11 @@ class _GcsHandler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         parts = urlsplit(self.path)
+        self.server.asked.append((parts.path, self.headers["Authorization"]))
+        if parts.path == "/token":
+            is_asked = self.headers["Metadata-Flavor"] == "Google"
+            self._say(200 if is_asked else 403, b'{"access_token": "secret", "expires_in": 3599}')
+            return
         _, _, _, _, bucket, _, name = parts.path.split("/")
         query = parse_qs(parts.query)
         versions = self.server.objects.get((unquote(bucket), unquote(name)), {})

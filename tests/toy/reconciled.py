@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 
 from jobs.proof.skew import SkewReport
 from tests.toy.workspace import Workspace
-from udfs.prediction_rows import SCHEMA
+from udfs.prediction_schema import SCHEMA
 
 __all__ = ["alter", "comparable", "log_of", "logged_files", "newest_report"]
 

@@ -143,6 +143,9 @@ def test_uploads_are_read_from_every_form_of_event() -> None:
     assert uploads_of(removed) == []
     assert uploads_of({"Service": "Amazon S3", "Event": "s3:TestEvent", "Bucket": "in"}) == []
     assert uploads_of({"inputs": []}) is None
+    for other in ({"Records": [{"EventSource": "aws:sns"}]}, {"source": "aws.events", "detail-type": "Tick"}):
+        with pytest.raises(ContractError, match="no kind that this function takes"):
+            uploads_of(other)
     assert not is_queue(direct)
 
 
@@ -195,6 +198,18 @@ def test_upload_is_tried_again_when_the_store_of_objects_is_down(function: Funct
     uploads = uploads_of(s3_event("in", "x.json", "e", 5)) or []
     with pytest.raises(ContractError, match="no answer"):
         answer_uploads(function, uploads, objects_of(results, down), PLENTY)
+    assert files(results) == {}
+
+
+def test_upload_of_a_row_that_may_be_answered_later_is_tried_again(
+    package: Path, results: Path, tmp_path: Path
+) -> None:
+    down = opened(package, ONESCORE_STORE_URL=f"sqlite:///{tmp_path}/nothing.db")
+    bare = json.dumps([{k: v for k, v in row.items() if "rate" not in k} for row in house_wire(2)])
+    uploads = uploads_of(s3_event("in", "x.json", "e", 5)) or []
+    with pytest.raises(ContractError, match="asked again") as failed:
+        answer_uploads(down, uploads, objects_of(results, lambda *_: bare.encode()), PLENTY)
+    assert failed.value.evidence["code"] == "STORE_UNAVAILABLE"
     assert files(results) == {}
 
 

@@ -7,7 +7,13 @@ from importlib import metadata
 import pytest
 
 from feature_pipelines.errors import ConfigurationError
-from jobs.serverless.package_libraries import distributions_of, libraries_of_model, library_files
+from jobs.serverless.package_libraries import (
+    _glibc_of,
+    distributions_of,
+    libraries_of_model,
+    library_files,
+    needed_glibc,
+)
 
 
 def names(*libraries: str) -> list[str]:
@@ -46,6 +52,15 @@ def test_tests_headers_and_stubs_are_left_out_and_licences_kept() -> None:
     assert any(name.endswith("/METADATA") for name in facts)
     assert any("licen" in name.lower() for name in facts)
     assert not any(name.endswith(("RECORD", "INSTALLER", "direct_url.json")) for name in facts)
+
+
+def test_oldest_c_library_is_the_one_that_every_wheel_takes() -> None:
+    assert _glibc_of("Tag: cp311-cp311-manylinux2014_x86_64\nTag: cp311-cp311-manylinux_2_28_x86_64\n") == (
+        2,
+        17,
+    )
+    assert _glibc_of("Tag: py3-none-any\n") == (2, 0)
+    assert needed_glibc(distributions_of(["numpy", "redis"])) >= (2, 17)
 
 
 def test_distribution_that_does_not_say_its_files_is_refused() -> None:

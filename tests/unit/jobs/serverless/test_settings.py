@@ -57,7 +57,7 @@ def test_environment_wins(tmp_path: Path) -> None:
     ("name", "value", "said"),
     [
         ("ONESCORE_STORE_TIMEOUT_MS", "soon", "ONESCORE_STORE_TIMEOUT_MS='soon' is not a number"),
-        ("ONESCORE_PREDICTION_LOG", "/var/log", "must be stdout or off"),
+        ("ONESCORE_PREDICTION_LOG", "/var/log", "must be stdout or none"),
         ("ONESCORE_PREDICTION_LOG_SAMPLE_SHARE", "2", "0 to 1, got 'stdout' and 2.0"),
     ],
 )
