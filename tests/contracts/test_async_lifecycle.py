@@ -129,6 +129,7 @@ def test_a_frozen_worker_is_taken_for_dead_and_does_no_harm_when_it_comes_back(p
     assert gateway.finished(gateway.submit(doses(1.0)))["state"] == "succeeded"
 
 
+@pytest.mark.slow
 def test_a_process_that_hangs_is_ended_as_if_it_had_crashed(place, gateway, worker):
     hanging = gateway.submit(doses(1.0, HANGING))
     found = gateway.finished(hanging)
