@@ -200,11 +200,12 @@ def _add_lists(router: APIRouter, gateway: Gateway) -> None:
         """Say how far a submission is, with a page of its answers once it has succeeded."""
         found = await gateway.mine(request, id)
         most = min(limit, gateway.page_rows)
-        return Response(
-            await run_in_threadpool(page_of, gateway.ledger, gateway.outbox, found, offset, most),
-            200,
-            media_type=_JSON,
-        )
+
+        def page() -> bytes:
+            told = None if found.notify is None else gateway.outbox.of(found.id)
+            return page_of(gateway.ledger, found, offset, most, told)
+
+        return Response(await run_in_threadpool(page), 200, media_type=_JSON)
 
     @router.delete(
         "/submissions/{id}",

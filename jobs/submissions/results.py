@@ -6,7 +6,7 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import orjson
@@ -14,7 +14,6 @@ import orjson
 from feature_pipelines.columns import DType
 from feature_pipelines.wire import encode
 from jobs.submissions.ledger import Ledger, Submission
-from jobs.submissions.outbox import Outbox
 
 __all__ = ["csv_lines", "described", "json_lines", "page_of"]
 
@@ -41,11 +40,24 @@ def described(submission: Submission) -> dict[str, Any]:
     return said
 
 
-def page_of(ledger: Ledger, outbox: Outbox, submission: Submission, offset: int, limit: int) -> bytes:
-    """Return a submission with a page of its answers, as JSON; there are none before it has succeeded."""
+def page_of(
+    ledger: Ledger,
+    submission: Submission,
+    offset: int,
+    limit: int,
+    notifications: Sequence[Mapping[str, Any]] | None = None,
+) -> bytes:
+    """Return a submission with a page of its answers, as JSON; there are none before it has succeeded.
+
+    Args:
+        ledger: has the answers.
+        submission: whose.
+        offset, limit: of the page, rows.
+        notifications: what became of them (see `outbox.Outbox.of`); None = nobody asked to be told.
+    """
     said = described(submission)
-    if submission.notify is not None:
-        said["notifications"] = outbox.of(submission.id)
+    if notifications is not None:
+        said["notifications"] = notifications
     lines: list[bytes] = []
     if submission.state == "succeeded":
         for chunk in ledger.chunks(submission.id, offset, limit):

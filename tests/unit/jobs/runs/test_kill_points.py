@@ -83,5 +83,5 @@ def test_every_place_is_in_the_code_once(root):
     sources = [path.read_text() for path in sorted((root / "jobs" / "runs").glob("score_*.py"))]
     named = re.findall(r'"((?:plan|task|chunk|run)\.\w+)"', "\n".join(sources))
     assert sorted(named) == sorted(KILL_POINTS)
-    staging = (root / "jobs" / "runs" / "staging.py").read_text()
-    assert sorted(re.findall(r'"(stage\.\w+)"', staging)) == sorted(STAGING_POINTS)
+    staging = [(root / "jobs" / "runs" / name).read_text() for name in ("staging.py", "shuffled_view.py")]
+    assert sorted(re.findall(r'"(stage\.\w+)"', "\n".join(staging))) == sorted(STAGING_POINTS)
