@@ -21,6 +21,7 @@ from feature_pipelines.columns import (
     Strings,
     Timestamp,
     decimal,
+    values_and_valid,
 )
 from feature_pipelines.errors import DefinitionError
 from feature_pipelines.schema import (
@@ -265,3 +266,44 @@ def test_to_wire_writes_null_where_there_is_no_value() -> None:
         str(2**60),
         None,
     ]
+
+
+@pytest.mark.parametrize(
+    ("declared", "values"),
+    [
+        (Field("n", Int64), [1, -(2**63), 2**63 - 1]),
+        (Field("n", Int64), [1, 2**63]),
+        (Field("n", Int64), [1, True]),
+        (Field("n", Int64), [1, "2", 3]),
+        (Field("n", Int32, minimum=0, maximum=10), [0, 10]),
+        (Field("n", Int32, minimum=0, maximum=10), [-1, 5, 11]),
+        (Field("n", Nullable[Int64]), [1, None]),
+        (Field("t", Timestamp), [0, 1]),
+        (Field("x", Float64), [1, 2**53 + 1]),
+        (Field("x", Float64), ["NaN"]),
+        (Field("b", Bool), [1, 0]),
+        (Field("s", String), ["a", "", "a", "b"]),
+        (Field("s", String), ["a", "\ud800", "\udc00"]),
+        (Field("s", String), ["a", 1]),
+        (Field("s", Nullable[String]), ["a", "b"]),
+        (Field("d", Binary), ["YQ==", "!"]),
+        (Field("n", Int64), []),
+    ],
+)
+def test_column_judged_as_a_whole_is_that_of_its_values_one_by_one(
+    declared: Field, values: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found, errors = build_column(declared, values)
+    monkeypatch.setattr("feature_pipelines.schema._built_whole", lambda *_: None)
+    expected, broken = build_column(declared, values)
+    assert errors == broken
+    (held, valid), (each, flags) = values_and_valid(found), values_and_valid(expected)
+    assert type(held) is type(each)
+    assert repr(held.tolist()) == repr(each.tolist())
+    for one, other in ((held, each), (valid, flags)):
+        if isinstance(one, np.ndarray):
+            assert isinstance(other, np.ndarray)
+            assert one.dtype == other.dtype
+            assert not one.flags.writeable
+            assert one.tolist() == other.tolist() or declared.dtype.is_float
+    assert (valid is None) == (flags is None)
