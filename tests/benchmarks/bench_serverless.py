@@ -26,8 +26,6 @@ from typing import Any
 
 from jobs.proof.path_functions import gateway_event
 from tests.benchmarks.publish import add_publish_arguments, entry, publish, table
-from tests.toy.house_bundle import house_wire
-from tests.toy.workspace import Workspace
 
 ROOT = Path(__file__).resolve().parents[2]
 AIMS = {"flat trees": 15.0, "scikit-learn": 3.0, "warm": 0.5}
@@ -88,6 +86,9 @@ def main() -> int:
 
 def measure_all(scratch: Path, rounds: int, calls: int) -> list[dict[str, Any]]:
     """Return the records {name, ours, peer, ratio, unit, rows}."""
+    from tests.toy.house_bundle import house_wire
+    from tests.toy.workspace import Workspace
+
     workspace = Workspace.create(scratch / "home")
     workspace.train("train.params.max_iter=100")
     workspace.train(
