@@ -25,15 +25,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from jobs.proof.path_functions import gateway_event
 from tests.benchmarks.bench_serverless import package
 from tests.benchmarks.publish import add_publish_arguments, entry, publish
-from tests.toy.house_bundle import house_wire
-from tests.toy.serving import serving, write_store
-from tests.toy.workspace import Workspace, house_rows
-from udfs.registry import fetch, resolve
+
+if TYPE_CHECKING:
+    from tests.toy.workspace import Workspace
 
 ROOT = Path(__file__).resolve().parents[2]
 _MILLION = 1_000_000
@@ -103,6 +102,8 @@ class Setting:
     @cached_property
     def workspace(self) -> Workspace:
         """The tables and the registered model."""
+        from tests.toy.workspace import Workspace
+
         found = Workspace.create(self.scratch / "home")
         found.train("train.params.max_iter=100")
         return found
@@ -116,6 +117,8 @@ class Setting:
 
 def batch(setting: Setting) -> list[Measured]:
     """The batch job over a table, as a process; its latency is that of the whole job."""
+    from tests.toy.workspace import house_rows
+
     setting.workspace.write("many_houses", house_rows(setting.rows), rows_per_file=250_000)
     command = [
         sys.executable,
@@ -139,6 +142,10 @@ def batch(setting: Setting) -> list[Measured]:
 
 def realtime(setting: Setting) -> list[Measured]:
     """The lean server, one worker, one row a request, over keep-alive connections."""
+    from tests.toy.house_bundle import house_wire
+    from tests.toy.serving import serving, write_store
+    from udfs.registry import fetch, resolve
+
     version = resolve("models:/houses@champion", setting.workspace.connect())
     bundle = fetch(version, setting.scratch / "cache")
     directory = setting.scratch / "realtime"
@@ -155,6 +162,8 @@ def realtime(setting: Setting) -> list[Measured]:
 
 def serverless(setting: Setting) -> list[Measured]:
     """The packaged Lambda handler, warm, by events of API Gateway v2 with one row and with a hundred."""
+    from tests.toy.house_bundle import house_wire
+
     app = package(setting.scratch / "function", 1, setting.environment)
     found = []
     for n in (1, 100):
