@@ -149,8 +149,9 @@ def test_reconciliation_on_a_cluster_finds_what_the_local_one_does(
 ) -> None:
     command = cluster.submit(asked, *asked_flags(asked, *more), job="reconcile_scores")
     answer = run(command, cluster.env_of(asked), cluster.directory)
-    assert answer.returncode == 1, answer.stderr[-3000:]
-    assert ("by shuffle" in answer.stderr) == bool(more)
+    said = answer.stdout + answer.stderr  # spark-submit puts what a job says to stderr on its stdout
+    assert answer.returncode == 1, said[-3000:]
+    assert ("rows by shuffle" in said) == bool(more), said[-3000:]
     assert found_in(asked) == reconciled
     executors = [path for i in (1, 2) for path in (cluster.directory / f"work-{i}").glob("app-*/*/stderr")]
     assert any("onescore-code-" in path.read_text() for path in executors)

@@ -124,7 +124,7 @@ def test_reconciliation_through_connect_finds_what_the_local_one_does(
         command = [sys.executable, "-m", "jobs.reconcile_scores", *flags]
         answer = finished(command, env={**process_env, **asked.env()}, cwd=tmp_path, seconds=480)
         assert answer.returncode == 1, answer.stderr[-3000:]
-        assert ("by shuffle" in answer.stderr) == bool(more)
+        assert ("rows by shuffle" in answer.stderr) == bool(more), answer.stderr[-3000:]
         assert found_in(asked) == reconciled
 
 

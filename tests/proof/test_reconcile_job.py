@@ -24,8 +24,8 @@ from sklearn.ensemble import HistGradientBoostingRegressor
 from feature_pipelines.evaluate import evaluate
 from feature_pipelines.schema_arrow import columns_from_arrow
 from jobs import forget_entity, reconcile_scores, replay_online
+from jobs.proof import reconcile_run
 from jobs.proof.reconcile_plan import Asked, make_plan
-from jobs.proof.reconcile_run import _joined
 from jobs.proof.skew import SkewReport
 from jobs.reports.skew_report import render_report
 from jobs.runs.command import run
@@ -181,7 +181,7 @@ def test_requests_are_not_broadcast_however_small_spark_takes_them_to_be(
     spark: Any, place: Workspace
 ) -> None:
     plan = make_plan(place.conf(), Asked(log_of(place), place.conf().input.source))
-    frame = _joined(spark, plan)
+    frame = reconcile_run._joined(spark, plan)
     said = frame._jdf.queryExecution().toString()
     assert "SortMergeJoin" in said
     assert "Broadcast" not in said
@@ -283,6 +283,30 @@ def test_range_bounds_what_is_compared(local: Any, place: Workspace) -> None:
     assert 0 < report.rows_logged < whole.rows_logged
     code, report, _ = reconcile(place, "--by", "as-of", "--to", "2019-01-01T00:00:00Z")
     assert (code, report.rows_logged) == (1, 0)
+
+
+def test_requests_whose_keys_the_log_cannot_have_are_not_read(
+    local: Any, place: Workspace, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A part of the key rises from file to file, so most of them lie outside; an altered row is found all the same."""
+    houses = place.rows("houses").sort_by("asked_ts")
+    shutil.rmtree(place.table("houses"))
+    place.write("houses", houses, rows_per_file=100)
+    alter(place, lambda row: row.update(score=row["score"] + 1.0) is None)
+    range_ = ("--by", "as-of", "--from", "2020-02-01T00:00:00Z", "--to", "2020-02-08T00:00:00Z")
+    range_ += ("--set", "input.row_id=[house_id, asked_ts]")
+    code, report, directory = reconcile(place, *range_)
+    said = re.search(r"reading ([\d,]+) of ([\d,]+) requests", capsys.readouterr().err)
+    assert said is not None
+    read, of = (int(text.replace(",", "")) for text in said.groups())
+    assert report.rows_logged <= read < of / 2
+    assert (code, report.rows_differing, report.requests_not_in_table) == (1, report.rows_logged, 0)
+    monkeypatch.setattr(reconcile_run, "_may_be_narrower", lambda plan: False)
+    _, whole, other = reconcile(place, *range_)
+    assert "reading" not in capsys.readouterr().err
+    assert comparable(report) == comparable(whole)
+    rows = [pq.read_table(one / "differing.parquet").sort_by("sequence") for one in (directory, other)]
+    assert rows[0].equals(rows[1])
 
 
 def replay_with(place: Workspace, version: str) -> None:
@@ -506,4 +530,7 @@ def test_dry_run_says_what_would_be_compared(place: Workspace, capsys: pytest.Ca
     said = capsys.readouterr().out
     assert "version 1" in said
     assert "nothing was written" in said
+    assert "by shuffle" not in said
+    assert run(reconcile_scores.main, [*arguments, "--set", "score.max_index_rows=10"]) == 0
+    assert "joined by shuffle" in capsys.readouterr().out
     assert not (place.root / ".onescore" / "skew").exists()
