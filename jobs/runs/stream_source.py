@@ -11,6 +11,7 @@ as text. This module does not know what becomes of a row.
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -21,6 +22,9 @@ from pyspark.sql import functions as F
 from pyspark.sql.pandas.types import to_arrow_schema
 from pyspark.sql.types import StringType, StructField, StructType
 
+import feature_pipelines
+import jobs
+import udfs
 from feature_pipelines.definitions import FeatureSet
 from feature_pipelines.errors import ConfigurationError, ContractError, did_you_mean
 from feature_pipelines.schema import Field, Schema
@@ -214,10 +218,27 @@ def _delta(spark: SparkSession, conf: Conf, place: str) -> StreamSource:
     require_plain(table, place)
     columns = StructType.fromJson(json.loads(table.schema().to_json()))
     with_places = StructType([*columns, StructField(FILE, StringType()), *_struct(f"`{ORDINAL}` bigint")])
-    spark.dataSource.register(DeltaStream)
+    _register(spark)
     reader = spark.readStream.format(DELTA).schema(with_places).options(**_options(conf), path=place)
     schema = _arrow(columns)
     return StreamSource(reader.load(), "columns", schema, schema, normal_uri(place))
+
+
+def _register(spark: SparkSession) -> None:
+    """Register the source, so that the Python process which Spark starts beside the driver to ask it for offsets finds this code.
+
+    That process gets neither --py-files nor what was added to the session's path, but the environment of when this is called.
+    """
+    environment = spark.sparkContext.environment
+    before = environment.get("PYTHONPATH")
+    roots = dict.fromkeys(os.path.dirname(package.__path__[0]) for package in (jobs, udfs, feature_pipelines))
+    environment["PYTHONPATH"] = os.pathsep.join(filter(None, [*roots, before]))
+    try:
+        spark.dataSource.register(DeltaStream)
+    finally:
+        environment.pop("PYTHONPATH")
+        if before is not None:
+            environment["PYTHONPATH"] = before
 
 
 def _selected(source: StreamSource, expressions: list[str]) -> StreamSource:

@@ -342,9 +342,8 @@ FAULTS = {
     49: ({"weight_kg": None, "asked_ts": "never", "n_items": "x"}, Reason.BAD_TIMESTAMP, "asked_ts"),
 }
 ONLY_IN_JSON = {Reason.UNKNOWN_FIELD, Reason.UNREADABLE_ROW}
-ONLY_OF_STREAMS = {Reason.LATE}
-OF_IMAGES = {reason for reason in Reason if reason.startswith("IMAGE_")}
-"""What a feature function refuses; each is tried by the digits' own tests."""
+ONLY_IN_STREAMS = {Reason.LATE}
+ONLY_OF_IMAGES = {reason for reason in Reason if reason.startswith("IMAGE_")}
 ONLY_ONLINE = {Reason.AS_OF_BEFORE_STORE, Reason.STORE_UNAVAILABLE, Reason.STORED_VALUE_UNREADABLE}
 
 
@@ -360,7 +359,7 @@ def faulty(parcels, monkeypatch, tmp_path):
 
 
 def test_every_reason_that_a_table_can_give_is_tried():
-    elsewhere = ONLY_IN_JSON | ONLY_ONLINE | ONLY_OF_STREAMS | OF_IMAGES
+    elsewhere = ONLY_IN_JSON | ONLY_IN_STREAMS | ONLY_OF_IMAGES | ONLY_ONLINE
     assert {reason for _, reason, _ in FAULTS.values()} == set(Reason) - elsewhere
 
 
