@@ -122,6 +122,7 @@ def _launch(
         "console_log_level": "WARNING",
         "run_migrations": False,
         "max_executor_threads": _AHEAD * scorers + 8,
+        "sys_db_pool_size": _AHEAD * scorers + 6,
     }
     DBOS(config=config)
 
