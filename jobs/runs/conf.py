@@ -26,6 +26,7 @@ from pydantic.fields import FieldInfo
 
 from feature_pipelines.errors import ConfigurationError, did_you_mean
 from jobs.runs import layers
+from jobs.runs.dashboard_settings import DashboardSettings
 from jobs.runs.settings import (
     BuildSettings,
     InputSettings,
@@ -86,6 +87,7 @@ class Conf(Section):
     quarantine: QuarantineSettings
     serve: ServeSettings
     skew: SkewSettings
+    dashboard: DashboardSettings
 
     _env: str = PrivateAttr(default="")
     _files: tuple[str, ...] = PrivateAttr(default=())
@@ -213,7 +215,8 @@ def key_table() -> str:
             for name, values in read.items()
             if any(key[: len(path)] == path for key in values)
         ]
-        default = json.dumps(defaults.get(path, {}), ensure_ascii=False)
+        entries = {key[-1]: value for key, value in defaults.items() if key[: len(path)] == path}
+        default = json.dumps(defaults.get(path, entries), ensure_ascii=False)
         cells = [
             f"`{'.'.join(path)}`",
             field.description or "",
