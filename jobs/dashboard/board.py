@@ -78,7 +78,7 @@ class Board:
         return len(rows) > 0 and self._models[model].recent.wants(int(rows.served.max()))
 
     def add_recent(self, model: str, table: pa.Table) -> None:
-        """Keep the newest of a table's rows; see `recent.READ` for its columns."""
+        """Keep the newest of a table's rows; see `recent.shown_columns`."""
         self._models[model].recent.add(table)
 
     def note_missing(self, model: str, missing: Missing | None) -> None:

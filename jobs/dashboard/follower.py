@@ -19,8 +19,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from jobs.dashboard.board import Board
-from jobs.dashboard.logged_rows import COUNTED, LoggedRows, is_log
-from jobs.dashboard.recent import READ
+from jobs.dashboard.logged_rows import LoggedRows, columns_of, is_log
+from jobs.dashboard.recent import shown_columns
 from jobs.dashboard.skew_status import SkewWatch
 from jobs.dashboard.windows import LONGEST_SECONDS
 from jobs.online.log_gaps import GapWatch
@@ -110,12 +110,12 @@ class Follower:
     def _read(self, path: Path, model: str, now: int) -> None:
         try:
             with pq.ParquetFile(path) as file:
-                if not is_log(file.schema_arrow):
+                schema = file.schema_arrow
+                if not is_log(schema):
                     raise pa.ArrowInvalid("it has other columns")
-                rows = LoggedRows.of(file.read(columns=list(COUNTED)))
-                shown = None
-                if self._board.wants_recent(model, rows) and set(READ) <= set(file.schema_arrow.names):
-                    shown = file.read(columns=list(READ))
+                rows = LoggedRows.of(file.read(columns=columns_of(schema)))
+                wanted = shown_columns(schema) if self._board.wants_recent(model, rows) else []
+                shown = file.read(columns=wanted) if wanted else None
         except FileNotFoundError:
             return  # retention was quicker
         except (OSError, pa.ArrowException, ValueError) as exc:

@@ -1,7 +1,7 @@
 """Rows of the prediction log's files as arrays that can be counted, whichever version of the log wrote them.
 
-Columns are read by name, and only those that are counted: a file of an older or a newer log is taken if it has them. A label may be
-a boolean or a class's name. This module counts nothing, and reads no field of a request.
+Columns are read by name, and only those that are counted: a file of an older or a newer log is taken if it has them. A label is
+"true" or "false", or the name of one of several classes. This module counts nothing, and reads no field of a request.
 """
 
 from __future__ import annotations
@@ -12,39 +12,42 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-__all__ = ["COUNTED", "Coded", "LoggedRows", "is_log"]
+__all__ = ["Coded", "LoggedRows", "columns_of", "is_log"]
 
-COUNTED = (
-    *("process", "served_ts", "as_of_ts", "model_version", "statuses", "event_ts", "score", "label"),
-    *("error_code", "request_rows", "lookup_us", "features_us", "model_us"),
-)
-"""The columns that `LoggedRows.of` reads."""
-
-_TYPES: dict[str, tuple[pa.DataType, ...]] = {
-    "process": (pa.string(),),
-    "served_ts": (pa.timestamp("us", tz="UTC"),),
-    "as_of_ts": (pa.timestamp("us", tz="UTC"),),
-    "model_version": (pa.string(),),
-    "statuses": (pa.map_(pa.string(), pa.string()),),
-    "event_ts": (pa.map_(pa.string(), pa.timestamp("us", tz="UTC")),),
-    "score": (pa.float64(),),
-    "label": (pa.bool_(), pa.string()),
-    "error_code": (pa.string(),),
-    "request_rows": (pa.int32(),),
-    "lookup_us": (pa.int64(),),
-    "features_us": (pa.int64(),),
-    "model_us": (pa.int64(),),
+_TEXT, _TIME = pa.string(), pa.timestamp("us", tz="UTC")
+_COUNTED = {
+    "process": _TEXT,
+    "served_ts": _TIME,
+    "as_of_ts": _TIME,
+    "model_version": _TEXT,
+    "statuses": pa.map_(_TEXT, _TEXT),
+    "event_ts": pa.map_(_TEXT, _TIME),
+    "score": pa.float64(),
+    "label": pa.bool_(),
+    "error_code": _TEXT,
+    "request_rows": pa.int32(),
+    "lookup_us": pa.int64(),
+    "features_us": pa.int64(),
+    "model_us": pa.int64(),
 }
+_OF_SEVERAL_CLASSES = {"class_label": _TEXT}
+"""Logs of older versions, and of models of two classes, do without."""
 
 
 def is_log(schema: pa.Schema) -> bool:
-    """Return whether a file has every column that is counted, each of a type that is understood."""
+    """Return whether a file has every column that is counted, each of its type."""
     return all(
-        name in schema.names and any(schema.field(name).type.equals(one) for one in types)
-        for name, types in _TYPES.items()
+        name in schema.names and schema.field(name).type.equals(kind) for name, kind in _COUNTED.items()
     )
+
+
+def columns_of(schema: pa.Schema) -> list[str]:
+    """Return the columns of a file that `LoggedRows.of` reads."""
+    wanted = _COUNTED | _OF_SEVERAL_CLASSES
+    return [field.name for field in schema if field.name in wanted and field.type.equals(wanted[field.name])]
 
 
 @dataclass(frozen=True)
@@ -105,7 +108,7 @@ class LoggedRows:
 
     @classmethod
     def of(cls, table: pa.Table) -> LoggedRows:
-        """Return the rows of a table that `is_log` takes, read with the columns COUNTED at least."""
+        """Return the rows of a table that `is_log` takes, read with `columns_of` at least."""
         served, as_of = _integers(table["served_ts"]), _integers(table["as_of_ts"])
         process, error = Coded.of(table["process"]), Coded.of(table["error_code"])
         scores = table["score"].combine_chunks()
@@ -118,7 +121,7 @@ class LoggedRows:
             served=served,
             process=process,
             version=Coded.of(table["model_version"]),
-            label=Coded.of(table["label"]),
+            label=Coded.of(_labels(table)),
             error=error,
             score=scores.fill_null(float("nan")).to_numpy(zero_copy_only=False),
             is_scored=scores.is_valid().to_numpy(zero_copy_only=False),
@@ -150,14 +153,21 @@ class LoggedRows:
             calls=self.calls[:, measured],
             calls_served=self.calls_served[(self.calls_served >= start) & (self.calls_served < end)],
             looked_up={
-                view: (rows[kept[rows]], statuses.at(kept[rows]))
+                view: (rows[of], statuses.at(of))
                 for view, (rows, statuses) in self.looked_up.items()
+                if (of := kept[rows]).any()
             },
             ages={
-                view: (rows[kept[rows]], age[kept[rows]], event[kept[rows]])
+                view: (rows[of], age[of], event[of])
                 for view, (rows, age, event) in self.ages.items()
+                if (of := kept[rows]).any()
             },
         )
+
+
+def _labels(table: pa.Table) -> Any:
+    two = table["label"].cast(pa.string())
+    return pc.coalesce(table["class_label"], two) if "class_label" in table.column_names else two
 
 
 def _integers(column: Any) -> NDArray[np.int64]:

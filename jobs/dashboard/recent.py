@@ -16,24 +16,14 @@ import pyarrow as pa
 
 from feature_pipelines.definitions import FeatureSet
 
-__all__ = ["READ", "Recent", "ShownFields"]
+__all__ = ["Recent", "ShownFields", "shown_columns"]
 
-READ = (
-    *(
-        "process",
-        "sequence",
-        "served_ts",
-        "as_of_ts",
-        "model_version",
-        "request",
-        "statuses",
-        "event_ts",
-        "overrides",
-    ),
-    *("score", "label", "error_code", "error_field", "request_rows", "lookup_us", "features_us", "model_us"),
+_READ = (
+    *("process", "sequence", "served_ts", "as_of_ts", "model_version", "request", "statuses", "event_ts"),
+    *("overrides", "score", "label", "error_code", "error_field", "request_rows", "lookup_us", "features_us"),
+    "model_us",
 )
-"""The columns that an answer is shown by."""
-
+_OF_SEVERAL_CLASSES = ("class_label", "class_scores")
 _LONGEST_TEXT = 80
 
 
@@ -63,6 +53,14 @@ class ShownFields:
         )
 
 
+def shown_columns(schema: pa.Schema) -> list[str]:
+    """Return the columns of a file that answers are shown by; [] if some are not there."""
+    names = schema.names
+    return (
+        [name for name in (*_READ, *_OF_SEVERAL_CLASSES) if name in names] if set(_READ) <= set(names) else []
+    )
+
+
 class Recent:
     """The newest rows of one model.
 
@@ -80,7 +78,7 @@ class Recent:
         return self._n > 0 and (len(self._rows) < self._n or newest_ts > self._rows[-1]["served_ts"])
 
     def add(self, table: pa.Table) -> None:
-        """Take the newest of a table's rows, which has the columns READ."""
+        """Take the newest of a table's rows, which has the columns of `shown_columns`."""
         order = table.sort_by([("served_ts", "descending"), ("sequence", "descending")]).slice(0, self._n)
         rows = [_shown(row, self._shown) for row in _plain(order).to_pylist(maps_as_pydicts="lossy")]
         ranked = sorted(
@@ -113,7 +111,7 @@ def _shown(row: Mapping[str, Any], shown: ShownFields) -> dict[str, Any]:
     request: Mapping[str, str] = row["request"] or {}
     texts = {name: _text(request[name], name in shown.binary) for name in shown.fields if name in request}
     events: Mapping[str, int] = row["event_ts"] or {}
-    label = row["label"]
+    label = row.get("class_label") or row["label"]
     return {
         "process": row["process"],
         "sequence": row["sequence"],
@@ -122,6 +120,7 @@ def _shown(row: Mapping[str, Any], shown: ShownFields) -> dict[str, Any]:
         "version": row["model_version"],
         "score": row["score"],
         "label": label if label is None or isinstance(label, str) else str(label).lower(),
+        "class_scores": row.get("class_scores"),
         "error": row["error_code"],
         "error_field": row["error_field"] if row["error_field"] in shown.fields else None,
         "rows_together": row["request_rows"],
