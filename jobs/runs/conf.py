@@ -26,7 +26,7 @@ from pydantic.fields import FieldInfo
 
 from feature_pipelines.errors import ConfigurationError, did_you_mean
 from jobs.runs import layers
-from jobs.runs.dashboard_settings import DashboardSettings
+from jobs.runs.settings_dashboard import DashboardSettings
 from jobs.runs.settings import (
     BuildSettings,
     InputSettings,
