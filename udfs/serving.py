@@ -87,6 +87,7 @@ def open_scorer(
     model_version: str | None = None,
     expected_digest: str | None = None,
     allow_tolerance: bool = False,
+    log_clock: Callable[[], int] | None = None,
 ) -> OnlineScorer:
     """Load and verify a model, and return what answers requests with it.
 
@@ -96,6 +97,7 @@ def open_scorer(
         clock: microseconds since 1970, UTC.
         model_version: the registered version; None where it is not known.
         expected_digest, allow_tolerance: see `load_bundle`.
+        log_clock: names the start of this process in the log, where `clock` says when requests came that are answered later.
 
     Raises:
         ModelError: see `load_bundle`. ConfigurationError: a setting makes no sense.
@@ -112,7 +114,7 @@ def open_scorer(
         key = settings.log_pii_key.encode() if settings.log_pii_key else None
         log = PredictionLog(
             Path(settings.log_directory),
-            clock,
+            log_clock or clock,
             flush_seconds=settings.log_flush_seconds,
             sample_share=settings.log_sample_share,
             pii=PiiPolicy(settings.log_pii, key),

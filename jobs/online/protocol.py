@@ -20,7 +20,7 @@ import orjson
 from feature_pipelines.errors import ContractError, did_you_mean
 from feature_pipelines.reasons import Reason, RowError
 
-__all__ = ["FORMS", "Asked", "read_body", "refuse", "write_body"]
+__all__ = ["FORMS", "Asked", "read_body", "read_object", "refuse", "repeated_fields", "write_body"]
 
 FORMS = ("inputs", "instances", "dataframe_split", "dataframe_records")
 _PARAMS = "params"
@@ -79,12 +79,30 @@ def read_body(body: bytes, *, max_rows: int) -> Asked:
     if len(rows) > max_rows:
         refuse(413, "TOO_MANY_ROWS", f"{len(rows)} rows; at most {max_rows} are taken at once")
     if type(content) is not _Plain and forms[0] != "dataframe_split":
-        refused = [
-            RowError(i, Reason.BAD_VALUE, row.name, "the field stands more than once in the row")
-            for i, row in enumerate(rows)
-            if isinstance(row, _Repeated)
-        ]
+        refused = repeated_fields(rows)
     return Asked(rows, refused, _with_features(content.get(_PARAMS)))
+
+
+def read_object(body: bytes) -> dict[str, Any]:
+    """Return a body that is one JSON object, every number exact; `repeated_fields` tells its rows in which a field stands twice.
+
+    Raises:
+        ContractError: evidence `status` 400 and `code`: it is no JSON, no object, or has a key twice.
+    """
+    content = _parse(body)
+    if not isinstance(content, dict):
+        refuse(400, "UNKNOWN_FORM", "the body is not an object")
+    _require_once(content, "the body")
+    return content
+
+
+def repeated_fields(rows: Sequence[Any]) -> list[RowError]:
+    """Return the errors of rows, of a body that was read here, in which a field stands more than once."""
+    return [
+        RowError(i, Reason.BAD_VALUE, row.name, "the field stands more than once in the row")
+        for i, row in enumerate(rows)
+        if isinstance(row, _Repeated)
+    ]
 
 
 def write_body(answers: Sequence[Any]) -> bytes:

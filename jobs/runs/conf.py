@@ -45,6 +45,7 @@ from jobs.runs.settings import (
     TrainSettings,
     setting,
 )
+from jobs.runs.settings_async import SubmissionsSettings
 
 __all__ = ["ENVIRONMENTS", "Conf", "key_table", "known_models", "load"]
 
@@ -57,8 +58,9 @@ _LOCATIONS = (
     "mlflow.artifact_root",
     "serve.log_directory",
     "skew.directory",
+    "submissions.reference_root",
 )
-_URIS = ("mlflow.tracking_uri", "mlflow.registry_uri", "store.url")
+_URIS = ("mlflow.tracking_uri", "mlflow.registry_uri", "store.url", "submissions.database_url")
 _HAS_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.\-]*:/")
 
 
@@ -88,6 +90,7 @@ class Conf(Section):
     serve: ServeSettings
     skew: SkewSettings
     dashboard: DashboardSettings
+    submissions: SubmissionsSettings
 
     _env: str = PrivateAttr(default="")
     _files: tuple[str, ...] = PrivateAttr(default=())

@@ -1,0 +1,122 @@
+"""The body of a POST, read within its limits and told apart by its content type. This module keeps nothing."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+from collections.abc import AsyncGenerator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from starlette.datastructures import Headers, UploadFile
+from starlette.formparsers import MultiPartException, MultiPartParser
+from starlette.requests import ClientDisconnect, Request
+
+from feature_pipelines.definitions import FeatureSet
+from jobs.online.protocol import refuse
+from jobs.submissions.payload import Payload, read_csv, read_images, read_json
+from jobs.submissions.reference import pin_reference
+
+__all__ = ["BodyLimits", "read_limited", "to_payload"]
+
+_JSON, _CSV, _FORM = "application/json", "text/csv", "multipart/form-data"
+_READ_ON = 4
+
+
+@dataclass(frozen=True)
+class BodyLimits:
+    """What a body may cost: bytes, seconds until it is here, rows; and where references may lead."""
+
+    max_body_bytes: int
+    body_timeout_seconds: float
+    max_rows: int
+    reference_root: str | None
+
+
+async def read_limited(request: Request, limits: BodyLimits) -> bytes:
+    """Return the whole body; one that is too large is read on for a while, as many clients read no answer before they sent it all.
+
+    Raises:
+        ContractError: evidence `status` 413 or 408.
+    """
+    most = limits.max_body_bytes
+    too_large = f"the body has more than {most} bytes"
+    declared = request.headers.get("content-length", "")
+    if declared.isdecimal() and int(declared) > most * _READ_ON:
+        refuse(413, "TOO_LARGE", too_large)
+    parts, size = [], 0
+    try:
+        async with asyncio.timeout(limits.body_timeout_seconds):
+            async for part in request.stream():
+                size += len(part)
+                if size <= most:
+                    parts.append(part)
+                elif size > most * _READ_ON:
+                    break
+    except TimeoutError:
+        refuse(408, "BODY_TOO_SLOW", f"no whole body in {limits.body_timeout_seconds:g} seconds")
+    except ClientDisconnect:
+        refuse(400, "GONE", "the client went away before its request was whole")
+    if size > most:
+        refuse(413, "TOO_LARGE", too_large)
+    return b"".join(parts)
+
+
+def to_payload(body: bytes, headers: Headers, feature_set: FeatureSet, limits: BodyLimits) -> Payload:
+    """Return the payload of a body; takes as long as the body is large, so call it in a thread.
+
+    Raises:
+        ContractError: evidence `status` and `code`: another content type, or what `payload` refuses.
+    """
+    kind = _kind_of(headers)
+    if kind == _CSV:
+        return read_csv(body, feature_set, limits.max_rows)
+    if kind == _FORM:
+        files, notify = asyncio.run(_parts(body, headers, limits.max_rows))
+        return replace(read_images(files, feature_set, limits.max_rows), notify=notify)
+    payload, reference, notify = read_json(body, limits.max_rows)
+    if payload is not None:
+        return payload
+    return replace(pin_reference(reference or "", limits.reference_root, limits.max_rows), notify=notify)
+
+
+def _kind_of(headers: Headers) -> str:
+    kind, _, parameters = headers.get("content-type", "").lower().partition(";")
+    charset = parameters.strip().removeprefix("charset=").strip('"')
+    encoding = headers.get("content-encoding", "identity").lower()
+    known = kind.strip() in (_JSON, _CSV) and charset in ("", "utf-8", "utf8")
+    if not (known or kind.strip() == _FORM) or encoding not in ("", "identity"):
+        refuse(
+            415,
+            "UNSUPPORTED_MEDIA_TYPE",
+            "send application/json, text/csv or multipart/form-data, in UTF-8, not compressed",
+        )
+    return kind.strip()
+
+
+async def _parts(
+    body: bytes, headers: Headers, max_files: int
+) -> tuple[list[tuple[str, bytes]], Mapping[str, Any] | None]:
+    """Return the files of a form, by name, and its one other field, `notify`."""
+
+    async def stream() -> AsyncGenerator[bytes, None]:
+        yield body
+
+    parser = MultiPartParser(headers, stream(), max_files=max_files + 1, max_fields=1, max_part_size=65_536)
+    try:
+        form = await parser.parse()
+    except (MultiPartException, KeyError, ValueError) as exc:
+        refuse(422, "MALFORMED_FORM", f"the body is no form that can be read: {type(exc).__name__}")
+    files, notify = [], None
+    async with contextlib.AsyncExitStack() as opened:
+        opened.push_async_callback(form.close)
+        for name, value in form.multi_items():
+            if isinstance(value, UploadFile):
+                files.append((value.filename or "", await value.read()))
+                continue
+            with contextlib.suppress(ValueError):
+                notify = json.loads(value)
+            if name != "notify" or not isinstance(notify, dict):
+                refuse(422, "MALFORMED_FORM", "beside files a form may have one field, notify, a JSON object")
+    return files, notify

@@ -1,0 +1,174 @@
+"""One gateway as a process: it listens, takes submissions until it is told to end, and finishes what it has begun.
+
+    SIGTERM, SIGINT   no new connection is taken, requests under way are answered; exit code 0
+    SIGHUP            the alias is resolved anew; submissions that are in keep their version
+
+Any number of gateways may share one database. This module knows nothing of routes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import signal
+import socket
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import uvicorn
+import uvloop
+from fastapi import APIRouter
+from starlette.types import ASGIApp
+
+from feature_pipelines.errors import OnescoreError
+from jobs.online.json_logs import event
+from jobs.runs.conf import Conf
+from jobs.runs.settings_async import revealed_database_url
+from jobs.submissions.app import make_app
+from jobs.submissions.app_routes import Gateway
+from jobs.submissions.bodies import BodyLimits
+from jobs.submissions.database import Database
+from jobs.submissions.gateway_metrics import GatewayMetrics
+from jobs.submissions.intake import Intake
+from jobs.submissions.keys import authenticate
+from jobs.submissions.ledger import Ledger
+from jobs.submissions.served import ServedModel, resolve_served
+
+__all__ = ["run_gateway"]
+
+_BACKLOG = 2048
+_DRAIN_SECONDS = 0.5
+
+
+class _Server(uvicorn.Server):
+    """Leaves signals to this module: uvicorn would end the process by them, and the exit code would say so."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+def run_gateway(
+    conf: Conf,
+    bundle: Path | None,
+    listening: socket.socket,
+    *,
+    routers: Sequence[APIRouter] = (),
+    page: ASGIApp | None = None,
+) -> int:
+    """Serve until told to end; return the exit code.
+
+    Args:
+        conf: of a model.
+        bundle: the model's directory; None = the registry's version.
+        listening: the socket; closed at the end.
+        routers, page: see `make_app`.
+
+    Raises:
+        OnescoreError: the model, the database or a setting will not do.
+    """
+    settings = conf.submissions
+    served = ServedModel(lambda: resolve_served(conf, bundle))
+    database = Database(revealed_database_url(settings))
+    database.prepare()
+    intake = Intake(
+        database,
+        _now,
+        chunk_rows=settings.chunk_rows,
+        batch_rows=settings.batch_rows,
+        max_queued=settings.max_queued,
+        max_queued_bytes=settings.max_queued_bytes,
+        retry_after_seconds=settings.retry_after_seconds,
+    )
+    limits = BodyLimits(
+        settings.max_body_bytes, settings.body_timeout_seconds, settings.max_rows, settings.reference_root
+    )
+    gateway = Gateway(
+        ledger=Ledger(database, _now),
+        intake=intake,
+        served=served,
+        limits=limits,
+        page_rows=settings.page_rows,
+        metrics=GatewayMetrics(),
+        authenticate=authenticate,
+    )
+    ending: list[bool] = []
+    app = make_app(gateway, is_draining=lambda: bool(ending), routers=routers, page=page)
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(_serve(app, listening, served, ending, settings.shutdown_seconds))
+    intake.close()
+    database.close()
+    event("gateway_ended")
+    return 0
+
+
+async def _serve(
+    app: Any, listening: socket.socket, served: ServedModel, ending: list[bool], shutdown_seconds: float
+) -> None:
+    loop = asyncio.get_running_loop()
+    server = _Server(
+        uvicorn.Config(
+            app,
+            http="httptools",
+            ws="none",
+            lifespan="off",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            proxy_headers=False,
+            backlog=_BACKLOG,
+            timeout_graceful_shutdown=max(1, round(shutdown_seconds)),
+        )
+    )
+    tasks: set[asyncio.Task[None]] = set()
+
+    def begin(what: Any) -> None:
+        task = loop.create_task(what)
+        tasks.add(task)
+        task.add_done_callback(tasks.discard)
+
+    def end() -> None:
+        if not ending:
+            ending.append(True)
+            begin(_drain(server))
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, end)
+    loop.add_signal_handler(signal.SIGHUP, lambda: begin(_reload(served)))
+    begin(_say_when_ready(server, listening, served))
+    await server.serve(sockets=[listening])
+
+
+async def _drain(server: _Server) -> None:
+    """Take no new connection, give clients a moment to leave, and end when those that are answered are."""
+    event("gateway_draining")
+    for listener in server.servers:
+        listener.close()
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + _DRAIN_SECONDS
+    while server.server_state.connections and loop.time() < deadline:
+        await asyncio.sleep(0.02)
+    server.should_exit = True
+
+
+async def _reload(served: ServedModel) -> None:
+    try:
+        found = await asyncio.get_running_loop().run_in_executor(None, served.reload)
+    except OnescoreError as exc:
+        event("reload_failed", reason=str(exc))
+        return
+    event("reloaded", model=found.pinned.name, version=found.pinned.version)
+
+
+async def _say_when_ready(server: _Server, listening: socket.socket, served: ServedModel) -> None:
+    while not server.started:
+        await asyncio.sleep(0.01)
+    pinned = served.now.pinned
+    address = listening.getsockname()[:2]
+    event("gateway_ready", address=address, model=pinned.name, version=pinned.version, digest=pinned.digest)
+
+
+def _now() -> int:
+    return time.time_ns() // 1000

@@ -1,0 +1,238 @@
+"""The ledger of submissions: who may change what, in which state, each change one transaction.
+
+    queued -> running -> succeeded | failed        queued | running -> cancelled
+
+A final state is never left, a chunk of answers is stored once, and whoever comes second finds that out by what a call returns. This
+module scores nothing and starts nothing; `intake` is how submissions get in.
+"""
+
+from __future__ import annotations
+
+import json
+import zlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import sqlalchemy as sa
+
+from jobs.submissions.database import Database
+from jobs.submissions.ledger_chunk import Chunk
+from jobs.submissions.tables import PAYLOADS, RESULTS, SUBMISSIONS
+
+__all__ = ["FINAL", "OPEN", "STATES", "Ledger", "Submission"]
+
+OPEN = ("queued", "running")
+FINAL = ("succeeded", "failed", "cancelled")
+STATES = (*OPEN, *FINAL)
+_T = SUBMISSIONS.c
+
+
+@dataclass(frozen=True)
+class Submission:
+    """One submission as the ledger has it; see `tables.SUBMISSIONS`. Times are microseconds since 1970, UTC."""
+
+    id: str
+    key_id: str
+    idempotency_key: str | None
+    payload_hash: str
+    kind: str
+    n_rows: int
+    n_bytes: int
+    chunk_rows: int
+    notify: str | None
+    row_id: str
+    outputs: str
+    model: str
+    model_version: str | None
+    model_digest: str
+    as_of_ts: int
+    state: str
+    reason: str | None
+    message: str | None
+    rows_done: int
+    attempts: int
+    crashes: int
+    created_ts: int
+    started_ts: int | None
+    finished_ts: int | None
+
+    @property
+    def is_open(self) -> bool:
+        """Whether it is still to be scored."""
+        return self.state in OPEN
+
+    def told(self) -> Mapping[str, Any] | None:
+        """Return who is to be told when it is done, as it was sent."""
+        found: Mapping[str, Any] | None = None if self.notify is None else json.loads(self.notify)
+        return found
+
+
+class Ledger:
+    """Reads and changes submissions.
+
+    Args:
+        database: where they are.
+        clock: microseconds since 1970, UTC.
+    """
+
+    def __init__(self, database: Database, clock: Callable[[], int]) -> None:
+        self.database = database
+        self._clock = clock
+
+    def get(self, id_: str, key_id: str | None = None) -> Submission | None:
+        """Return a submission; None if there is none of that id, or it is another key's than the named."""
+        query = sa.select(SUBMISSIONS).where(_T.id == id_)
+        if key_id is not None:
+            query = query.where(_T.key_id == key_id)
+        with self.database.reading() as connection:
+            row = connection.execute(query).one_or_none()
+        return None if row is None else Submission(*row)
+
+    def listed(
+        self, key_id: str, *, state: str | None, limit: int, after: tuple[int, str] | None
+    ) -> list[Submission]:
+        """Return a key's submissions, newest first.
+
+        Args:
+            key_id: whose.
+            state: only those in it; None = all.
+            limit: at most so many.
+            after: (created_ts, id) of the last that is known; None = from the newest.
+        """
+        query = sa.select(SUBMISSIONS).where(_T.key_id == key_id)
+        if state is not None:
+            query = query.where(_T.state == state)
+        if after is not None:
+            query = query.where(
+                sa.or_(_T.created_ts < after[0], sa.and_(_T.created_ts == after[0], _T.id < after[1]))
+            )
+        query = query.order_by(_T.created_ts.desc(), _T.id.desc()).limit(limit)
+        with self.database.reading() as connection:
+            return [Submission(*row) for row in connection.execute(query)]
+
+    def payload(self, id_: str) -> bytes | None:
+        """Return what is to be scored; None if it is not there any more."""
+        with self.database.reading() as connection:
+            body = connection.scalar(sa.select(PAYLOADS.c.body).where(PAYLOADS.c.id == id_))
+        return None if body is None else zlib.decompress(body)
+
+    def counts(self) -> dict[str, int]:
+        """Return how many submissions are in each state."""
+        query = sa.select(_T.state, sa.func.count()).group_by(_T.state)
+        with self.database.reading() as connection:
+            found = {str(state): int(n) for state, n in connection.execute(query)}
+        return {state: found.get(state, 0) for state in STATES}
+
+    def begin(self, id_: str) -> Submission | None:
+        """Note that an attempt begins, and return the submission with that attempt counted; None if it is not open any more."""
+        change = (
+            sa.update(SUBMISSIONS)
+            .where(_T.id == id_, _T.state.in_(OPEN))
+            .values(
+                state="running",
+                attempts=_T.attempts + 1,
+                started_ts=sa.func.coalesce(_T.started_ts, self._clock()),
+            )
+            .returning(SUBMISSIONS)
+        )
+        with self.database.writing() as connection:
+            row = connection.execute(change).one_or_none()
+        return None if row is None else Submission(*row)
+
+    def crashed(self, id_: str) -> int:
+        """Count a process that ended while it scored a submission; return how many did so far."""
+        change = (
+            sa.update(SUBMISSIONS).where(_T.id == id_).values(crashes=_T.crashes + 1).returning(_T.crashes)
+        )
+        with self.database.writing() as connection:
+            return int(connection.scalar(change) or 0)
+
+    def stored(self, id_: str) -> list[tuple[int, int]]:
+        """Return (first_row, n_rows) of the chunks that are stored, in order."""
+        query = (
+            sa.select(RESULTS.c.first_row, RESULTS.c.n_rows)
+            .where(RESULTS.c.id == id_)
+            .order_by(RESULTS.c.first_row)
+        )
+        with self.database.reading() as connection:
+            return [(int(first), int(n)) for first, n in connection.execute(query)]
+
+    def store(self, id_: str, chunks: Sequence[Chunk]) -> bool:
+        """Store chunks of answers, and with the last of them the end; return False if the submission is not running any more.
+
+        A chunk that is there already stays as it is. All in one transaction: what a reader is told to be done can be read.
+        """
+        with self.database.writing() as connection:
+            query = sa.select(_T.state, _T.n_rows).where(_T.id == id_)
+            found = connection.execute(query.with_for_update()).one_or_none()
+            if found is None or found.state not in OPEN:
+                return False
+            for chunk in chunks:
+                self._put(connection, id_, chunk)
+            done = int(
+                connection.scalar(
+                    sa.select(sa.func.coalesce(sa.func.sum(RESULTS.c.n_rows), 0)).where(RESULTS.c.id == id_)
+                )
+                or 0
+            )
+            end = {"state": "succeeded", "finished_ts": self._clock()} if done == found.n_rows else {}
+            connection.execute(sa.update(SUBMISSIONS).where(_T.id == id_).values(rows_done=done, **end))
+            if end:
+                connection.execute(sa.delete(PAYLOADS).where(PAYLOADS.c.id == id_))
+        return True
+
+    def end(self, id_: str, state: str, reason: str | None = None, message: str | None = None) -> bool:
+        """Bring an open submission into a final state; return False if it was in one. Nobody asks for its rows again."""
+        change = (
+            sa.update(SUBMISSIONS)
+            .where(_T.id == id_, _T.state.in_(OPEN))
+            .values(state=state, reason=reason, message=message, finished_ts=self._clock())
+        )
+        with self.database.writing() as connection:
+            is_mine = connection.execute(change).rowcount == 1
+            if is_mine:
+                connection.execute(sa.delete(PAYLOADS).where(PAYLOADS.c.id == id_))
+                if state != "succeeded":
+                    connection.execute(sa.delete(RESULTS).where(RESULTS.c.id == id_))
+        return is_mine
+
+    def chunks(self, id_: str, first: int, limit: int) -> list[Chunk]:
+        """Return the stored chunks that hold rows of `first <= row < first + limit`, in order."""
+        query = (
+            sa.select(RESULTS.c.first_row, RESULTS.c.n_rows, RESULTS.c.body, RESULTS.c.ids)
+            .where(RESULTS.c.id == id_)
+            .where(RESULTS.c.first_row < first + limit, RESULTS.c.first_row + RESULTS.c.n_rows > first)
+            .order_by(RESULTS.c.first_row)
+        )
+        with self.database.reading() as connection:
+            return [Chunk(int(at), int(n), body, ids) for at, n, body, ids in connection.execute(query)]
+
+    def expired(self, before: int, limit: int = 500) -> list[str]:
+        """Return the ids of what ended before a time, at most `limit` of them."""
+        query = sa.select(_T.id).where(_T.state.in_(FINAL), _T.finished_ts < before).limit(limit)
+        with self.database.reading() as connection:
+            return list(connection.scalars(query))
+
+    def delete(self, ids: Sequence[str]) -> None:
+        """Delete submissions that have ended, with their answers."""
+        with self.database.writing() as connection:
+            for table in (RESULTS, PAYLOADS, SUBMISSIONS):
+                connection.execute(sa.delete(table).where(table.c.id.in_(ids)))
+
+    def _put(self, connection: sa.Connection, id_: str, chunk: Chunk) -> None:
+        values = {
+            "id": id_,
+            "first_row": chunk.first_row,
+            "n_rows": chunk.n_rows,
+            "body": chunk.packed_body,
+            "ids": chunk.packed_ids,
+        }
+        if self.database.is_sqlite:
+            from sqlalchemy.dialects.sqlite import insert
+
+            connection.execute(insert(RESULTS).values(values).on_conflict_do_nothing())
+        else:
+            from sqlalchemy.dialects.postgresql import insert as insert_postgres
+
+            connection.execute(insert_postgres(RESULTS).values(values).on_conflict_do_nothing())

@@ -1,0 +1,215 @@
+"""The processes that score for one worker: lent one at a time, ended when they hang, replaced when they die.
+
+A process that dies tells by that which submission it was at, so a submission that kills whoever scores it is found out and costs no
+other one anything. This module knows nothing of the ledger.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+import queue
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from jobs.submissions.frames import Ended, Late, read_frame, write_frame
+from jobs.submissions.ledger_chunk import Chunk
+from jobs.submissions.scoring import Model
+from udfs.serving import ServingSettings
+
+__all__ = ["Crashed", "Scored", "ScorerPool", "ScorerProcess", "Unscored"]
+
+_END_SECONDS = 10.0
+_ONE_THREAD = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
+
+
+class Crashed(Exception):
+    """The process that scored is gone, or hung and was ended; what it was at may be why."""
+
+
+class Unscored(Exception):
+    """The process could not begin: a model that will not do, a setting that makes no sense.
+
+    Args:
+        reason: the error's class.
+        message: without data.
+        retryable: whether asking again may help.
+    """
+
+    def __init__(self, reason: str, message: str, retryable: bool) -> None:
+        super().__init__(message)
+        self.reason, self.retryable = reason, retryable
+
+
+@dataclasses.dataclass(frozen=True)
+class Scored:
+    """A chunk's answers, how many of them may be better when asked again, and how many rows were refused."""
+
+    chunk: Chunk
+    n_retryable: int
+    n_refused: int
+
+
+class ScorerProcess:
+    """One process that scores.
+
+    Args:
+        settings: of store and log; they may hold the store's password, so they travel by the pipe.
+        max_versions: how many versions it keeps loaded.
+        chunk_seconds: how long one chunk may take.
+    """
+
+    def __init__(self, settings: ServingSettings, max_versions: int, chunk_seconds: float) -> None:
+        self._chunk_seconds = chunk_seconds
+        self._answers, told = os.pipe()
+        try:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "jobs.submissions.scorer_process", str(told)],
+                env=_environment(os.environ),
+                stdin=subprocess.PIPE,
+                pass_fds=(told,),
+                bufsize=0,
+            )
+        finally:
+            os.close(told)
+        self._asks = self.process.stdin.fileno() if self.process.stdin is not None else -1
+        os.set_blocking(self._asks, False)
+        with contextlib.suppress(Ended, Late):  # found out by whoever asks first
+            spec = {"settings": dataclasses.asdict(settings), "max_versions": max_versions}
+            write_frame(self._asks, spec, deadline=time.monotonic() + chunk_seconds)
+
+    def load(self, model: Model) -> str:
+        """Have a version loaded; return whether it is verified. Raises as `score` does."""
+        said, _ = self._ask({"op": "load", "model": dataclasses.asdict(model)})
+        return str(said["verified"])
+
+    def score(
+        self, model: Model, as_of: int, payload: bytes | None, rows: tuple[int, int], *, is_last: bool
+    ) -> Scored:
+        """Return the answers to adjacent rows.
+
+        Args:
+            model: the version.
+            as_of: see `Scorers.answer`.
+            payload: of the submission, with its first chunk; None = that of the last call.
+            rows: the first, and how many.
+            is_last: see `Scorers.answer`.
+
+        Raises:
+            Crashed, Unscored: see there.
+        """
+        first, n = rows
+        asked = {"op": "score", "model": dataclasses.asdict(model), "as_of": as_of, "is_last": is_last}
+        said, body = self._ask(asked | {"first_row": first, "n_rows": n}, payload or b"")
+        cut = said["ids"]
+        return Scored(Chunk.packed(first, n, body[cut:], body[:cut]), said["n_retryable"], said["n_refused"])
+
+    def kill(self) -> None:
+        """End it now."""
+        self.process.kill()
+        self._forget()
+
+    def end(self) -> None:
+        """Let it write its log and end; made to, if it takes too long."""
+        if self.process.stdin is not None:
+            self.process.stdin.close()
+        try:
+            self.process.wait(_END_SECONDS)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+        self._forget()
+
+    def _ask(self, header: Mapping[str, Any], body: bytes = b"") -> tuple[dict[str, Any], bytes]:
+        deadline = time.monotonic() + self._chunk_seconds
+        try:
+            write_frame(self._asks, header, body, deadline)
+            said, answers = read_frame(self._answers, deadline)
+        except (Ended, Late) as exc:
+            raise Crashed(type(exc).__name__) from exc
+        if "refused" in said:
+            raise Unscored(said["refused"], said["message"], said["retryable"])
+        return said, answers
+
+    def _forget(self) -> None:
+        self.process.wait()
+        with contextlib.suppress(OSError):
+            os.close(self._answers)
+        if self.process.stdin is not None:
+            with contextlib.suppress(OSError):
+                self.process.stdin.close()
+
+
+class ScorerPool:
+    """Some processes that score; any number of threads may borrow.
+
+    Args:
+        size: how many.
+        settings, max_versions, chunk_seconds: see `ScorerProcess`.
+    """
+
+    def __init__(self, size: int, settings: ServingSettings, max_versions: int, chunk_seconds: float) -> None:
+        self._make: Callable[[], ScorerProcess] = lambda: ScorerProcess(settings, max_versions, chunk_seconds)
+        self._idle: queue.SimpleQueue[ScorerProcess] = queue.SimpleQueue()
+        self._lock = threading.Lock()
+        self._all: list[ScorerProcess] = []
+        self.replaced = 0
+        for _ in range(size):
+            self._add()
+
+    @contextlib.contextmanager
+    def lent(self) -> Iterator[ScorerProcess]:
+        """Lend a process; one that crashed meanwhile is replaced."""
+        scorer = self._idle.get()
+        if scorer.process.poll() is not None:  # it died between two submissions, by none of them
+            scorer = self._replace(scorer)
+        try:
+            yield scorer
+        except Crashed:
+            scorer = self._replace(scorer)
+            raise
+        finally:
+            self._idle.put(scorer)
+
+    def load(self, model: Model) -> None:
+        """Have a version loaded by all processes that are idle. Raises as `ScorerProcess.load` does."""
+        with self._lock:
+            scorers = list(self._all)
+        for scorer in scorers:
+            scorer.load(model)
+
+    def close(self) -> None:
+        """End all processes; what they are at is lost."""
+        with self._lock:
+            scorers, self._all = self._all, []
+        for scorer in scorers:
+            scorer.end()
+
+    def _add(self) -> ScorerProcess:
+        scorer = self._make()
+        with self._lock:
+            self._all.append(scorer)
+        self._idle.put(scorer)
+        return scorer
+
+    def _replace(self, dead: ScorerProcess) -> ScorerProcess:
+        dead.kill()
+        scorer = self._make()
+        with self._lock:
+            self.replaced += 1
+            if dead in self._all:
+                self._all.remove(dead)
+            self._all.append(scorer)
+        return scorer
+
+
+def _environment(environment: Mapping[str, str]) -> dict[str, str]:
+    """Return a process's: this very code, and one thread for libraries that would take all cores."""
+    code = str(Path(__file__).resolve().parents[2])
+    path = os.pathsep.join(filter(None, [code, environment.get("PYTHONPATH", "")]))
+    return {**dict.fromkeys(_ONE_THREAD, "1"), **environment, "PYTHONPATH": path}

@@ -1,0 +1,72 @@
+"""A process that scores for a worker, one submission at a time; whatever a submission does to it, it does to nobody else.
+
+    python -m jobs.submissions.scorer_process FD        started by `scorer_pool` alone; FD is where it answers
+
+Messages come by its input; when that ends, the worker is gone and this process ends too. It never imports MLflow nor the database.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+from feature_pipelines.errors import OnescoreError
+from jobs.online.json_logs import log_json
+from jobs.submissions.frames import Ended, read_frame, write_frame
+from jobs.submissions.payload import KeptRows, read_kept
+from jobs.submissions.scoring import Model, Scorers
+from udfs.serving import ServingSettings
+
+__all__ = ["main"]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Answer messages until there are no more; return the exit code."""
+    log_json()
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)  # a terminal sends them to all; the worker answers
+    told = int((sys.argv[1:] if argv is None else argv)[0])
+    spec, _ = read_frame(0)
+    scorers = Scorers(ServingSettings(**spec["settings"]), spec["max_versions"])
+    kept = KeptRows((), ())
+    try:
+        while True:
+            asked, body = read_frame(0)
+            if body:
+                kept = KeptRows((), ())
+            try:
+                if body:
+                    kept = read_kept(body)
+                said, answers = _answer(scorers, asked, kept)
+            except OnescoreError as exc:
+                said, answers = (
+                    {"refused": type(exc).__name__, "message": str(exc), "retryable": exc.retryable},
+                    b"",
+                )
+            write_frame(told, said, answers)
+    except Ended:
+        scorers.close()
+    return 0
+
+
+def _answer(scorers: Scorers, asked: Mapping[str, Any], kept: KeptRows) -> tuple[dict[str, Any], bytes]:
+    model = Model(**asked["model"])
+    if asked["op"] == "load":
+        online = scorers.load(model)
+        return {"verified": online.scorer.verified}, b""
+    first, last = asked["first_row"], asked["first_row"] + asked["n_rows"]
+    refused = [error._replace(row=error.row - first) for error in kept.refused if first <= error.row < last]
+    found = scorers.answer(model, asked["as_of"], kept.rows[first:last], refused, is_last=asked["is_last"])
+    counts = asdict(found)
+    body, ids = counts.pop("body"), counts.pop("ids")
+    return {**counts, "ids": len(ids)}, ids + body
+
+
+if __name__ == "__main__":
+    code = main()
+    sys.stdout.flush()
+    os._exit(code)  # libraries' threads must not keep a process whose worker is gone

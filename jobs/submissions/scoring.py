@@ -1,0 +1,169 @@
+"""Chunks of a submission into answers: the real-time server's own reader and scorer, with the clock stopped at when it came.
+
+So the answers are those that the server would have given then, and a second attempt gives them again, as long as the online store still
+knows that time. What failed by our fault, or because the store did not answer, is told apart: it is asked again, and not logged.
+Several versions are kept loaded. This module knows neither the ledger nor who asks.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from feature_pipelines.schema import RowError
+from udfs.answered import Answered
+from udfs.online import OnlineScorer
+from udfs.serving import ServingSettings, open_scorer
+from udfs.trees import warm_up
+
+__all__ = ["Answers", "Model", "Scorers", "wire_lines"]
+
+
+@dataclass(frozen=True)
+class Model:
+    """A version, in a directory on this machine.
+
+    Args:
+        directory: of it.
+        version: as the registry names it; None where it is of none.
+        digest: of it; another is refused.
+        allow_tolerance: see `load_bundle`.
+    """
+
+    directory: str
+    version: str | None
+    digest: str
+    allow_tolerance: bool = False
+
+
+@dataclass(frozen=True)
+class Answers:
+    """Answers to the rows of a chunk.
+
+    Args:
+        body, ids: see `ledger.Chunk`.
+        n_retryable: how many of them may be better when asked again.
+        n_refused: how many rows were refused, these included.
+    """
+
+    body: bytes
+    ids: bytes
+    n_retryable: int
+    n_refused: int
+
+
+class _HeldLog:
+    """Stands before a prediction log: what was answered is logged when somebody took the answers."""
+
+    def __init__(self, log: Any) -> None:
+        self._log = log
+        self._held: list[Answered] = []
+
+    def write(self, answered: Answered) -> None:
+        """Hold the answers."""
+        self._held.append(answered)
+
+    def release(self, is_taken: bool) -> None:
+        """Log what is held, or forget it."""
+        held, self._held = self._held, []
+        for answered in held if is_taken and self._log is not None else ():
+            self._log.write(answered)
+
+    def close(self) -> None:
+        """Close the log."""
+        if self._log is not None:
+            self._log.close()
+
+
+class Scorers:
+    """The loaded versions of one process; one thread at a time.
+
+    Args:
+        settings: of store and log.
+        max_versions: further ones are closed, the longest unused first.
+    """
+
+    def __init__(self, settings: ServingSettings, max_versions: int) -> None:
+        self._settings, self._max = settings, max_versions
+        self._loaded: OrderedDict[Model, OnlineScorer] = OrderedDict()
+        self._as_of = 0
+
+    def load(self, model: Model) -> OnlineScorer:
+        """Return what answers with a version, loaded and verified if it is not yet.
+
+        Raises:
+            ModelError: see `load_bundle`. ConfigurationError: a setting makes no sense.
+        """
+        found = self._loaded.get(model)
+        if found is None:
+            directory = Path(model.directory)
+            if (directory / "trees.npz").exists():
+                warm_up()
+            found = open_scorer(
+                directory,
+                self._settings,
+                lambda: self._as_of,
+                model_version=model.version,
+                expected_digest=model.digest,
+                allow_tolerance=model.allow_tolerance,
+                log_clock=lambda: time.time_ns() // 1000,
+            )
+            held: Any = _HeldLog(found.log)
+            found.log = held if found.log is not None else None
+            self._loaded[model] = found
+            while len(self._loaded) > self._max:
+                self._loaded.popitem(last=False)[1].close()
+        self._loaded.move_to_end(model)
+        return found
+
+    def answer(
+        self, model: Model, as_of: int, rows: Sequence[Any], refused: Sequence[RowError], *, is_last: bool
+    ) -> Answers:
+        """Return the answers to a chunk's rows.
+
+        Args:
+            model: the version.
+            as_of: when the submission came, microseconds; rows that name no time of their own are scored as of it.
+            rows: in the wire form.
+            refused: what was found wrong with some of them already, by their positions in `rows`.
+            is_last: whether the answers are taken even if some may be better when asked again.
+
+        Raises:
+            ModelError, ConfigurationError: see `load`.
+        """
+        online = self.load(model)
+        self._as_of = as_of
+        given = online.answer(rows, refused=refused, is_attempt=not is_last)
+        errors = [answer["error"] for answer in given if "error" in answer]
+        n_retryable = sum(error["retryable"] for error in errors)
+        log: Any = online.log
+        if log is not None:
+            log.release(is_last or not n_retryable)
+        names = online.scorer.feature_set.row_id
+        ids = [[row.get(name) if isinstance(row, Mapping) else None for name in names] for row in rows]
+        return Answers(wire_lines(given), wire_lines(ids), n_retryable, len(errors))
+
+    def close(self) -> None:
+        """Write what the logs have not written yet, and let go of the stores."""
+        for online in self._loaded.values():
+            online.close()
+        self._loaded.clear()
+
+
+def wire_lines(values: Sequence[Any]) -> bytes:
+    """Return values as JSON, one a line, numbers written so that reading them gives the same bits."""
+    return b"\n".join(_line(value) for value in values)
+
+
+def _line(value: Any) -> bytes:
+    try:
+        return orjson.dumps(value)
+    except TypeError:  # a client's own text that is not valid Unicode, or an integer beyond 64 bit
+        return json.dumps(value, allow_nan=False).encode()

@@ -1,0 +1,165 @@
+"""One worker as a process: it takes submissions off the engine's queue and brings each to its end, until it is told to end itself.
+
+    SIGTERM, SIGINT   nothing more is taken, chunks under way are finished and stored, the rest goes back to the queue; exit code 0
+
+Any number of workers may share one database; when one dies, the others take over what it was at. This module knows no HTTP but that of
+its metrics.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import secrets
+import signal
+import threading
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from dbos import DBOS, DBOSClient, DBOSConfig
+
+from feature_pipelines.errors import ConfigurationError, OnescoreError
+from jobs.online.json_logs import event
+from jobs.online.serve_conf import serving_settings
+from jobs.runs.conf import Conf
+from jobs.runs.kill_points import reached
+from jobs.runs.settings_async import revealed_database_url
+from jobs.submissions.batch_process import BatchProcess
+from jobs.submissions.database import Database
+from jobs.submissions.engine_names import APPLICATION, APPLICATION_VERSION, LARGE_QUEUE, QUEUE, WORKFLOW
+from jobs.submissions.ledger import Ledger, Submission
+from jobs.submissions.models import Models
+from jobs.submissions.scorer_pool import Crashed, ScorerPool, Unscored
+from jobs.submissions.served import resolve_served
+from jobs.submissions.takeover import SignsOfLife
+from jobs.submissions.work import Limits, Stopping, Work
+from jobs.submissions.worker_metrics import WorkerMetrics
+
+__all__ = ["run_worker"]
+
+_EXPIRE_EVERY_SECONDS = 30.0
+_HOUR_US = 3_600_000_000
+_AHEAD = 4  # so many are taken for each process that scores, which then waits for no look into the queue
+
+
+def run_worker(
+    conf: Conf,
+    bundle: Path | None,
+    flags: Sequence[str],
+    ended: Callable[[Submission], None] = lambda submission: None,
+) -> int:
+    """Work until told to end; return the exit code.
+
+    Args:
+        conf: of a model.
+        bundle: the one model of this worker; None = each submission's version is had from the registry.
+        flags: of the configuration, for the Spark job of a large submission.
+        ended: is told each submission that came to its end here; at least once.
+
+    Raises:
+        OnescoreError: the model, the database or a setting will not do.
+    """
+    settings = conf.submissions
+    database = Database(revealed_database_url(settings), pool_size=_AHEAD * settings.scorers + 6)
+    database.prepare()
+    ledger, models = Ledger(database, _now), Models(conf, bundle)
+    pool = ScorerPool(
+        settings.scorers, serving_settings(conf), settings.max_versions, settings.chunk_timeout_seconds
+    )
+    ending = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda _number, _frame: ending.set())
+    try:
+        _warm_up(conf, bundle, models, pool)
+        limits = Limits(
+            settings.batch_rows, settings.max_crashes, settings.max_attempts, settings.retry_seconds
+        )
+        work = Work(ledger, models, pool, BatchProcess(models, flags), limits, ended)
+        executor_id = f"{os.uname().nodename[:40]}-{os.getpid()}-{secrets.token_hex(4)}"
+        signs = SignsOfLife(database, executor_id, settings.dead_after_seconds, work.running)
+        with WorkerMetrics(settings.worker_port, work, pool, signs) as metrics:
+            _launch(database, executor_id, settings.poll_seconds, settings.scorers, metrics.counted(work))
+            event("worker_ready", executor=executor_id, scorers=settings.scorers, metrics=metrics.port)
+            _until(ending, ledger, database.engine_client(), settings.retention_hours)
+            event("worker_draining")
+            _leave(work, signs, settings.shutdown_seconds)
+    finally:
+        pool.close()
+    database.close()
+    event("worker_ended")
+    return 0
+
+
+def _warm_up(conf: Conf, bundle: Path | None, models: Models, pool: ScorerPool) -> None:
+    """Have the version loaded that new submissions are pinned to now; one that will not do ends the worker before it takes any."""
+    pinned = resolve_served(conf, bundle).pinned
+    model = models.known(pinned.name, pinned.version, pinned.digest)
+    try:
+        pool.load(model)
+    except Unscored as exc:
+        raise ConfigurationError(f"the model cannot be served here: {exc}") from exc
+    except Crashed as exc:
+        raise ConfigurationError("the process that scores ended while it loaded the model") from exc
+
+
+def _launch(
+    database: Database, executor_id: str, poll_seconds: float, scorers: int, run: Callable[[str], None]
+) -> None:
+    """Start the engine in this process."""
+    os.environ.setdefault("DBOS__APPVERSION", APPLICATION_VERSION)
+    config: DBOSConfig = {
+        "name": APPLICATION,
+        "system_database_url": database.plain_url,
+        "application_version": APPLICATION_VERSION,
+        "executor_id": executor_id,
+        "log_level": "WARNING",
+        "console_log_level": "WARNING",
+        "run_migrations": False,
+        "max_executor_threads": _AHEAD * scorers + 8,
+    }
+    DBOS(config=config)
+
+    @DBOS.workflow(name=WORKFLOW, max_recovery_attempts=None)
+    def score_submission(id_: str) -> None:
+        try:
+            run(id_)
+        except Stopping:
+            threading.Event().wait()  # this process is about to end; the workflow must not, it is somebody else's then
+        reached("async_worker.before_outcome")
+
+    DBOS.listen_queues([QUEUE, LARGE_QUEUE])
+    DBOS.launch()
+    logging.getLogger("dbos").setLevel(logging.WARNING)
+    queue = {"polling_interval_sec": poll_seconds, "on_conflict": "always_update"}
+    DBOS.register_queue(QUEUE, worker_concurrency=_AHEAD * scorers, **queue)  # type: ignore[arg-type]
+    DBOS.register_queue(LARGE_QUEUE, worker_concurrency=1, **queue)  # type: ignore[arg-type]
+
+
+def _until(ending: threading.Event, ledger: Ledger, client: DBOSClient, retention_hours: float) -> None:
+    """Wait to be told to end; meanwhile delete what has been kept long enough, the engine's history of it first."""
+    while not ending.wait(_EXPIRE_EVERY_SECONDS):
+        try:
+            before = _now() - round(retention_hours * _HOUR_US)
+            while ids := ledger.expired(before):
+                client.delete_workflows(ids)
+                ledger.delete(ids)
+        except Exception as exc:  # noqa: BLE001 - a database that is away comes back
+            event("expiry_failed", raised=type(exc).__name__)
+    client.destroy()
+
+
+def _leave(work: Work, signs: SignsOfLife, seconds: float) -> None:
+    """Take nothing more, let chunks under way be stored, and hand the rest back."""
+    work.stop()
+    deadline = time.monotonic() + seconds
+    while work.running() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    with contextlib.suppress(OnescoreError):
+        DBOS.destroy()
+    signs.leave()
+
+
+def _now() -> int:
+    return time.time_ns() // 1000
