@@ -26,7 +26,6 @@ from pydantic.fields import FieldInfo
 
 from feature_pipelines.errors import ConfigurationError, did_you_mean
 from jobs.runs import layers
-from jobs.runs.settings_dashboard import DashboardSettings
 from jobs.runs.settings import (
     BuildSettings,
     InputSettings,
@@ -46,6 +45,7 @@ from jobs.runs.settings import (
     setting,
 )
 from jobs.runs.settings_async import SubmissionsSettings
+from jobs.runs.settings_dashboard import DashboardSettings
 
 __all__ = ["ENVIRONMENTS", "Conf", "key_table", "known_models", "load"]
 

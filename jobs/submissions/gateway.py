@@ -13,14 +13,13 @@ import contextlib
 import signal
 import socket
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import uvicorn
 import uvloop
 from fastapi import APIRouter
-from starlette.types import ASGIApp
 
 from feature_pipelines.errors import OnescoreError
 from jobs.online.json_logs import event
@@ -34,6 +33,7 @@ from jobs.submissions.gateway_metrics import GatewayMetrics
 from jobs.submissions.intake import Intake
 from jobs.submissions.keys import authenticate
 from jobs.submissions.ledger import Ledger
+from jobs.submissions.page.opening import Pages
 from jobs.submissions.served import ServedModel, resolve_served
 
 __all__ = ["run_gateway"]
@@ -56,7 +56,7 @@ def run_gateway(
     listening: socket.socket,
     *,
     routers: Sequence[APIRouter] = (),
-    page: ASGIApp | None = None,
+    pages: Callable[[Gateway], Pages] | None = None,
 ) -> int:
     """Serve until told to end; return the exit code.
 
@@ -64,7 +64,8 @@ def run_gateway(
         conf: of a model.
         bundle: the model's directory; None = the registry's version.
         listening: the socket; closed at the end.
-        routers, page: see `make_app`.
+        routers: see `make_app`.
+        pages: makes what people see; None = there is no page.
 
     Raises:
         OnescoreError: the model, the database or a setting will not do.
@@ -95,9 +96,11 @@ def run_gateway(
         authenticate=authenticate,
     )
     ending: list[bool] = []
+    shown = None if pages is None else pages(gateway)
+    page = None if shown is None else shown.app
     app = make_app(gateway, is_draining=lambda: bool(ending), routers=routers, page=page)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(_serve(app, listening, served, ending, settings.shutdown_seconds))
+        runner.run(_serve(app, listening, served, ending, settings.shutdown_seconds, shown))
     intake.close()
     database.close()
     event("gateway_ended")
@@ -105,7 +108,12 @@ def run_gateway(
 
 
 async def _serve(
-    app: Any, listening: socket.socket, served: ServedModel, ending: list[bool], shutdown_seconds: float
+    app: Any,
+    listening: socket.socket,
+    served: ServedModel,
+    ending: list[bool],
+    shutdown_seconds: float,
+    pages: Pages | None,
 ) -> None:
     loop = asyncio.get_running_loop()
     server = _Server(
@@ -132,13 +140,21 @@ async def _serve(
     def end() -> None:
         if not ending:
             ending.append(True)
+            if pages is not None:  # its streams never end by themselves
+                loop.run_in_executor(None, pages.close)
             begin(_drain(server))
 
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, end)
     loop.add_signal_handler(signal.SIGHUP, lambda: begin(_reload(served)))
     begin(_say_when_ready(server, listening, served))
-    await server.serve(sockets=[listening])
+    if pages is not None:
+        pages.start()
+    try:
+        await server.serve(sockets=[listening])
+    finally:
+        if pages is not None:
+            await asyncio.to_thread(pages.close)
 
 
 async def _drain(server: _Server) -> None:

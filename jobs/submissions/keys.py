@@ -11,8 +11,9 @@ from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 from feature_pipelines.errors import ContractError
+from jobs.dashboard.browser import is_loopback_name
 
-__all__ = ["Authenticate", "Caller", "authenticate"]
+__all__ = ["LOOPBACK", "Authenticate", "Caller", "authenticate"]
 
 
 class Caller(NamedTuple):
@@ -20,6 +21,9 @@ class Caller(NamedTuple):
 
     key_id: str
 
+
+LOOPBACK = Caller("loopback")
+"""Who asks from this machine, where no key is configured."""
 
 Authenticate = Callable[[Mapping[str, str], str | None], Caller]
 """From a request's headers (lower-case names) and the peer's address to who asks."""
@@ -33,11 +37,15 @@ def authenticate(headers: Mapping[str, str], peer: str | None) -> Caller:
         peer: its address.
 
     Raises:
-        ContractError: evidence `status` 401: it comes from elsewhere.
+        ContractError: evidence `status` 401: it comes from elsewhere; 403: it is addressed to another name than this machine's.
     """
     with_address = _address(peer)
     if with_address is not None and with_address.is_loopback:
-        return Caller("loopback")
+        if not is_loopback_name(headers.get("host", "")):  # a page's own name, made to lead here
+            raise ContractError(
+                "without a key this server answers under localhost alone", status=403, code="HOST"
+            )
+        return LOOPBACK
     raise ContractError(
         "no key is configured, and without one only this machine is served",
         status=401,
