@@ -81,13 +81,18 @@ class Board:
         """Keep the newest of a table's rows; see `recent.shown_columns`."""
         self._models[model].recent.add(table)
 
-    def note_missing(self, model: str, missing: Missing | None) -> None:
-        """Say which rows a model's log lacks; None = that cannot be told."""
-        self._models[model].missing = missing
+    def note(self, model: str, *, missing: Missing | None, skew: dict[str, Any] | None) -> bool:
+        """Say which rows a model's log lacks, and what its newest skew report says; return whether that is news.
 
-    def note_skew(self, model: str, skew: dict[str, Any] | None) -> None:
-        """Say what a model's newest skew report says; None = there is none."""
-        self._models[model].skew = skew
+        Args:
+            model: which is known.
+            missing: None = that cannot be told.
+            skew: None = there is none.
+        """
+        known = self._models[model]
+        before = (known.missing, known.skew)
+        known.missing, known.skew = missing, skew
+        return before != (missing, skew)
 
     def note_unreadable(self, model: str) -> None:
         """Say that a file of the log could not be read."""

@@ -23,7 +23,7 @@ from jobs.dashboard.logged_rows import LoggedRows, columns_of, is_log
 from jobs.dashboard.recent import shown_columns
 from jobs.dashboard.skew_status import SkewWatch
 from jobs.dashboard.windows import LONGEST_SECONDS
-from jobs.online.log_gaps import GapWatch
+from jobs.online.log_gaps import GapWatch, Missing
 from udfs.prediction_files import FILE_NAME
 
 __all__ = ["Follower", "Progress"]
@@ -37,14 +37,14 @@ class Progress(NamedTuple):
     """What one look at the log found.
 
     Args:
-        n_read: files that were read.
         n_waiting: files that are there and not read yet.
         is_there: whether there is a log at all.
+        is_news: whether the board knows more than before.
     """
 
-    n_read: int
     n_waiting: int
     is_there: bool
+    is_news: bool
 
 
 class Follower:
@@ -64,6 +64,7 @@ class Follower:
         self._directory, self._board, self._skew, self._gaps = directory, board, skew, gaps
         self._gap_polls, self._polls = gap_polls, 0
         self._seen: set[Path] = set()
+        self._missing: dict[str, Missing] = {}
         self.lock = threading.Lock()
 
     def poll(self, now: int) -> Progress:
@@ -78,10 +79,10 @@ class Follower:
         for path in new[:_FILES_AT_ONCE]:
             self._read(path, found[path][0], now)
             self._seen.add(path)
-        self._note(now, is_due=self._polls % self._gap_polls == 0)
+        is_news = self._note(now, is_due=self._polls % self._gap_polls == 0)
         self._polls += 1
-        n_read = min(len(new), _FILES_AT_ONCE)
-        return Progress(n_read, len(new) - n_read, self._directory.is_dir())
+        n_waiting = max(len(new) - _FILES_AT_ONCE, 0)
+        return Progress(n_waiting, self._directory.is_dir(), bool(new) or is_news)
 
     def _files(self, now: int) -> Iterator[tuple[Path, str, float]]:
         """Yield (path, model, time of change) of the files that a window may reach."""
@@ -128,15 +129,17 @@ class Follower:
             if shown is not None:
                 self._board.add_recent(model, shown)
 
-    def _note(self, now: int, *, is_due: bool) -> None:
+    def _note(self, now: int, *, is_due: bool) -> bool:
+        """Note what the log lacks and what skew reports say; return whether that is news."""
         directories = self._models()
-        missing = self._gaps.look(directories) if is_due else None
+        if is_due:
+            self._missing = self._gaps.look(directories)
+        is_news = False
         for directory in directories:
             model = unquote(directory.name)
             skew = self._skew.newest(model)
             with self.lock:
-                self._board.note_skew(model, skew)
-                if missing is not None:
-                    self._board.note_missing(model, missing.get(directory.name))
+                is_news |= self._board.note(model, missing=self._missing.get(directory.name), skew=skew)
         with self.lock:
             self._board.forget(now)
+        return is_news

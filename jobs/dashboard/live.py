@@ -38,7 +38,7 @@ class Live:
     ) -> None:
         self._board, self._follower, self._clock, self._every = board, follower, clock, every_seconds
         self._version = 0
-        self._progress = Progress(0, 0, False)
+        self._progress = Progress(0, False, False)
         self._is_rebuilt = False
         self._ending = threading.Event()
         self._thread: threading.Thread | None = None
@@ -66,7 +66,7 @@ class Live:
         """Look at the log once, judge the rules, and wake who waits if anything changed."""
         now = self._clock()
         progress = self._follower.poll(now)
-        changed = progress.n_read > 0 or progress != self._progress
+        changed = progress.is_news or progress[:2] != self._progress[:2]
         self._progress = progress
         if not progress.n_waiting:
             self._is_rebuilt = True

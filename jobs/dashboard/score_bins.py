@@ -51,12 +51,15 @@ class ScoreBins:
         if not len(finite):
             return
         self.n += len(finite)
-        self.total += float(finite.sum())
+        with np.errstate(over="ignore"):  # of scores near the largest double: then there is no mean
+            self.total += float(finite.sum())
         lowest, highest = float(finite.min()), float(finite.max())
         self.smallest, self.largest = min(self.smallest, lowest), max(self.largest, highest)
         self._widen(_exponent(lowest, highest))
         exponent = self.exponent or 0
-        keys, counts = np.unique(np.floor(np.ldexp(finite, -exponent)).astype(np.int64), return_counts=True)
+        places = np.floor(np.ldexp(finite, -exponent)).astype(np.int64)
+        places[(finite < 0) & (places == 0)] = -1  # it went to zero on the way
+        keys, counts = np.unique(places, return_counts=True)
         self.counts.update(dict(zip(keys.tolist(), counts.tolist(), strict=True)))
         unit = finite[(finite >= 0) & (finite <= 1)]
         self.twentieths = self.twentieths + np.bincount(
@@ -106,15 +109,17 @@ class ScoreBins:
         if not self.n:
             return {"mean": None, "min": None, "max": None, "not_finite": self.not_finite}
         mean = self.total / self.n
-        return {"mean": mean, "min": self.smallest, "max": self.largest, "not_finite": self.not_finite}
+        return {
+            "mean": mean if math.isfinite(mean) else None,
+            "min": self.smallest,
+            "max": self.largest,
+            "not_finite": self.not_finite,
+        }
 
     def _widen(self, exponent: int) -> None:
         """Take an exponent no smaller than this and one's own, under which all that was seen is in few enough bins."""
         wanted = exponent if self.exponent is None else max(exponent, self.exponent)
-        while (
-            math.floor(math.ldexp(self.largest, -wanted)) - math.floor(math.ldexp(self.smallest, -wanted))
-            >= _MOST
-        ):
+        while _place(self.largest, wanted) - _place(self.smallest, wanted) >= _MOST:
             wanted += 1
         if self.exponent is not None and wanted > self.exponent:
             widened: Counter[int] = Counter()
@@ -122,6 +127,12 @@ class ScoreBins:
                 widened[key >> (wanted - self.exponent)] += count
             self.counts = widened
         self.exponent = wanted
+
+
+def _place(score: float, exponent: int) -> int:
+    """Return the bin of a score; one that goes to zero on the way stays on its side of it."""
+    place = math.floor(math.ldexp(score, -exponent))
+    return min(place, -1) if score < 0 else place
 
 
 def _exponent(lowest: float, highest: float) -> int:
