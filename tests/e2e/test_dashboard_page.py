@@ -172,7 +172,7 @@ def test_figures_are_those_of_the_log(shown: Shown, browser: Browser) -> None:
         expect(page.locator("#recent tr.more")).to_contain_text(str(newest["score"]))
         expect(page.locator("#skew")).to_contain_text("Not compared yet")
         expect(page.locator("#verdict-title")).to_have_text("1 alert")
-        expect(page.locator("#alerts li").first).to_contain_text("latency_ms.total.p50 > 0 over 1h")
+        expect(page.locator("#firing li").first).to_contain_text("latency_ms.total.p50 > 0 over 1h")
 
 
 def test_new_answers_appear_by_themselves_and_not_while_paused(shown: Shown, browser: Browser) -> None:

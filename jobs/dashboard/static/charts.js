@@ -21,7 +21,7 @@ function ticks(low, high) {
  *
  * host: an empty <figure>. draw(spec) draws, again and again, keeping the cursor. A spec has
  *   label: what a screen reader calls it; places: how many; series: [{name, color, values (null: nothing)}];
- *   isLine, top (fixed top of the axis), tick(value), below: [[place, text]], place(i): its name, summary: said without a cursor,
+ *   isLine, isPartial (the last place is not over yet), hasLegend (unless false), top (fixed top of the axis), tick(value), below: [[place, text]], place(i): its name, summary: said without a cursor,
  *   value(value): in words.
  */
 export class Chart {
@@ -80,7 +80,7 @@ export class Chart {
     this.svg.setAttribute("height", String(HEIGHT));
     this.svg.setAttribute("aria-label", `${spec.label}. ${spec.summary}. Arrow keys read single values.`);
     this.svg.replaceChildren(...grid.flat(), this.mark, ...drawn, ...below);
-    const legend = spec.series.length > 1 ? spec.series : [];
+    const legend = spec.series.length > 1 && spec.hasLegend !== false ? spec.series : [];
     this.legend.replaceChildren(...legend.map((one) => el("li", {}, el("span", { class: `dot fill-${one.color}` }), one.name)));
     this.legend.hidden = !legend.length;
     this.tell();
@@ -101,7 +101,8 @@ export class Chart {
   columns(x, y, step, gap) {
     return this.stacks().flatMap((stack, i) => stack.filter(({ from, to }) => to > from).map(({ from, to, color }) => {
       const height = Math.max(y(from) - y(to), 1);
-      return svg("rect", { class: `fill-${color}`, x: x(i) + gap / 2, y: y(to), width: Math.max(step - gap, 0.6), height });
+      const isOpen = this.spec.isPartial && i === this.spec.places - 1;
+      return svg("rect", { class: `fill-${color}${isOpen ? " partial" : ""}`, x: x(i) + gap / 2, y: y(to), width: Math.max(step - gap, 0.6), height });
     }));
   }
 

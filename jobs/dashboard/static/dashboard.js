@@ -2,12 +2,15 @@
 
 import { Chart, shareBar, spark } from "./charts.js";
 import {
-  byId, clock, count, duration, el, headers, instant, keepKey, micros, moment, plural, readKey, say, seconds, share, short, show,
+  byId, clock, count, duration, el, headers, instant, keepKey, micros, moment, plural, readKey, say, seconds, share, short, show, svg,
 } from "./page.js";
 import { follow } from "./stream.js";
 
 const WINDOW_NAMES = { 300: "5 min", 900: "15 min", 3600: "1 hour", 21600: "6 hours", 86400: "1 day" };
-const PARTS = { lookup: "reading the store", features: "features", model: "model" };
+const PARTS = { lookup: "store", features: "features", model: "model" };
+const FEW_CLASSES = 4;
+const FEW_ANSWERS = 12;
+const MOST_CODES = 4;
 const STATUS_COLORS = { PRESENT: "ok", OVERRIDDEN: "s0", NOT_FOUND: "warn", NULL: "none", EXPIRED: "s2", FUTURE: "s4", UNAVAILABLE: "bad" };
 const SKEW_PILLS = { equal: "ok", differs: "bad", partly: "warn", nothing: "" };
 
@@ -15,7 +18,7 @@ const address = new URL(location.href);
 const state = {
   model: address.searchParams.get("model"),
   window: WINDOW_NAMES[address.searchParams.get("window")] ? address.searchParams.get("window") : "900",
-  isPaused: false, stop: null, last: null, arrivedAt: 0, connection: "connecting", open: new Set(), known: null,
+  isPaused: false, stop: null, last: null, arrivedAt: 0, connection: "connecting", open: new Set(), known: null, showsAll: false,
 };
 const charts = {};
 
@@ -173,23 +176,27 @@ function drawEmpty(data) {
 function drawVerdict({ alerts, firing, model, now_ts: now }) {
   const mine = alerts.filter((alert) => alert.state === "firing");
   const elsewhere = firing.filter((one) => one.model !== model);
-  const box = byId("verdict");
   const unknown = alerts.filter((alert) => alert.state === "unknown");
-  box.className = `verdict card ${mine.length ? "firing" : alerts.length ? "quiet-now" : ""}`;
+  byId("verdict").className = `verdict card ${mine.length ? "firing" : alerts.length ? "quiet-now" : ""}`;
   say(byId("verdict-title"), mine.length ? plural(mine.length, "alert") : alerts.length ? "No alert" : "No rules");
-  const also = elsewhere.length ? ` Of other models: ${elsewhere.map((one) => `${one.rule} (${one.model})`).join(", ")}.` : "";
   let text = "Rules are set in dashboard.alerts.";
-  if (mine.length) text = `${plural(alerts.length, "rule")}, ${mine.length} met.`;
+  if (mine.length) text = `${mine.length} of ${plural(alerts.length, "rule")} met.`;
   else if (alerts.length) text = `${plural(alerts.length, "rule")}, none is met${unknown.length ? `; ${unknown.length} cannot be judged now` : ""}.`;
+  const also = elsewhere.length ? ` Of other models: ${elsewhere.map((one) => `${one.rule} (${one.model})`).join(", ")}.` : "";
   say(byId("verdict-text"), text + also);
-  const order = { firing: 0, unknown: 1, ok: 2 };
   const words = { firing: "firing", unknown: "no data", ok: "ok" };
-  byId("alerts").replaceChildren(...[...alerts].sort((a, b) => order[a.state] - order[b.state]).map((alert) => {
+  const line = (alert) => {
     const since = alert.state === "firing" ? `, for ${duration((now - alert.since_ts) / 1e6)}` : "";
     return el("li", {}, el("span", { class: `state ${alert.state}` }, words[alert.state]),
       el("span", { class: "what" }, el("span", {}, `${alert.name}: `, el("code", {}, alert.rule)),
         el("span", { class: "measured" }, alert.value === null ? "nothing to measure" : `now ${short(alert.value)}${since}`)));
-  }));
+  };
+  const rest = alerts.filter((alert) => alert.state !== "firing");
+  byId("firing").replaceChildren(...mine.map(line));
+  show(byId("firing"), mine.length > 0);
+  byId("rest").replaceChildren(...rest.map(line));
+  show(byId("rules"), rest.length > 0);
+  say(byId("rules-title"), mine.length ? `${plural(rest.length, "other rule")}` : "Show the rules");
 }
 
 function drawTiles({ totals, latency_us: latency, log, now_ts: now }) {
@@ -198,9 +205,9 @@ function drawTiles({ totals, latency_us: latency, log, now_ts: now }) {
     ["Rows answered", count(totals.rows)],
     ["Rows per second", short(totals.rows_per_second)],
     ["Refused", share(totals.refused, totals.rows), totals.refused > 0 ? `${plural(totals.refused, "row")} refused` : "rows refused"],
-    ["Time of a call, median", micros(latency.total?.p50)],
-    ["Time of a call, 99 %", micros(latency.total?.p99)],
-    ["Since the newest answer", newest === null ? "–" : duration(Math.round(newest))],
+    ["Half of the calls within", micros(latency.total?.p50)],
+    ["99 % of the calls within", micros(latency.total?.p99)],
+    ["Since the last answer", newest === null ? "–" : duration(Math.round(newest))],
   ];
   byId("tiles").replaceChildren(...tiles.map(([name, value, note]) => el("div", {}, el("dt", {}, note ?? name), el("dd", {}, value))));
 }
@@ -221,24 +228,32 @@ function overTime({ window }) {
     below.push([(at - window.from_ts) / (window.step_seconds * 1e6), clock(at)]);
   }
   const name = window.step_seconds < 60 ? seconds : clock;
-  return { places, below, place: (i) => `${name(start(i))} to ${name(start(i + 1))}`, placeName: "Time" };
+  return { places, below, isPartial: true, place: (i) => `${name(start(i))} to ${name(start(i + 1))}`, placeName: "Time" };
 }
 
 function drawTraffic(data) {
   const { rows, refused } = data.series;
   const per = data.window.step_seconds;
   const highest = Math.max(...rows) / per;
-  const errors = data.errors.map(({ code, rows: n }) => `${code} ${count(n)}`);
   chart("traffic").draw({
     ...overTime(data),
     label: "Rows per second over time",
-    summary: data.totals.rows ? `At most ${short(highest)} rows/s${errors.length ? `; refused: ${errors.slice(0, 3).join(", ")}` : ""}` : "No answers in this time",
+    summary: data.totals.rows ? `${plural(data.totals.rows, "row")} in ${plural(data.totals.calls, "call")}, at most ${short(highest)} rows/s` : "No answers in this time",
     series: [
       { name: "scored", color: "s0", values: rows.map((n, i) => (n - refused[i]) / per) },
       { name: "refused", color: "bad", values: refused.map((n) => n / per) },
     ],
     tick: short, value: (value) => `${short(value)} rows/s`,
   });
+  const total = data.totals.refused;
+  const most = data.errors.slice(0, MOST_CODES);
+  const others = data.errors.slice(MOST_CODES).reduce((sum, one) => sum + one.rows, 0);
+  const lines = [...most, ...(others ? [{ code: "others", rows: others }] : [])];
+  byId("errors").replaceChildren(total
+    ? el("table", {}, el("caption", { class: "unseen" }, "Refused rows by reason"),
+      el("thead", {}, el("tr", {}, el("th", { scope: "col" }, "Refused because"), el("th", { scope: "col", class: "n" }, "rows"), el("th", { scope: "col", class: "n" }, "of all"))),
+      el("tbody", {}, lines.map(({ code, rows: n }) => el("tr", {}, el("th", { scope: "row" }, code), el("td", { class: "n" }, count(n)), el("td", { class: "n" }, share(n, data.totals.rows))))))
+    : el("p", { class: "lead none" }, data.totals.rows ? "No row was refused." : ""));
 }
 
 function drawLatency(data) {
@@ -256,7 +271,7 @@ function drawLatency(data) {
     el("tr", {}, el("th", { scope: "row" }, name), figures.map((figure) => el("td", { class: "n" }, micros(latency[part][figure])))));
   byId("latency-table").replaceChildren(rows.length
     ? el("table", {}, el("caption", { class: "unseen" }, "Time of a call by part"),
-      el("thead", {}, el("tr", {}, el("th", { scope: "col" }, "Part"), ["mean", "50 %", "90 %", "99 %", "max"].map((name) => el("th", { scope: "col", class: "n" }, name)))),
+      el("thead", {}, el("tr", {}, el("th", { scope: "col" }, "Part"), ["mean", "50 %", "90 %", "99 %", "max"].map((name) => el("th", { scope: "col", class: name === "90 %" ? "n wide" : "n" }, name)))),
       el("tbody", {}, rows))
     : "");
 }
@@ -284,18 +299,26 @@ function drawClasses(data) {
   say(byId("t-classes"), isRegression ? "Mean score" : "Classes");
   const common = overTime(data);
   if (isRegression) {
+    byId("mix").replaceChildren();
     chart("classes").draw({ ...common, label: "Mean score over time", isLine: true, summary: `Mean ${short(data.scores.mean)}; this model has no classes`,
       series: [{ name: "mean score", color: "s0", values: series.score_mean }], tick: short, value: short });
     return;
   }
   const total = classes.reduce((sum, one) => sum + one.rows, 0);
   const sums = Array.from({ length: common.places }, (_, i) => names.reduce((sum, name) => sum + series.classes[name][i], 0));
+  const percent = (value) => share(Math.round(value * 1e6), 1e6);
   chart("classes").draw({
-    ...common, label: "Share of each class over time", top: 1,
-    summary: total ? classes.slice(0, 4).map((one) => `${one.label} ${share(one.rows, total)}`).join(", ") + (classes.length > 4 ? `, ${classes.length - 4} more` : "") : "No classes in this time",
+    ...common, label: "Share of each class over time", top: 1, hasLegend: names.length <= FEW_CLASSES,
+    summary: total ? `${plural(total, "row")} with a class${names.length > FEW_CLASSES ? `, of ${names.length}` : `: ${classes.map((one) => `${one.label} ${share(one.rows, total)}`).join(", ")}`}` : "No classes in this time",
     series: names.map((name, i) => ({ name, color: color(i), values: series.classes[name].map((n, at) => (sums[at] ? n / sums[at] : null)) })),
-    tick: (value) => share(value, 1), value: (value) => share(value, 1),
+    tick: (value) => `${Math.round(100 * value)} %`, value: percent,
   });
+  const highest = Math.max(...classes.map((one) => one.rows), 1);
+  byId("mix").replaceChildren(...(names.length > FEW_CLASSES ? [...classes].sort((a, b) => a.label.localeCompare(b.label, "en", { numeric: true })).slice(0, 20).map((one) => el("li", {},
+    el("span", { class: "class" }, el("span", { class: `dot fill-${color(names.indexOf(one.label))}` }), one.label),
+    svg("svg", { class: "share", viewBox: "0 0 100 10", preserveAspectRatio: "none", "aria-hidden": "true" },
+      svg("rect", { class: `fill-${color(names.indexOf(one.label))}`, width: (100 * one.rows) / highest, height: 10 })),
+    el("span", { class: "n" }, `${count(one.rows)} `, el("span", { class: "soft" }, share(one.rows, total))))) : []));
 }
 
 function drawViews({ views, series, now_ts: now }) {
@@ -306,7 +329,7 @@ function drawViews({ views, series, now_ts: now }) {
   byId("views").replaceChildren(el("table", {}, el("caption", { class: "unseen" }, "Stored features by view"),
     el("thead", {}, el("tr", {}, el("th", { scope: "col" }, "View"), el("th", { scope: "col" }, "Look-ups"),
       ["Median age", "99 %", "Oldest"].map((name) => el("th", { scope: "col", class: "n" }, name)),
-      el("th", { scope: "col" }, "Newest value"), el("th", { scope: "col" }, "Median age over time"))),
+      el("th", { scope: "col" }, "Newest value"), el("th", { scope: "col", class: "wide" }, "Median age over time"))),
     el("tbody", {}, views.map((view) => {
       const entries = Object.entries(view.statuses);
       const total = entries.reduce((sum, [, n]) => sum + n, 0);
@@ -315,9 +338,9 @@ function drawViews({ views, series, now_ts: now }) {
       return el("tr", {}, el("th", { scope: "row" }, view.name),
         el("td", { class: "mix" }, shareBar(entries.map(([status, value]) => ({ name: status, value, color: STATUS_COLORS[status] ?? "s7" })), words.join(", ")),
           el("span", { class: "statuses" }, entries.map(([status, n]) => el("span", {}, el("span", { class: `dot fill-${STATUS_COLORS[status] ?? "s7"}` }), `${status} ${count(n)}`)))),
-        ["p50", "p99", "max"].map((figure) => el("td", { class: "n" }, duration(view.age_seconds[figure]))),
-        el("td", {}, view.newest_event_ts === null ? "–" : [instant(view.newest_event_ts), el("span", { class: "soft" }, ` (${duration((now - view.newest_event_ts) / 1e6)} ago)`)]),
-        el("td", {}, ages.some((age) => age !== null) ? spark(ages, "s3") : "–"));
+        [["p50", "Median age"], ["p99", "99 %"], ["max", "Oldest"]].map(([figure, name]) => el("td", { class: "n", "data-name": name }, duration(view.age_seconds[figure]))),
+        el("td", { "data-name": "Newest value" }, view.newest_event_ts === null ? "–" : [`${duration((now - view.newest_event_ts) / 1e6)} ago `, el("span", { class: "note-inline" }, instant(view.newest_event_ts))]),
+        el("td", { class: "wide" }, ages.some((age) => age !== null) ? spark(ages, "s3") : "–"));
     }))));
 }
 
@@ -367,7 +390,7 @@ function drawLog({ log, versions, now_ts: now, totals }) {
 }
 
 function drawRecent({ recent }) {
-  say(byId("recent-lead"), recent.length ? `The last ${count(recent.length)}, newest first. No personal data: fields tagged so are never sent here.` : "None is kept (dashboard.recent_rows is 0), or none came yet.");
+  say(byId("recent-lead"), recent.length ? `Newest first. No personal data: fields tagged so are never sent here.` : "None is kept (dashboard.recent_rows is 0), or none came yet.");
   show(byId("recent"), recent.length > 0);
   if (!byId("recent").children.length) {
     const names = [["Served", ""], ["Row", ""], ["Answer", ""], ["Score", "n"], ["Stored features", "wide"], ["Time", "n wide"], ["Version", "wide"]];
@@ -377,7 +400,10 @@ function drawRecent({ recent }) {
   }
   const body = byId("recent").querySelector("tbody");
   const before = new Map([...body.children].map((row) => [row.dataset.key, row]));
-  const wanted = recent.flatMap((row) => {
+  const few = state.showsAll ? recent : recent.slice(0, FEW_ANSWERS);
+  show(byId("all"), recent.length > FEW_ANSWERS);
+  say(byId("all"), state.showsAll ? "Show fewer" : `Show all ${count(recent.length)}`);
+  const wanted = few.flatMap((row) => {
     const key = `${row.process}:${row.sequence}`;
     const line = before.get(key) ?? answered(row, key, state.known !== null && !before.has(key));
     return state.open.has(key) ? [line, before.get(`${key}+`) ?? more(row, `${key}+`)] : [line];
@@ -389,6 +415,12 @@ function drawRecent({ recent }) {
   for (const key of state.open) if (key.includes(":") && !keys.has(key)) state.open.delete(key);
   state.known = keys;
 }
+
+byId("all").addEventListener("click", () => {
+  state.showsAll = !state.showsAll;
+  byId("all").setAttribute("aria-expanded", String(state.showsAll));
+  drawRecent(state.last);
+});
 
 function answered(row, key, isNew) {
   const id = Object.values(row.id ?? {});
@@ -407,14 +439,14 @@ function answered(row, key, isNew) {
     else byId("recent").querySelector(`tr[data-key="${CSS.escape(`${key}+`)}"]`)?.remove();
   } }, state.open.has(key) ? "Less" : "More");
   const line = el("tr", { class: isNew ? "new" : "", "data-key": key },
-    el("td", {}, instant(row.served_ts, seconds(row.served_ts))),
+    el("td", { class: "when" }, instant(row.served_ts, seconds(row.served_ts))),
     el("th", { scope: "row", class: "id" }, id.length ? id.join(" · ") : el("span", { class: "soft" }, `row ${count(row.sequence)}`)),
-    el("td", {}, row.error ? el("span", { class: "is-bad" }, row.error) : row.label ?? "–"),
-    el("td", { class: "n" }, row.error ? "–" : short(row.score)),
+    el("td", { class: "answer" }, row.error ? el("span", { class: "is-bad" }, row.error) : row.label ?? "–"),
+    el("td", { class: "n score" }, row.error ? "–" : short(row.score)),
     el("td", { class: "wide" }, stored),
     el("td", { class: "n wide" }, spent ? micros(spent) : "–"),
     el("td", { class: "wide" }, row.version || "–"),
-    el("td", { class: "n" }, toggle));
+    el("td", { class: "n open" }, toggle));
   toggle.setAttribute("aria-label", `Details of ${id.length ? id.join(" ") : `row ${row.sequence}`}`);
   return line;
 }
