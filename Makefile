@@ -1,6 +1,6 @@
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-full check bench dist clean java redis chromium
+.PHONY: help demo test test-full check bench dist clean java redis chromium postgres
 
 PY := .venv/bin/python
 ANY_ZONE := tests/unit/feature_pipelines tests/unit/jobs/tables $(addprefix tests/laws/test_,as_of.py row_local.py one_contract.py portable_bits.py)
@@ -16,7 +16,7 @@ demo: java .venv/.demo ## ingest real flights, train, register, score a million 
 test: java redis chromium .venv/.test check ## the checks and every test but the slow ones (up to 25 minutes)
 	@$(PY) -m pytest -m "not slow"
 
-test-full: java redis chromium .venv/.test ## the slow tests: kill sweeps, clusters; and the law tests in another time zone
+test-full: java redis postgres chromium .venv/.test ## the slow tests: kill sweeps, clusters; and the law tests in another time zone
 	@$(PY) -m pytest -m "slow"
 	@TZ=Asia/Kathmandu $(PY) -m pytest -m "not slow" $(ANY_ZONE)
 
@@ -33,6 +33,7 @@ bench: java redis .venv/.bench ## measure against the alternatives; writes .ones
 	@$(PY) -m tests.benchmarks.bench_serving
 	@$(PY) -m tests.benchmarks.bench_reconcile
 	@$(PY) -m tests.benchmarks.bench_trees
+	@$(PY) -m tests.benchmarks.bench_async
 
 dist: .venv/.test ## build wheel and sdist into dist/
 	@rm -rf build dist
@@ -51,6 +52,9 @@ redis:
 
 chromium:
 	@.ci/check-chromium
+
+postgres:
+	@.ci/check-postgres
 
 .venv/.demo: $(PINS)
 	@.ci/make-venv all $@

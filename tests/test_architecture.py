@@ -164,6 +164,18 @@ def test_worker_of_the_server_needs_no_spark_and_no_mlflow(process_env: dict[str
     import_blocked(["jobs.online.worker"], process_env, forbidden=forbidden)
 
 
+def test_process_that_scores_submissions_needs_no_spark_no_mlflow_and_no_database(
+    process_env: dict[str, str],
+) -> None:
+    forbidden = "pyspark,py4j,mlflow,deltalake,pydantic,yaml,matplotlib,pandas,dbos,sqlalchemy,fastapi"
+    import_blocked(["jobs.submissions.scorer_process"], process_env, forbidden=forbidden)
+
+
+def test_gateway_and_worker_of_submissions_need_no_spark_and_no_mlflow(process_env: dict[str, str]) -> None:
+    modules = ["jobs.submissions.gateway", "jobs.submissions.worker"]
+    import_blocked(modules, process_env, forbidden="pyspark,py4j,mlflow,matplotlib,sklearn,pandas")
+
+
 def test_block_is_effective(process_env: dict[str, str]) -> None:
     """The three tests above would pass for the wrong reason if nothing were blocked."""
     with pytest.raises(AssertionError, match="pyarrow is blocked by the import contract"):

@@ -17,7 +17,7 @@ from typing import Any
 
 from feature_pipelines.definitions import FeatureSet
 from feature_pipelines.errors import ConfigurationError, OnescoreError
-from jobs.proof.path_servers import Server, lean_server, stock_server
+from jobs.proof.path_servers import Server, async_server, lean_server, stock_server
 from jobs.runs.chosen_model import chosen_model
 from jobs.runs.conf import Conf
 from jobs.runs.progress import say
@@ -123,6 +123,12 @@ class Bench:
         server: Server = self._once("lean", self._start_lean)
         return server
 
+    def submissions(self, batch_rows: int) -> Server:
+        """Return a gateway of the model whose worker gives what has more than `batch_rows` rows to a Spark job."""
+        name = f"async-{batch_rows}"
+        server: Server = self._once(name, lambda: self._start_async(name, batch_rows))
+        return server
+
     def stock(self) -> Server:
         """Return MLflow's own server of the model."""
         server: Server = self._once("stock", self._start_stock)
@@ -149,22 +155,39 @@ class Bench:
     def _start_lean(self) -> Server:
         """Start the job itself, with a store that is empty and no log."""
         directory = self._directory("lean")
-        pinned = f"model.version={self.version.version}" if self.version is not None else None
-        settings = [
-            *([pinned] if pinned else []),
-            f"store.url=sqlite:///{directory}/online.db",
-            "serve.log_directory=null",
-            "serve.max_staleness_seconds=null",
-        ]
-        command = [sys.executable, "-m", "jobs.serve_realtime", *self._flags]
-        command += [part for setting in settings for part in ("--set", setting)]
+        settings = ["serve.log_directory=null", "serve.max_staleness_seconds=null"]
+        command = self._command("jobs.serve_realtime", directory, settings)
         command += ["--host", "127.0.0.1", "--port", "0", "--workers", "1"]
-        if self.version is None:
-            command += ["--bundle", str(self.bundle)]
-        path = os.pathsep.join(filter(None, [str(_CODE), self._environment.get("PYTHONPATH", "")]))
         say("starting the lean server")
-        environment = {**self._environment, "PYTHONPATH": path}
-        return self._open.enter_context(lean_server(command, environment, directory))
+        return self._open.enter_context(lean_server(command, self._code_environment(), directory))
+
+    def _start_async(self, name: str, batch_rows: int) -> Server:
+        """Start gateway and worker with a database of their own, a store that is empty and no log."""
+        directory = self._directory(name)
+        settings = [
+            "serve.log_directory=null",
+            f"submissions.database_url=sqlite:///{directory}/submissions.db",
+            f"submissions.batch_rows={batch_rows}",
+            "submissions.scorers=1",
+        ]
+        gateway = self._command("jobs.serve_async", directory, settings)
+        gateway += ["--host", "127.0.0.1", "--port", "0"]
+        worker = self._command("jobs.work_async", directory, settings)
+        say("starting a gateway and a worker")
+        environment = self._code_environment()
+        return self._open.enter_context(async_server(gateway, worker, environment, directory))
+
+    def _command(self, job: str, directory: Path, settings: Sequence[str]) -> list[str]:
+        """Return the command of a job with this model, its version pinned, and an online store that is empty."""
+        pinned = [f"model.version={self.version.version}"] if self.version is not None else []
+        settings = [*pinned, f"store.url=sqlite:///{directory}/online.db", *settings]
+        command = [sys.executable, "-m", job, *self._flags]
+        command += [part for setting in settings for part in ("--set", setting)]
+        return command if self.version is not None else [*command, "--bundle", str(self.bundle)]
+
+    def _code_environment(self) -> dict[str, str]:
+        path = os.pathsep.join(filter(None, [str(_CODE), self._environment.get("PYTHONPATH", "")]))
+        return {**self._environment, "PYTHONPATH": path}
 
     def _start_stock(self) -> Server:
         """Start MLflow's command, in which the model runs with the code that it brings."""

@@ -22,7 +22,7 @@ from urllib.parse import urlsplit
 
 from feature_pipelines.errors import ConfigurationError, UnavailableError
 
-__all__ = ["JSON", "Server", "lean_server", "stock_server"]
+__all__ = ["JSON", "Server", "async_server", "lean_server", "stock_server"]
 
 JSON = "application/json"
 _REQUEST_SECONDS = 60
@@ -101,13 +101,47 @@ def lean_server(command: Sequence[str], environment: Mapping[str, str], director
     log = directory / "server.log"
 
     def address() -> Server | None:
-        events = [json.loads(line) for line in log.read_text().splitlines() if line.startswith("{")]
-        ports = [event["address"][1] for event in events if event.get("event") == "server_starting"]
-        is_ready = any(event.get("event") == "worker_ready" for event in events)
-        return Server(f"http://127.0.0.1:{ports[0]}") if is_ready and ports else None
+        starting = _event(log, "server_starting")
+        is_ready = starting is not None and _event(log, "worker_ready") is not None
+        return Server(f"http://127.0.0.1:{starting['address'][1]}") if starting and is_ready else None
 
     with _process(command, environment, log, "the lean server", _LEAN_SECONDS, address) as server:
         yield server
+
+
+@contextlib.contextmanager
+def async_server(
+    gateway: Sequence[str], worker: Sequence[str], environment: Mapping[str, str], directory: Path
+) -> Iterator[Server]:
+    """Start `jobs.serve_async` with port 0 and `jobs.work_async`, and wait until both do what they are for.
+
+    Args:
+        gateway, worker: the whole commands.
+        environment: of the processes.
+        directory: where their output goes.
+
+    Raises:
+        UnavailableError: see lean_server.
+    """
+    logs = directory / "gateway.log", directory / "worker.log"
+
+    def address() -> Server | None:
+        ready = _event(logs[0], "gateway_ready")
+        return Server(f"http://127.0.0.1:{ready['address'][1]}") if ready is not None else None
+
+    with _process(gateway, environment, logs[0], "the gateway", _LEAN_SECONDS, address) as server:
+
+        def works() -> Server | None:
+            return server if _event(logs[1], "worker_ready") is not None else None
+
+        with _process(worker, environment, logs[1], "the worker", _LEAN_SECONDS, works):
+            yield server
+
+
+def _event(log: Path, name: str) -> dict[str, Any] | None:
+    """Return the first event of a name in a log of JSON lines; None if there is none."""
+    events = (json.loads(line) for line in log.read_text().splitlines() if line.startswith("{"))
+    return next((event for event in events if event.get("event") == name), None)
 
 
 @contextlib.contextmanager

@@ -15,6 +15,7 @@ from functools import partial
 from feature_pipelines.definitions import FeatureSet
 from feature_pipelines.errors import ConfigurationError, OnescoreError, did_you_mean
 from jobs.proof.path_answers import ScoringPath
+from jobs.proof.path_async import AsyncPath
 from jobs.proof.path_bench import Bench
 from jobs.proof.path_http import LEAN_FORMS, STOCK_FORMS, Form, HttpPath
 from jobs.proof.path_local import EvaluatorPath, KernelPath, OnlinePath, PyfuncPath
@@ -46,6 +47,10 @@ def _lean(form: Form) -> Callable[[Bench], ScoringPath]:
     return lambda bench: HttpPath(bench.lean(), form, bench.feature_set)
 
 
+def _async(batch_rows: int) -> Callable[[Bench], ScoringPath]:
+    return lambda bench: AsyncPath(bench.submissions(batch_rows), bench.feature_set)
+
+
 def _stock(form: Form) -> Callable[[Bench], ScoringPath]:
     return lambda bench: HttpPath(bench.stock(), form, bench.feature_set)
 
@@ -59,6 +64,8 @@ PATHS: tuple[Entry, ...] = (
     Entry("udf-pandas", partial(UdfPath, kind="pandas"), needs_registry=True),
     Entry("batch-parquet", partial(BatchPath, source="parquet")),
     Entry("batch-delta", partial(BatchPath, source="delta")),
+    Entry("async-rows", _async(100_000)),
+    Entry("async-batch", _async(1)),
     *(Entry(f"lean-{form.name}", _lean(form)) for form in LEAN_FORMS),
     *(Entry(f"stock-{form.name}", _stock(form), needs_registry=True) for form in STOCK_FORMS),
 )

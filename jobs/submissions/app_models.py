@@ -6,7 +6,18 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-__all__ = ["ErrorAnswer", "Listed", "ReferenceBody", "RowsBody", "State", "Status", "StatusPage", "Ticket"]
+__all__ = [
+    "ErrorAnswer",
+    "ErrorDetail",
+    "Listed",
+    "Notify",
+    "ReferenceBody",
+    "RowsBody",
+    "State",
+    "Status",
+    "StatusPage",
+    "Ticket",
+]
 
 State = Literal["queued", "running", "succeeded", "failed", "cancelled"]
 _ID = Field(description="of the submission", pattern="^[0-9a-f]{32}$")

@@ -23,6 +23,7 @@ import sqlalchemy as sa
 from dbos import WorkflowSerializationFormat
 
 from feature_pipelines.errors import ContractError, UnavailableError
+from jobs.runs.kill_points import reached
 from jobs.submissions.database import Database
 from jobs.submissions.engine_names import APPLICATION_VERSION, LARGE_QUEUE, QUEUE, WORKFLOW
 from jobs.submissions.ledger import OPEN, Submission
@@ -74,7 +75,8 @@ class Intake:
         clock: microseconds since 1970, UTC; a submission's rows are scored as of the time when it came.
         chunk_rows: see `tables.SUBMISSIONS`.
         batch_rows: one of more rows, or a reference, waits among those that a Spark job scores.
-        max_queued, max_queued_bytes: what may wait or run, of all gateways together.
+        max_queued, max_queued_bytes: what may wait or run, of all gateways together (on PostgreSQL, those that commit at the same
+            moment may exceed it by what they then take).
         retry_after_seconds: told to who is refused for that.
     """
 
@@ -211,6 +213,8 @@ class Intake:
                     n, n_bytes = n + 1, n_bytes + submission.n_bytes
                     self._insert(connection, submission, waiting.body)
                     done.append(Taken(submission, True))
+            reached("async_intake.before_commit")
+        reached("async_intake.after_commit")
         return done
 
     def _insert(self, connection: sa.Connection, submission: Submission, body: bytes) -> None:

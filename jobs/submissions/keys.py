@@ -9,11 +9,11 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
+from urllib.parse import urlsplit
 
 from feature_pipelines.errors import ContractError
-from jobs.dashboard.browser import is_loopback_name
 
-__all__ = ["LOOPBACK", "Authenticate", "Caller", "authenticate"]
+__all__ = ["Authenticate", "Caller", "authenticate"]
 
 
 class Caller(NamedTuple):
@@ -22,30 +22,32 @@ class Caller(NamedTuple):
     key_id: str
 
 
-LOOPBACK = Caller("loopback")
-"""Who asks from this machine, where no key is configured."""
-
 Authenticate = Callable[[Mapping[str, str], str | None], Caller]
 """From a request's headers (lower-case names) and the peer's address to who asks."""
 
 
 def authenticate(headers: Mapping[str, str], peer: str | None) -> Caller:
-    """Return who asks, where no key is configured: any client of this machine.
+    """Return who asks, where no key is configured: any client of this machine, that asked for it by its own name.
+
+    Else a page of another site, whose name was made to lead here, could ask in its visitor's browser.
 
     Args:
         headers: of the request, by lower-case name.
         peer: its address.
 
     Raises:
-        ContractError: evidence `status` 401: it comes from elsewhere; 403: it is addressed to another name than this machine's.
+        ContractError: evidence `status` 401: it comes from elsewhere, or by another name.
     """
-    with_address = _address(peer)
-    if with_address is not None and with_address.is_loopback:
-        if not is_loopback_name(headers.get("host", "")):  # a page's own name, made to lead here
-            raise ContractError(
-                "without a key this server answers under localhost alone", status=403, code="HOST"
-            )
-        return LOOPBACK
+    address = _address(peer)
+    if address is not None and address.is_loopback:
+        host = headers.get("host", "").lower()
+        name = urlsplit(f"//{host}").hostname or ""
+        named = _address(name)
+        if name == "localhost" or (named is not None and named.is_loopback):
+            return Caller("loopback")
+        raise ContractError(
+            "without a key this machine is served by its own name alone", status=401, code="UNAUTHENTICATED"
+        )
     raise ContractError(
         "no key is configured, and without one only this machine is served",
         status=401,

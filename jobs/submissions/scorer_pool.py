@@ -26,11 +26,21 @@ from udfs.serving import ServingSettings
 __all__ = ["Crashed", "Scored", "ScorerPool", "ScorerProcess", "Unscored"]
 
 _END_SECONDS = 10.0
+_LOAD_SECONDS = 120.0
 _ONE_THREAD = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
 
 
 class Crashed(Exception):
-    """The process that scored is gone, or hung and was ended; what it was at may be why."""
+    """The process that scored is gone, or hung and was ended; what it was at may be why.
+
+    Args:
+        how: what was seen of it.
+        is_loading: whether it was at its model, and no submission is to blame.
+    """
+
+    def __init__(self, how: str, is_loading: bool = False) -> None:
+        super().__init__(how)
+        self.is_loading = is_loading
 
 
 class Unscored(Exception):
@@ -67,6 +77,7 @@ class ScorerProcess:
 
     def __init__(self, settings: ServingSettings, max_versions: int, chunk_seconds: float) -> None:
         self._chunk_seconds = chunk_seconds
+        self._loaded: set[Model] = set()
         self._answers, told = os.pipe()
         try:
             self.process = subprocess.Popen(
@@ -82,11 +93,15 @@ class ScorerProcess:
         os.set_blocking(self._asks, False)
         with contextlib.suppress(Ended, Late):  # found out by whoever asks first
             spec = {"settings": dataclasses.asdict(settings), "max_versions": max_versions}
-            write_frame(self._asks, spec, deadline=time.monotonic() + chunk_seconds)
+            write_frame(self._asks, spec, deadline=time.monotonic() + _LOAD_SECONDS)
 
     def load(self, model: Model) -> str:
         """Have a version loaded; return whether it is verified. Raises as `score` does."""
-        said, _ = self._ask({"op": "load", "model": dataclasses.asdict(model)})
+        try:
+            said, _ = self._ask({"op": "load", "model": dataclasses.asdict(model)}, seconds=_LOAD_SECONDS)
+        except Crashed as exc:
+            raise Crashed(str(exc), is_loading=True) from exc
+        self._loaded.add(model)
         return str(said["verified"])
 
     def score(
@@ -104,9 +119,12 @@ class ScorerProcess:
         Raises:
             Crashed, Unscored: see there.
         """
+        if model not in self._loaded:
+            self.load(model)
         first, n = rows
         asked = {"op": "score", "model": dataclasses.asdict(model), "as_of": as_of, "is_last": is_last}
-        said, body = self._ask(asked | {"first_row": first, "n_rows": n}, payload or b"")
+        asked |= {"first_row": first, "n_rows": n}
+        said, body = self._ask(asked, payload or b"", seconds=self._chunk_seconds)
         cut = said["ids"]
         return Scored(Chunk.packed(first, n, body[cut:], body[:cut]), said["n_retryable"], said["n_refused"])
 
@@ -115,18 +133,23 @@ class ScorerProcess:
         self.process.kill()
         self._forget()
 
-    def end(self) -> None:
-        """Let it write its log and end; made to, if it takes too long."""
+    def leave(self) -> None:
+        """Tell it to write its log and end."""
         if self.process.stdin is not None:
             self.process.stdin.close()
+
+    def end(self, seconds: float) -> None:
+        """Wait until it has ended; it is made to, if it takes longer."""
         try:
-            self.process.wait(_END_SECONDS)
+            self.process.wait(seconds)
         except subprocess.TimeoutExpired:
             self.process.kill()
         self._forget()
 
-    def _ask(self, header: Mapping[str, Any], body: bytes = b"") -> tuple[dict[str, Any], bytes]:
-        deadline = time.monotonic() + self._chunk_seconds
+    def _ask(
+        self, header: Mapping[str, Any], body: bytes = b"", *, seconds: float
+    ) -> tuple[dict[str, Any], bytes]:
+        deadline = time.monotonic() + seconds
         try:
             write_frame(self._asks, header, body, deadline)
             said, answers = read_frame(self._answers, deadline)
@@ -188,7 +211,10 @@ class ScorerPool:
         with self._lock:
             scorers, self._all = self._all, []
         for scorer in scorers:
-            scorer.end()
+            scorer.leave()
+        deadline = time.monotonic() + _END_SECONDS
+        for scorer in scorers:
+            scorer.end(max(0.0, deadline - time.monotonic()))
 
     def _add(self) -> ScorerProcess:
         scorer = self._make()

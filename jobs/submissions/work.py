@@ -14,14 +14,16 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from feature_pipelines.errors import ModelError, OnescoreError
+from jobs.runs.kill_points import reached
 from jobs.submissions.ledger import Ledger, Submission
 from jobs.submissions.models import Models
-from jobs.submissions.scorer_pool import Crashed, ScorerPool, Unscored
+from jobs.submissions.scorer_pool import Crashed, ScorerPool, ScorerProcess, Unscored
 
 __all__ = ["LargeScoring", "Limits", "Stopping", "Work", "missing_chunks"]
 
 _LOGGER = logging.getLogger("onescore.async")
 _LONGEST_PAUSE_SECONDS = 60.0
+_NO_MODEL = "its model version cannot be had or loaded here"
 
 
 class Stopping(BaseException):
@@ -114,8 +116,7 @@ class Work:
             self._check()
             n += 1
             try:
-                submission = self._ledger.begin(id_)
-                if submission is None or self._attempt(submission):
+                if self._attempt(id_):
                     self._tell(id_)
                     return
             except Exception as exc:  # noqa: BLE001 - such as a database that is away: it comes back
@@ -124,57 +125,90 @@ class Work:
             if self._stopping.wait(pause):
                 raise Stopping
 
-    def _attempt(self, submission: Submission) -> bool:
+    def _attempt(self, id_: str) -> bool:
         """Return whether the submission has come to its end."""
-        is_last = submission.attempts >= self._limits.max_attempts
+        begun: list[Submission] = []
         try:
-            if submission.attempts > self._limits.max_attempts:
-                raise _Again("ATTEMPTS_EXHAUSTED", "the workers that scored it ended again and again")
-            return self._scored(submission, is_last)
-        except Crashed:
-            if self._ledger.crashed(submission.id) < self._limits.max_crashes:
+            return self._scored(id_, begun)
+        except Crashed as crash:
+            if crash.is_loading:
+                return self._given_up(begun[0], "MODEL_UNAVAILABLE", _NO_MODEL)
+            if self._ledger.crashed(id_) < self._limits.max_crashes:
                 return False
             message = "the process that scored it ended, again and again; one of its rows may be why"
-            self._ledger.end(submission.id, "failed", "SCORER_CRASHED", message)
+            self._ledger.end(id_, "failed", "SCORER_CRASHED", message)
             return True
         except (Unscored, ModelError) as exc:
-            again = _Again("MODEL_UNAVAILABLE", "its model version cannot be had or loaded here")
             _LOGGER.error("%s: %s", type(exc).__name__, exc)
+            return self._given_up(begun[0], "MODEL_UNAVAILABLE", _NO_MODEL)
         except OnescoreError as exc:
-            again = _Again("UNAVAILABLE", "what it needs did not answer")
             _LOGGER.error("%s: %s", type(exc).__name__, exc)
+            return self._given_up(begun[0], "UNAVAILABLE", "what it needs did not answer")
         except _Again as exc:
-            again = exc
-        if is_last or submission.attempts > self._limits.max_attempts:
-            self._ledger.end(submission.id, "failed", again.reason, str(again))
-            return True
-        return False
+            return self._given_up(begun[0], exc.reason, str(exc))
 
-    def _scored(self, submission: Submission, is_last: bool) -> bool:
-        if submission.kind == "reference" or submission.n_rows > self._limits.batch_rows:
-            self._large(submission, is_last=is_last, is_wanted=lambda: self._is_wanted(submission.id))
-            self._check()
-            now = self._ledger.get(submission.id)
-            if now is not None and now.is_open:
-                raise _Again("UNAVAILABLE", "some of its rows could not be scored")
+    def _given_up(self, submission: Submission, reason: str, message: str) -> bool:
+        """Give a submission up if that was its last attempt; return whether it was."""
+        is_last = self._is_last(submission)
+        if is_last:
+            self._ledger.end(submission.id, "failed", reason, message)
+        return is_last
+
+    def _is_last(self, submission: Submission) -> bool:
+        return submission.attempts >= self._limits.max_attempts
+
+    def _scored(self, id_: str, begun: list[Submission]) -> bool:
+        """Score what is not stored yet; return whether that was the end. `begun` receives the submission once an attempt is counted."""
+        seen = self._ledger.get(id_)
+        if seen is None or not seen.is_open:
             return True
-        model = self._models.of(submission)
-        payload = self._ledger.payload(submission.id)
-        if payload is None:
-            return True  # it ended meanwhile
-        given: bytes | None = payload
-        with self._pool.lent() as scorer:
-            for rows in missing_chunks(submission, self._ledger.stored(submission.id)):
-                self._check()
-                found = scorer.score(model, submission.as_of_ts, given, rows, is_last=is_last)
-                given = None
-                if found.n_retryable and not is_last:
-                    raise _Again(
-                        "UNAVAILABLE", "the online store did not answer, or scoring failed by our fault"
-                    )
-                if not self._ledger.store(submission.id, [found.chunk]):
-                    break
+        if seen.kind == "reference" or seen.n_rows > self._limits.batch_rows:
+            return self._scored_large(id_, begun)
+        with (
+            self._pool.lent() as scorer
+        ):  # an attempt begins when there is who makes it: what waits here was not tried
+            self._check()
+            submission = self._begun(id_, begun)
+            if submission is None:
+                return True
+            payload = self._ledger.payload(id_)
+            if payload is None:
+                return True  # it ended meanwhile
+            self._score(scorer, submission, payload)
         return True
+
+    def _scored_large(self, id_: str, begun: list[Submission]) -> bool:
+        submission = self._begun(id_, begun)
+        if submission is None:
+            return True
+        self._large(submission, is_last=self._is_last(submission), is_wanted=lambda: self._is_wanted(id_))
+        self._check()
+        now = self._ledger.get(id_)
+        if now is not None and now.is_open:
+            raise _Again("UNAVAILABLE", "some of its rows could not be scored")
+        return True
+
+    def _begun(self, id_: str, begun: list[Submission]) -> Submission | None:
+        submission = self._ledger.begin(id_)
+        if submission is not None:
+            begun.append(submission)
+            if submission.attempts > self._limits.max_attempts:
+                raise _Again("ATTEMPTS_EXHAUSTED", "the workers that scored it ended again and again")
+        return submission
+
+    def _score(self, scorer: ScorerProcess, submission: Submission, payload: bytes) -> None:
+        model, is_last = self._models.of(submission), self._is_last(submission)
+        given: bytes | None = payload
+        for rows in missing_chunks(submission, self._ledger.stored(submission.id)):
+            self._check()
+            found = scorer.score(model, submission.as_of_ts, given, rows, is_last=is_last)
+            given = None
+            if found.n_retryable and not is_last:
+                raise _Again("UNAVAILABLE", "the online store did not answer, or scoring failed by our fault")
+            reached("async_work.before_store")
+            if not self._ledger.store(submission.id, [found.chunk]):
+                break
+            reached("async_work.after_store")
 
     def _is_wanted(self, id_: str) -> bool:
         if self._stopping.is_set():

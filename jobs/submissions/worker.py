@@ -39,7 +39,7 @@ from jobs.submissions.worker_metrics import WorkerMetrics
 
 __all__ = ["run_worker"]
 
-_EXPIRE_EVERY_SECONDS = 30.0
+_EXPIRE_EVERY_SECONDS = 60.0
 _HOUR_US = 3_600_000_000
 _AHEAD = 4  # so many are taken for each process that scores, which then waits for no look into the queue
 
@@ -139,7 +139,7 @@ def _launch(
 
 def _until(ending: threading.Event, ledger: Ledger, client: DBOSClient, retention_hours: float) -> None:
     """Wait to be told to end; meanwhile delete what has been kept long enough, the engine's history of it first."""
-    while not ending.wait(_EXPIRE_EVERY_SECONDS):
+    while not ending.wait(min(_EXPIRE_EVERY_SECONDS, retention_hours * 360)):
         try:
             before = _now() - round(retention_hours * _HOUR_US)
             while ids := ledger.expired(before):

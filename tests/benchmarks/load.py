@@ -1,9 +1,9 @@
 """A small load generator: a number of keep-alive connections in one process, each sending its next request when the last is answered.
 
-    python tests/benchmarks/load.py PORT CONNECTIONS REQUESTS SECONDS < bodies.jsonl
+    python tests/benchmarks/load.py PORT CONNECTIONS REQUESTS SECONDS [PATH] < bodies.jsonl
 
 It prints JSON: the seconds of each request, and the wall time. It ends after REQUESTS requests in all or SECONDS, whichever is
-first, talks to the loopback interface alone, and checks that every answer is 200. It needs the standard library only, so that it
+first, talks to the loopback interface alone, and checks that every answer is 200 or 202. It needs the standard library only, so that it
 costs little beside the server that it measures.
 """
 
@@ -40,7 +40,7 @@ class _Connection(asyncio.Protocol):
             if head < 0:
                 return
             length = _LENGTH.search(self._received, 0, head)
-            if not self._received.startswith(b"HTTP/1.1 200") or length is None:
+            if not self._received.startswith((b"HTTP/1.1 200", b"HTTP/1.1 202")) or length is None:
                 raise SystemExit(f"not answered: {self._received[:200]!r}")
             self._end = head + 4 + int(length[1])
         if len(self._received) >= self._end:
@@ -64,11 +64,11 @@ class _Connection(asyncio.Protocol):
         self._transport.write(self._requests[self._budget[0] % len(self._requests)])
 
 
-async def _main(port: int, connections: int, n_requests: int, seconds: float) -> None:
+async def _main(port: int, connections: int, n_requests: int, seconds: float, path: str) -> None:
     bodies = [line.rstrip(b"\n") for line in sys.stdin.buffer]
     requests = [
-        b"POST /invocations HTTP/1.1\r\nhost: 127.0.0.1\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n%s"
-        % (len(body), body)
+        b"POST %s HTTP/1.1\r\nhost: 127.0.0.1\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n%s"
+        % (path.encode(), len(body), body)
         for body in bodies
     ]
     budget = [n_requests]
@@ -88,4 +88,5 @@ async def _main(port: int, connections: int, n_requests: int, seconds: float) ->
 
 
 if __name__ == "__main__":
-    asyncio.run(_main(int(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), float(sys.argv[4])))
+    where = sys.argv[5] if len(sys.argv) > 5 else "/invocations"
+    asyncio.run(_main(int(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), float(sys.argv[4]), where))

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
-PARTS = ("batch", "as_of", "stores", "serving", "reconcile", "trees")
+PARTS = ("batch", "as_of", "stores", "serving", "reconcile", "trees", "async")
 _LESS_IS_BETTER = ("ms", "MB", "ns/row", "ratio")
 
 

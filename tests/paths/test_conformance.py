@@ -73,7 +73,12 @@ def alone(bench: Bench) -> dict[str, Answer]:
     return {name: path.score([row])[0] for name, row in ROWS.items()}
 
 
-@pytest.fixture(scope="module", params=PATHS, ids=lambda entry: entry.name)
+SLOW = {"async-batch"}
+"""Each of its submissions starts a Spark job of its own."""
+PARAMS = [pytest.param(one, marks=[pytest.mark.slow] if one.name in SLOW else []) for one in PATHS]
+
+
+@pytest.fixture(scope="module", params=PARAMS, ids=lambda entry: entry.name)
 def entry(request: pytest.FixtureRequest) -> Entry:
     """Each path."""
     found: Entry = request.param

@@ -60,6 +60,7 @@ def test_names_are_distinct_and_the_groups_are_those_of_the_readme() -> None:
         "pyfunc",
         "udf",
         "batch",
+        "async",
         "lean",
         "stock",
     }

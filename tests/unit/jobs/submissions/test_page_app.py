@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import pytest
 from starlette.requests import Request
 
 from feature_pipelines.columns import Binary, Float64, String
@@ -12,7 +11,6 @@ from feature_pipelines.definitions import FeatureSet
 from feature_pipelines.errors import ContractError
 from feature_pipelines.schema import Field, Schema
 from jobs.dashboard.browser import PAGE_HEADERS
-from jobs.submissions.keys import LOOPBACK, authenticate
 from jobs.submissions.page.app import described_model, pages_app
 from tests.toy.asgi import call
 from tests.toy.houses import FEATURES
@@ -87,11 +85,3 @@ def test_the_dashboard_is_below_its_path() -> None:
     app = pages_app(about, lambda _: None, dashboard=_dashboard)
     assert call(app, "/dashboard/data").status == 200
     assert call(app, "/about").json["dashboard"] == "/dashboard/"
-
-
-def test_without_a_key_a_name_that_is_made_to_lead_to_this_machine_is_refused() -> None:
-    assert authenticate({"host": "localhost:8090"}, "127.0.0.1") == LOOPBACK
-    for host in ("rebound.example:8090", ""):
-        with pytest.raises(ContractError, match="under localhost alone") as refused:
-            authenticate({"host": host}, "127.0.0.1")
-        assert refused.value.evidence["status"] == 403

@@ -1,0 +1,131 @@
+"""What becomes of submissions when things go wrong, or somebody changes his mind."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import time
+
+import pytest
+
+from tests.toy.poison import DEADLY, HANGING, SLOW, write_poison_bundle
+from tests.toy.processes import wait_until
+from tests.toy.submitting import open_async
+
+pytestmark = pytest.mark.e2e
+JSON = {"content-type": "application/json"}
+
+
+@pytest.fixture(scope="module")
+def poison(tmp_path_factory):
+    directory = tmp_path_factory.mktemp("poison") / "bundle"
+    write_poison_bundle(directory)
+    return directory
+
+
+@pytest.fixture(scope="module")
+def place(poison, process_env, tmp_path_factory):
+    directory = tmp_path_factory.mktemp("lifecycle")
+    settings = ("submissions.chunk_rows=2", "submissions.scorers=2", "submissions.dead_after_seconds=3")
+    with open_async(directory, process_env, poison, *settings, name="poison") as opened:
+        yield opened
+
+
+@pytest.fixture(scope="module")
+def gateway(place):
+    return place.gateway()
+
+
+@pytest.fixture(scope="module")
+def worker(place, gateway):
+    return place.worker("submissions.chunk_timeout_seconds=2")
+
+
+def doses(*values):
+    return {"rows": [{"id": i, "dose": value} for i, value in enumerate(values)]}
+
+
+def test_poison_fails_with_a_reason_and_costs_no_other_submission_anything(place, gateway, worker):
+    bad = gateway.submit(doses(1.0, 2.0, 3.0, DEADLY))
+    good = [gateway.submit(doses(float(i))) for i in range(20)]
+    found = gateway.finished(bad)
+    assert (found["state"], found["reason"]["code"], found["results"]) == ("failed", "SCORER_CRASHED", [])
+    assert {gateway.finished(id_)["state"] for id_ in good} == {"succeeded"}
+    assert worker.process.poll() is None
+    with place.ledger() as ledger:
+        assert ledger.get(bad).crashes == 3
+        assert ledger.payload(bad) is None
+
+
+def test_a_running_submission_is_cancelled_and_what_was_scored_of_it_thrown_away(place, gateway, worker):
+    id_ = gateway.submit(doses(*[SLOW] * 40))
+    wait_until(lambda: gateway.get(f"/submissions/{id_}")["rows_done"] > 0, "it is running", 20)
+    status, _, text = gateway.call("DELETE", f"/submissions/{id_}")
+    assert (status, json.loads(text)["state"]) == (200, "cancelled")
+    assert gateway.error("DELETE", f"/submissions/{id_}") == (409, "FINISHED")
+    assert gateway.error("GET", f"/submissions/{id_}/results.ndjson") == (409, "NO_RESULTS")
+    assert gateway.finished(gateway.submit(doses(1.0)))["state"] == "succeeded"
+    time.sleep(1.2)  # the chunk that was under way has ended by now, and was not stored
+    with place.ledger() as ledger:
+        assert (ledger.get(id_).state, ledger.stored(id_)) == ("cancelled", [])
+
+
+def test_too_many_that_wait_are_refused_with_a_time_to_come_back_and_known_ones_are_not(
+    place, poison, process_env, tmp_path
+):
+    with open_async(tmp_path / "full", process_env, poison, name="poison") as alone:
+        gateway = alone.gateway("submissions.max_queued=2", "submissions.retry_after_seconds=7")
+        first = gateway.submit(doses(1.0), idempotency_key="first")
+        second = gateway.submit(doses(2.0))
+        status, headers, text = gateway.call("POST", "/submissions", json.dumps(doses(3.0)).encode())
+        assert (status, headers["retry-after"], json.loads(text)["error"]["code"]) == (429, "7", "QUEUE_FULL")
+        assert gateway.submit(doses(1.0), idempotency_key="first") == first
+        gateway.call("DELETE", f"/submissions/{second}")
+        third = gateway.submit(doses(3.0))
+        # now a worker that keeps what has ended for a second and a half
+        alone.worker("submissions.retention_hours=0.0004")
+        assert gateway.finished(third)["state"] == "succeeded"
+        wait_until(lambda: gateway.call("GET", f"/submissions/{first}")[0] == 404, "it expires", 20)
+        wait_until(lambda: not gateway.get("/submissions")["submissions"], "all expire", 20)
+        with alone.ledger() as ledger, ledger.database.reading() as connection:
+            for table in ("onescore_results", "onescore_payloads", "workflow_status"):
+                assert connection.exec_driver_sql(f"select count(*) from {table}").scalar() == 0, table
+
+
+def test_a_worker_that_is_told_to_end_stores_its_chunk_and_gives_back_the_rest(place, gateway, worker):
+    other = place.worker()
+    ids = [gateway.submit(doses(*[SLOW] * 6)) for _ in range(4)]
+    wait_until(
+        lambda: all(gateway.get(f"/submissions/{id_}")["state"] != "queued" for id_ in ids), "all begun", 20
+    )
+    other.process.send_signal(signal.SIGTERM)
+    assert other.process.wait(20) == 0
+    found = [gateway.finished(id_) for id_ in ids]
+    assert {one["state"] for one in found} == {"succeeded"}
+    with place.ledger() as ledger:
+        assert all(ledger.get(one["id"]).crashes == 0 for one in found)
+
+
+def test_a_frozen_worker_is_taken_for_dead_and_does_no_harm_when_it_comes_back(place, gateway, worker):
+    frozen = place.worker()
+    ids = [gateway.submit(doses(*[SLOW] * 4)) for _ in range(6)]
+    wait_until(
+        lambda: all(gateway.get(f"/submissions/{id_}")["state"] != "queued" for id_ in ids), "all begun", 20
+    )
+    os.kill(frozen.process.pid, signal.SIGSTOP)
+    try:
+        found = [gateway.finished(id_) for id_ in ids]
+    finally:
+        os.kill(frozen.process.pid, signal.SIGCONT)
+    assert {one["state"] for one in found} == {"succeeded"}
+    again = [gateway.finished(id_) for id_ in ids]
+    assert again == found
+    assert gateway.finished(gateway.submit(doses(1.0)))["state"] == "succeeded"
+
+
+def test_a_process_that_hangs_is_ended_as_if_it_had_crashed(place, gateway, worker):
+    hanging = gateway.submit(doses(1.0, HANGING))
+    found = gateway.finished(hanging)
+    assert (found["state"], found["reason"]["code"]) == ("failed", "SCORER_CRASHED")
+    assert gateway.finished(gateway.submit(doses(1.0)))["state"] == "succeeded"

@@ -1,0 +1,163 @@
+"""What was acknowledged is scored to the end and its answers are stored once, whatever is killed by kill -9, and whenever.
+
+The client keeps what was acknowledged in a file of its own. Killed are gateways and workers with all that they started: at each named
+place, and (slow) twenty times at random, on SQLite and on PostgreSQL.
+"""
+
+from __future__ import annotations
+
+import http.client
+import json
+import random
+import threading
+import time
+
+import pytest
+
+from tests.toy.processes import wait_until
+from tests.toy.serving import asking, write_store
+from tests.toy.submitting import JSON, open_async, said_of
+from udfs.serving import ServingSettings, open_scorer
+
+pytestmark = pytest.mark.e2e
+SETTINGS = ("submissions.chunk_rows=10", "submissions.scorers=1", "submissions.dead_after_seconds=2")
+
+
+class Client:
+    """Submits with a key of its own each until it is acknowledged, and writes down what it was told."""
+
+    def __init__(self, place, through, rows=25):
+        self.file = place.directory / "acknowledged.txt"
+        self.rows = asking(rows, through)
+        self._lock, self._n = threading.Lock(), 0
+
+    def submit(self, gateways, seconds=90):
+        with self._lock:
+            self._n += 1
+            n = self._n
+        rows = [row | {"house_id": n * 1_000 + i} for i, row in enumerate(self.rows)]
+        body = json.dumps({"rows": rows}).encode()
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline:
+            try:
+                status, _, text = random.choice(gateways).call(
+                    "POST", "/submissions", body, JSON | {"idempotency-key": f"key-{n}"}, seconds=20
+                )
+            except (OSError, http.client.HTTPException):
+                time.sleep(0.05)
+                continue
+            if status in (200, 202):
+                with self._lock, self.file.open("a") as file:
+                    file.write(f"{json.loads(text)['id']} {n}\n")
+                return
+            time.sleep(0.05)
+        raise AssertionError(f"submission {n} was never acknowledged")
+
+    def acknowledged(self):
+        lines = [line.split() for line in self.file.read_text().splitlines()]
+        return {
+            id_: [r | {"house_id": int(n) * 1_000 + i} for i, r in enumerate(self.rows)] for id_, n in lines
+        }
+
+
+@pytest.fixture
+def place(request, bundle, process_env, tmp_path):
+    settings = SETTINGS
+    if getattr(request, "param", "sqlite") == "postgres":
+        settings = (*settings, f"submissions.database_url={request.getfixturevalue('postgres_url')}")
+    with open_async(tmp_path / "async", process_env, bundle, *settings) as opened:
+        opened.through = write_store(opened.directory / "online.db")
+        yield opened
+
+
+def check(place, bundle, acknowledged):
+    """See that what is kept is what was acknowledged, each scored once, with the real-time server's bits."""
+    settings = ServingSettings(store_url=f"sqlite:///{place.directory}/online.db", store_timeout_ms=10_000)
+    online = open_scorer(bundle, settings, lambda: 0)
+    with place.ledger() as ledger:
+        kept = ledger.listed("loopback", state=None, limit=10_000, after=None)
+        assert {one.id for one in kept} == set(acknowledged)
+        assert {(one.state, one.reason) for one in kept} == {("succeeded", None)}
+        for id_, rows in acknowledged.items():
+            chunks = ledger.chunks(id_, 0, len(rows))
+            assert [(c.first_row, c.n_rows) for c in chunks] == [(0, 10), (10, 10), (20, 5)]
+            answers = [json.loads(line) for chunk in chunks for line in chunk.body.split(b"\n")]
+            assert said_of(answers) == said_of(online.answer(rows))
+            assert [json.loads(line) for c in chunks for line in c.ids.split(b"\n")] == [
+                [r["house_id"]] for r in rows
+            ]
+    online.close()
+
+
+def all_ended(place):
+    with place.ledger() as ledger:
+        counts = ledger.counts()
+    return not counts["queued"] and not counts["running"]
+
+
+def paused(place, point):
+    file = place.directory / f"pause-{point}"
+    return file, {"ONESCORE_PAUSE_AT": point, "ONESCORE_PAUSE_FILE": str(file)}
+
+
+def test_killed_at_each_named_place_nothing_is_lost_and_nothing_done_twice(place, bundle):
+    survivor = place.gateway()
+    client = Client(place, place.through)
+    for point in ("async_intake.before_commit", "async_intake.after_commit"):
+        file, env = paused(place, point)
+        victim = place.gateway(env=env)
+        first, gateways = threading.Event(), [victim]
+        sending = threading.Thread(target=lambda g=gateways, f=first: (f.set(), client.submit(g)))
+        sending.start()
+        wait_until(lambda f=file: f.exists() and f.read_text(), point, 30)
+        victim.kill()
+        gateways[:] = [survivor]
+        sending.join(60)
+        assert not sending.is_alive()
+    for point in ("async_work.before_store", "async_work.after_store", "async_worker.before_outcome"):
+        file, env = paused(place, point)
+        client.submit([survivor])
+        victim = place.worker(env=env)
+        wait_until(lambda f=file: f.exists() and f.read_text(), point, 30, victim.output)
+        victim.kill()
+    place.worker()
+    wait_until(lambda: all_ended(place), "all have ended", 60)
+    acknowledged = client.acknowledged()
+    assert len(acknowledged) == 5
+    check(place, bundle, acknowledged)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("place", ["sqlite", "postgres"], indirect=True)
+def test_twenty_kills_at_random_lose_nothing_and_do_nothing_twice(place, bundle):
+    rng = random.Random(20)
+    running = [place.gateway(), place.gateway(), place.worker(), place.worker()]
+    client, ended = Client(place, place.through), threading.Event()
+    gateways = running[:2]  # replaced in place when one is killed
+
+    def submitting():
+        while not ended.is_set():
+            client.submit(list(gateways))
+            time.sleep(0.05)
+
+    threads = [threading.Thread(target=submitting) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    kills = 0
+    while kills < 20:
+        time.sleep(rng.uniform(0.2, 1.5))
+        i = rng.randrange(4)
+        if running[i].process.poll() is not None:
+            raise AssertionError(running[i].output.read_text()[-3000:])
+        running[i].kill()
+        kills += 1
+        running[i] = place.gateway() if i < 2 else place.start("work_async")
+        gateways[:] = running[:2]
+    ended.set()
+    for thread in threads:
+        thread.join(120)
+        assert not thread.is_alive()
+    wait_until(lambda: all_ended(place), "all have ended", 180, running[3].output)
+    acknowledged = client.acknowledged()
+    assert len(acknowledged) > 20
+    check(place, bundle, acknowledged)

@@ -1,0 +1,121 @@
+"""The ledger's states: a final one is never left, a chunk is stored once, and who comes second is told so."""
+
+from __future__ import annotations
+
+import pytest
+
+from feature_pipelines.errors import ContractError, UnavailableError
+from jobs.submissions.database import Database
+from jobs.submissions.intake import Intake
+from jobs.submissions.ledger_chunk import Chunk
+from jobs.submissions.work import missing_chunks
+
+
+def chunk(first, n=2, text=b"{}"):
+    return Chunk.packed(first, n, b"\n".join([text] * n), b"\n".join([b"[1]"] * n))
+
+
+def test_a_submission_is_scored_chunk_by_chunk_and_ends_with_the_last(kept):
+    id_ = kept.take(5).submission.id
+    begun = kept.ledger.begin(id_)
+    assert (begun.state, begun.attempts, begun.started_ts is not None) == ("running", 1, True)
+    assert list(missing_chunks(begun, kept.ledger.stored(id_))) == [(0, 2), (2, 2), (4, 1)]
+    assert kept.ledger.store(id_, [chunk(2)])
+    assert kept.ledger.get(id_).rows_done == 2
+    assert list(missing_chunks(begun, kept.ledger.stored(id_))) == [(0, 2), (4, 1)]
+    assert kept.ledger.store(id_, [chunk(0), chunk(4, 1)])
+    done = kept.ledger.get(id_)
+    assert (done.state, done.rows_done, kept.ledger.payload(id_)) == ("succeeded", 5, None)
+    assert [c.first_row for c in kept.ledger.chunks(id_, 1, 2)] == [0, 2]
+
+
+def test_a_chunk_that_is_stored_stays_as_it_is(kept):
+    id_ = kept.take(5).submission.id
+    kept.ledger.begin(id_)
+    kept.ledger.store(id_, [chunk(0, text=b'"first"')])
+    kept.ledger.store(id_, [chunk(0, text=b'"second"')])
+    assert [c.body for c in kept.ledger.chunks(id_, 0, 2)] == [b'"first"\n"first"']
+    assert kept.ledger.get(id_).rows_done == 2
+
+
+def test_a_final_state_is_never_left(kept):
+    id_ = kept.take(2).submission.id
+    assert kept.ledger.end(id_, "cancelled")
+    assert not kept.ledger.end(id_, "failed", "X")
+    assert kept.ledger.begin(id_) is None
+    assert not kept.ledger.store(id_, [chunk(0)])
+    assert (kept.ledger.get(id_).state, kept.ledger.stored(id_)) == ("cancelled", [])
+
+
+def test_answers_of_what_failed_are_thrown_away_and_crashes_are_counted(kept):
+    id_ = kept.take(5).submission.id
+    kept.ledger.begin(id_)
+    kept.ledger.store(id_, [chunk(0)])
+    assert [kept.ledger.crashed(id_) for _ in range(2)] == [1, 2]
+    assert kept.ledger.end(id_, "failed", "SCORER_CRASHED", "why")
+    found = kept.ledger.get(id_)
+    assert (found.reason, found.message, kept.ledger.stored(id_)) == ("SCORER_CRASHED", "why", [])
+
+
+def test_one_sees_ones_own_alone(kept):
+    mine, other = kept.take(who="me").submission, kept.take(who="other").submission
+    assert kept.ledger.get(other.id, "me") is None
+    assert [one.id for one in kept.ledger.listed("me", state=None, limit=9, after=None)] == [mine.id]
+    assert kept.take(key="k", who="me").submission.id != kept.take(key="k", who="other").submission.id
+
+
+def test_the_same_key_gives_the_first_and_another_payload_is_refused(kept):
+    first = kept.take(3, key="k")
+    again = kept.take(3, key="k")
+    assert (first.is_new, again.is_new, again.submission.id) == (True, False, first.submission.id)
+    with pytest.raises(ContractError, match="another payload") as caught:
+        kept.take(4, key="k")
+    assert caught.value.evidence["status"] == 409
+
+
+def test_too_many_and_too_large_are_refused_until_some_have_ended(kept):
+    kept.max_queued = 2
+    first = kept.take().submission
+    kept.take(key="k")
+    with pytest.raises(ContractError, match="too many") as caught:
+        kept.take()
+    assert (caught.value.evidence["status"], caught.value.evidence["retry_after"]) == (429, 5)
+    assert not kept.take(key="k").is_new
+    kept.ledger.end(first.id, "cancelled")
+    assert kept.take().is_new
+
+
+def test_bytes_that_wait_are_bounded_too(kept):
+    kept.max_queued_bytes = 100
+    kept.take(1)
+    with pytest.raises(ContractError, match="too many"):
+        kept.take(500, content='"hard to compress, as there is no repetition in 0123456789ABCDEF"')
+
+
+def test_what_has_ended_long_ago_expires_and_nothing_else(kept):
+    ended, other = kept.take(2).submission.id, kept.take(2).submission.id
+    kept.ledger.begin(ended)
+    kept.ledger.store(ended, [chunk(0)])
+    assert kept.ledger.expired(kept.now - 1_000) == []
+    assert kept.ledger.expired(kept.now + 1_000) == [ended]
+    kept.ledger.delete([ended])
+    assert kept.ledger.get(ended) is None
+    assert kept.ledger.get(other) is not None
+    assert kept.ledger.chunks(ended, 0, 9) == []
+
+
+def test_a_database_that_cannot_be_had_is_named_and_shows_no_password(tmp_path):
+    with pytest.raises(
+        UnavailableError, match=r"submissions.database_url: the database cannot be reached"
+    ) as caught:
+        Database("postgresql://me:secret@127.0.0.1:1/nix").prepare()
+    assert "secret" not in str(caught.value)
+
+
+def test_who_waits_is_told_when_the_database_does_not_take_it(kept):
+    with kept.database.writing() as connection:
+        connection.exec_driver_sql("drop table onescore_payloads")
+    with pytest.raises(UnavailableError, match="does not take the submission"):
+        kept.take()
+    assert isinstance(kept.intake, Intake)
+    assert kept.ledger.counts()["queued"] == 0
