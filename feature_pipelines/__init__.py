@@ -18,12 +18,14 @@ from feature_pipelines.columns import (
     String,
     Strings,
     Timestamp,
+    Vector,
     decimal,
     values_and_valid,
 )
 from feature_pipelines.definitions import FeatureSet, Fitted
 from feature_pipelines.errors import ContractError, DefinitionError, OnescoreError
 from feature_pipelines.evaluate import check_row_local, constants_from_json, fit_constants
+from feature_pipelines.reasons import RowsRefused
 from feature_pipelines.schema import Field, Reason, RowError, Schema
 from feature_pipelines.views import FeatureView, History
 
@@ -48,10 +50,12 @@ __all__ = [
     "OnescoreError",
     "Reason",
     "RowError",
+    "RowsRefused",
     "Schema",
     "String",
     "Strings",
     "Timestamp",
+    "Vector",
     "check_row_local",
     "constants_from_json",
     "decimal",

@@ -12,6 +12,7 @@ thing in a Spark task and in a server:
     String                Strings
     Binary                ndarray of object, each element bytes
     Nullable[T]           Nullable(values, valid): T's form, and an ndarray of bool (False = null)
+    Vector[Float64, k]    ndarray of float64, shape (k, n): features only, no request or view has one
 
 Every array is read-only. This module knows nothing of JSON, Arrow or feature sets.
 """
@@ -21,7 +22,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, Generic, NamedTuple, TypeVar, get_args, get_origin
+from typing import TYPE_CHECKING, Annotated, Any, Generic, NamedTuple, TypeVar, get_args, get_origin
 
 import numpy as np
 from numpy.typing import NDArray
@@ -42,6 +43,7 @@ __all__ = [
     "String",
     "Strings",
     "Timestamp",
+    "Vector",
     "concat",
     "decimal",
     "declared_type",
@@ -55,11 +57,12 @@ __all__ = [
 
 @dataclass(frozen=True)
 class DType:
-    """A declared type: its kind, and for decimals the precision and scale (digits)."""
+    """A declared type: its kind, for decimals the precision and scale (digits), for vectors how many values a row has (else 0)."""
 
     kind: str
     precision: int = 0
     scale: int = 0
+    size: int = 0
 
     @property
     def numpy(self) -> np.dtype[Any]:
@@ -76,7 +79,13 @@ class DType:
         """Whether a feature of this type can be a column of the model's matrix."""
         return self.kind in ("float64", "float32", "int64", "int32", "bool")
 
+    def shape(self, n_rows: int) -> tuple[int, ...]:
+        """Return the shape of n_rows rows' values."""
+        return (self.size, n_rows) if self.size else (n_rows,)
+
     def __str__(self) -> str:
+        if self.size:
+            return f"vector({self.kind}, {self.size})"
         return f"decimal({self.precision}, {self.scale})" if self.kind == "decimal" else self.kind
 
 
@@ -159,6 +168,29 @@ Bool = Annotated[NDArray[np.bool_], DType("bool")]
 Timestamp = Annotated[NDArray[np.int64], DType("timestamp")]
 String = Annotated[Strings, DType("string")]
 Binary = Annotated[NDArray[np.object_], DType("binary")]
+
+if TYPE_CHECKING:
+    from typing import Annotated as Vector
+else:
+
+    class Vector:
+        """The type of a feature with several values a row: `Vector[Float64, 64]` is an array of shape (64, n), C-contiguous or not.
+
+        In the model's matrix it has a row for each value, named `{function}_{i}`. A null value is NaN.
+
+        Raises:
+            DefinitionError: values that are no Float64, or a size that is no integer of 1 or more.
+        """
+
+        def __class_getitem__(cls, parameters: Any) -> Any:
+            """Return the annotation."""
+            of, size = parameters if isinstance(parameters, tuple) and len(parameters) == 2 else (None, None)
+            if of != Float64 or type(size) is not int or size < 1:
+                raise DefinitionError(
+                    f"Vector[{parameters!r}]: expected Float64 and how many values a row has, such as Vector[Float64, 64]"
+                )
+            return Annotated[NDArray[np.float64], DType("float64", size=size)]
+
 
 Column = NDArray[Any] | Strings | Nullable[Any]
 Columns = Mapping[str, Column]

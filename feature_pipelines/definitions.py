@@ -11,6 +11,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any, get_type_hints
 
 from feature_pipelines.columns import DType, declared_type
@@ -54,6 +55,11 @@ class Step:
     nullable: bool
     releases: tuple[str, ...] = ()
 
+    @property
+    def row_names(self) -> tuple[str, ...]:
+        """The names of its rows in a matrix: its own, or of a vector `{name}_{i}`."""
+        return tuple(f"{self.name}_{i}" for i in range(self.dtype.size)) if self.dtype.size else (self.name,)
+
 
 @dataclass(frozen=True)
 class FeatureSet:
@@ -62,7 +68,7 @@ class FeatureSet:
     Args:
         name: the set's name.
         request: the fields that a request brings.
-        features: the functions whose values the model sees, in the order of its matrix; each returns a number.
+        features: the functions whose values the model sees, in the order of its matrix; each returns numbers.
         intermediates: functions that only other functions read.
         views: stored features; their field names must differ from the request's.
         fitted: constants learned at training.
@@ -103,10 +109,11 @@ class FeatureSet:
         """All functions, intermediates first."""
         return (*self.intermediates, *self.features)
 
-    @property
+    @cached_property
     def feature_names(self) -> tuple[str, ...]:
-        """The names of the matrix's rows, in order."""
-        return tuple(function.__name__ for function in self.features)
+        """The names of the matrix's rows, in order: a feature's own, or of a vector `{feature}_{i}`."""
+        steps = {step.name: step for step in self.steps}
+        return tuple(name for function in self.features for name in steps[function.__name__].row_names)
 
     @property
     def inputs(self) -> frozenset[str]:
@@ -173,6 +180,8 @@ class FeatureSet:
         if returned is None:
             raise DefinitionError(f"{where} has no return annotation that is a column type, such as Float64")
         dtype, nullable = returned
+        if dtype.size and nullable:
+            raise DefinitionError(f"{where} returns a nullable {dtype}; a null in a vector is NaN")
         if function in self.features and (nullable or not dtype.is_numeric):
             raise DefinitionError(
                 f"{where} returns {dtype}{' or null' if nullable else ''}, which a model cannot read; return a "
@@ -193,6 +202,9 @@ class FeatureSet:
         owners: dict[str, list[str]] = {}
         for step in steps:
             owners.setdefault(step.name, []).append(_where(step.function))
+            if step.dtype.size:
+                for name in step.row_names:
+                    owners.setdefault(name, []).append(f"{name!r} of {_where(step.function)}")
         for name in self.sources.names:
             owners.setdefault(name, []).append(f"source field {name!r}")
         for constant in self.fitted:

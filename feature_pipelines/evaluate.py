@@ -23,6 +23,7 @@ from feature_pipelines.columns import (
 )
 from feature_pipelines.definitions import FeatureSet, Step
 from feature_pipelines.errors import DefinitionError
+from feature_pipelines.reasons import RowsRefused
 
 __all__ = ["FeatureRaised", "check_row_local", "constants_from_json", "evaluate", "fit_constants"]
 
@@ -42,7 +43,8 @@ class FeatureRaised(Exception):
 def evaluate(
     feature_set: FeatureSet, columns: Columns, constants: Mapping[str, Any], n_rows: int
 ) -> NDArray[np.float64]:
-    """Return the model's matrix: float64, C-contiguous, shape (n_features, n_rows), features in the set's order.
+    """Return the model's matrix: float64, C-contiguous, shape (n_features, n_rows), features in the set's order; a vector of k
+    values has k rows.
 
     Args:
         feature_set: what to compute.
@@ -53,16 +55,20 @@ def evaluate(
     Raises:
         DefinitionError: a function returned another type or length than it declares.
         FeatureRaised: a function raised; the caller decides which rows are guilty.
+        RowsRefused: a function refused some rows; the caller evaluates the others without them.
     """
-    matrix = np.empty((len(feature_set.features), n_rows), dtype=np.float64)
+    matrix = np.empty((len(feature_set.feature_names), n_rows), dtype=np.float64)
     by_feature = (
         n_rows > 1024
     )  # many rows: make NaNs canonical while a feature is in the cache; few: in one pass
-    shape = (n_rows,)
+    one_value = (n_rows,)
     known: dict[str, Column] = dict(columns)
     get = known.__getitem__
     with np.errstate(all="ignore"):
-        for step, name, function, inputs, fitted, row, dtype, is_read, is_int64 in _planned(feature_set):
+        for step, name, function, inputs, fitted, row, dtype, size, is_read, is_int64 in _planned(
+            feature_set
+        ):
+            shape = (size, n_rows) if size else one_value
             try:
                 value = (
                     function(*map(get, inputs), **{of: constants[of] for of in fitted})
@@ -72,7 +78,7 @@ def evaluate(
             except MemoryError:
                 raise
             except Exception as exc:
-                raise FeatureRaised(name) from exc
+                raise _raised(step, exc, n_rows) from exc
             if type(value) is np.ndarray and value.dtype is dtype and value.shape == shape:
                 if is_read:
                     value.setflags(write=False)
@@ -80,7 +86,7 @@ def evaluate(
                 _check_value(step, value, n_rows)
                 freeze(value)
             known[name] = value
-            if row >= 0:
+            if row is not None:
                 if is_int64:
                     _check_exact(step, value)
                 matrix[row] = value
@@ -96,16 +102,17 @@ def evaluate(
 
 
 class _Planned(NamedTuple):
-    """A step and what stands in it, its row in the matrix (-1: it has none), the dtype of its value if that is a plain array,
-    whether another step reads it, and whether its value is int64."""
+    """A step and what stands in it, its row in the matrix (of a vector its rows; None: it has none), the dtype of its value if
+    that is a plain array, how many values a row of a vector has, whether another step reads it, and whether its value is int64."""
 
     step: Step
     name: str
     function: Callable[..., Any]
     inputs: tuple[str, ...]
     fitted: tuple[str, ...]
-    row: int
+    row: int | slice | None
     dtype: np.dtype[Any] | None
+    size: int
     is_read: bool
     is_int64: bool
 
@@ -116,6 +123,11 @@ def _planned(feature_set: FeatureSet) -> list[_Planned]:
     if held is None:
         read = {name for step in feature_set.steps for name in step.inputs}
         row_of = {name: i for i, name in enumerate(feature_set.feature_names)}
+
+        def rows(step: Step) -> int | slice | None:
+            first = row_of.get(step.row_names[0])
+            return first if first is None or not step.dtype.size else slice(first, first + step.dtype.size)
+
         held = []
         for step in feature_set.steps:
             is_plain = not step.nullable and step.dtype.kind != "string"
@@ -126,8 +138,9 @@ def _planned(feature_set: FeatureSet) -> list[_Planned]:
                     step.function,
                     step.inputs,
                     step.constants,
-                    row_of.get(step.name, -1),
+                    rows(step),
                     step.dtype.numpy if is_plain else None,
+                    step.dtype.size,
                     step.name in read,
                     step.dtype.kind == "int64",
                 )
@@ -152,7 +165,9 @@ def _check_value(step: Step, value: Any, n_rows: int) -> None:
         fits = isinstance(values, Strings) and values.codes.shape == (n_rows,)
     else:
         fits = (
-            isinstance(values, np.ndarray) and values.dtype == step.dtype.numpy and values.shape == (n_rows,)
+            isinstance(values, np.ndarray)
+            and values.dtype == step.dtype.numpy
+            and values.shape == step.dtype.shape(n_rows)
         )
     if not fits or not (valid is None or valid.shape == (n_rows,)):
         raise DefinitionError(
@@ -164,6 +179,19 @@ def _description(values: Any) -> str:
     if isinstance(values, np.ndarray):
         return f"{values.dtype} of shape {values.shape}"
     return f"{len(values)} string(s)" if isinstance(values, Strings) else type(values).__name__
+
+
+def _raised(step: Step, exc: Exception, n_rows: int) -> FeatureRaised | RowsRefused | DefinitionError:
+    """Return what to raise for what a function raised; the rows that it refused with their field."""
+    if not isinstance(exc, RowsRefused):
+        return FeatureRaised(step.name)
+    rows = [error.row for error in exc.errors]
+    if not rows or len(set(rows)) < len(rows) or min(rows) < 0 or max(rows) >= n_rows:
+        return DefinitionError(
+            f"feature {step.name!r} must refuse distinct rows of the {n_rows} that it was given; it named {sorted(rows)[:5]}"
+        )
+    field = step.inputs[0] if len(step.inputs) == 1 else step.name
+    return RowsRefused(error if error.field else error._replace(field=field) for error in exc.errors)
 
 
 def _check_exact(step: Step, value: Any) -> None:
@@ -203,6 +231,7 @@ def check_row_local(
 
     Raises:
         DefinitionError: naming the first feature that differs, and how.
+        RowsRefused: a function refuses some of the rows: check the others.
     """
     whole = evaluate(feature_set, columns, constants, n_rows).view(np.uint64)
     rows = np.arange(n_rows)
@@ -212,7 +241,13 @@ def check_row_local(
     trials += [("in the first half", rows[: n_rows // 2]), ("in the second half", rows[n_rows // 2 :])]
     for how, index in trials:
         part = {name: _recoded(take(column, index)) for name, column in columns.items()}
-        found = evaluate(feature_set, part, constants, len(index)).view(np.uint64)
+        try:
+            found = evaluate(feature_set, part, constants, len(index)).view(np.uint64)
+        except RowsRefused as exc:
+            raise DefinitionError(
+                f"what a feature refuses is not row-local: a row evaluated {how} is refused for "
+                f"{exc.errors[0].field!r} ({exc.errors[0].code}), and was not among {n_rows} rows"
+            ) from exc
         differing = np.flatnonzero((found != whole[:, index]).any(axis=1))
         if differing.size:
             name = feature_set.feature_names[int(differing[0])]

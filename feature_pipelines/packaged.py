@@ -13,7 +13,7 @@ import importlib.abc
 import importlib.util
 import sys
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from importlib.machinery import ModuleSpec
 from types import CodeType, ModuleType
 from typing import Any
@@ -22,7 +22,7 @@ from feature_pipelines.definitions import FeatureSet
 from feature_pipelines.errors import DefinitionError, ModelIntegrityError, did_you_mean
 from feature_pipelines.fingerprint import fingerprint, module_source
 
-__all__ = ["import_packaged", "load_reference", "package_sources"]
+__all__ = ["import_packaged", "imported_libraries", "load_reference", "package_sources"]
 
 _IMPORTING = threading.RLock()
 _PACKAGES: dict[str, Mapping[str, str]] = {}
@@ -57,6 +57,35 @@ def package_sources(reference: str) -> dict[str, bytes]:
         files[file_name] = source.encode()
         waiting.extend(_imported_from(package, source))
     return files
+
+
+def imported_libraries(files: Mapping[str, bytes]) -> frozenset[str]:
+    """Return what packaged features need installed: the top-level packages that their sources import outside the standard library.
+
+    Also through this package's modules (feature_pipelines.images imports PIL), as far as those are imported when it is.
+
+    Args:
+        files: the packaged source files' content by file name.
+    """
+    waiting, seen, found = list(files.values()), set(), set()
+    while waiting:
+        for name in _imported_at_top(ast.parse(waiting.pop())):
+            top = name.partition(".")[0]
+            if top != __package__:
+                found.add(top)
+            elif name not in seen:
+                seen.add(name)
+                waiting.append(module_source(importlib.import_module(name)).encode())
+    return frozenset(found - sys.stdlib_module_names)
+
+
+def _imported_at_top(tree: ast.Module) -> Iterator[str]:
+    """Yield the full names of the modules that a source's own statements import, not those inside of functions or conditions."""
+    for node in tree.body:
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and not node.level:
+            yield node.module or ""
 
 
 def _imported_from(package: str, source: str) -> list[str]:
@@ -134,7 +163,11 @@ def import_packaged(
         try:
             feature_set = _attribute(importlib.import_module(f"{package}.{module}"), name, f"{module}:{name}")
         except Exception as exc:
-            raise ModelIntegrityError(f"the model's packaged features cannot be imported: {exc}") from exc
+            missing = isinstance(exc, ModuleNotFoundError) and (exc.name or "").partition(".")[0] != package
+            hint = ". Install what the model's features import wherever it runs" if missing else ""
+            raise ModelIntegrityError(
+                f"the model's packaged features cannot be imported: {exc}{hint}"
+            ) from exc
     actual = fingerprint(feature_set)
     if actual != expected_fingerprint:
         raise ModelIntegrityError(

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["differing_bits", "ulp_distance"]
+__all__ = ["differing_bits", "differing_rows", "row_ulps", "ulp_distance"]
 
 
 def differing_bits(left: NDArray[Any], right: NDArray[Any]) -> NDArray[np.bool_]:
@@ -42,3 +42,19 @@ def ulp_distance(left: NDArray[np.float64], right: NDArray[np.float64]) -> NDArr
     one_nan = np.isnan(left) != np.isnan(right)
     both_nan = np.isnan(left) & np.isnan(right)
     return np.where(both_nan, np.uint64(0), np.where(one_nan, np.uint64(np.iinfo(np.uint64).max), distance))
+
+
+def differing_rows(left: NDArray[Any], right: NDArray[Any]) -> NDArray[np.bool_]:
+    """Return which rows differ in any bit, shape (n,), of two arrays of shape (n,) or (n, values).
+
+    Raises:
+        ValueError: another dtype or shape.
+    """
+    differs = differing_bits(left, right)
+    return differs if differs.ndim == 1 else np.asarray(differs.any(axis=1))
+
+
+def row_ulps(left: NDArray[np.float64], right: NDArray[np.float64]) -> NDArray[np.uint64]:
+    """Return the largest `ulp_distance` in each row, shape (n,), of two arrays of shape (n,) or (n, values)."""
+    distance = ulp_distance(left, right)
+    return distance if distance.ndim == 1 else distance.max(axis=1, initial=0)

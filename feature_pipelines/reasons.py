@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from enum import StrEnum
 from typing import NamedTuple
 
-__all__ = ["Reason", "Refused", "RowError"]
+__all__ = ["Reason", "Refused", "RowError", "RowsRefused"]
 
 
 class Reason(StrEnum):
@@ -25,6 +26,12 @@ class Reason(StrEnum):
     AS_OF_BEFORE_STORE = "AS_OF_BEFORE_STORE"
     STORE_UNAVAILABLE = "STORE_UNAVAILABLE"
     STORED_VALUE_UNREADABLE = "STORED_VALUE_UNREADABLE"
+    IMAGE_FORMAT = "IMAGE_FORMAT"
+    IMAGE_BROKEN = "IMAGE_BROKEN"
+    IMAGE_TOO_LARGE = "IMAGE_TOO_LARGE"
+    IMAGE_TOO_SMALL = "IMAGE_TOO_SMALL"
+    IMAGE_ANIMATED = "IMAGE_ANIMATED"
+    IMAGE_MODE = "IMAGE_MODE"
     FEATURE_ERROR = "FEATURE_ERROR"
     MODEL_ERROR = "MODEL_ERROR"
     NON_FINITE_SCORE = "NON_FINITE_SCORE"
@@ -45,3 +52,18 @@ class Refused(Exception):
     def __init__(self, code: Reason, message: str) -> None:
         super().__init__(message)
         self.code = code
+
+
+class RowsRefused(Exception):
+    """A feature function refuses single rows: they get their code, the rows beside them are evaluated without them.
+
+    Whether a row is refused must depend on that row alone. A function looks at all its rows before it raises.
+
+    Args:
+        errors: by the rows' positions in the columns that the function was given, one each, at least one; a field of "" becomes
+            the column that the function reads, or the function itself where it reads several.
+    """
+
+    def __init__(self, errors: Iterable[RowError]) -> None:
+        self.errors = list(errors)
+        super().__init__(f"{len(self.errors)} row(s) refused")

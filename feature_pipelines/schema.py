@@ -76,6 +76,10 @@ class Field:
                 "feature_pipelines.columns (Float64, Int64, String, Nullable[...], ...)"
             )
         dtype, nullable = declared
+        if dtype.size:
+            raise DefinitionError(
+                f"field {self.name!r}: a {dtype} is what a feature returns, no field holds one"
+            )
         if nullable and (dtype.is_float or self.required):
             why = "null is NaN in a float already" if dtype.is_float else "it is required as well"
             raise DefinitionError(f"field {self.name!r}: do not declare it Nullable, {why}")

@@ -33,11 +33,12 @@ from jobs.runs.command import job_parser, load_from, run
 from jobs.runs.conf import Conf
 from jobs.runs.progress import say, table
 from jobs.tables.snapshot import pin_snapshot
+from udfs.online import OUR_FAULTS
 from udfs.serving import open_scorer
 
 __all__ = ["main"]
 
-_OURS = ("AS_OF_BEFORE_STORE", "STORE_UNAVAILABLE", "INTERNAL")
+_OURS = ("AS_OF_BEFORE_STORE", "STORE_UNAVAILABLE", *OUR_FAULTS)
 """Refusals that are no property of the request: a replay that has one did not serve history."""
 
 

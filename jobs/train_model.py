@@ -18,6 +18,8 @@ from jobs.runs.training import build_training_set
 
 __all__ = ["main"]
 
+_MOST_CLASSES = 20  # printed; the run in MLflow has them all
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the job; see --help."""
@@ -42,6 +44,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         "certified": _certified(trained.model["certification"]),
         "held-out metrics": {name: f"{value:.4f}" for name, value in trained.metrics.items()},
     }
+    if trained.classes:
+        shown = sorted(trained.classes, key=lambda one: -one["rows"])[:_MOST_CLASSES]
+        facts["held-out classes"] = {one["class"]: _told_apart(one) for one in shown}
     print(table(facts))
     return 0
 
@@ -54,6 +59,12 @@ def _evaluator(certification: Mapping[str, Any]) -> str:
     strategy = certification["strategy"]
     threads = ", one native thread" if strategy["one_thread"] else ""
     return f"library, blocks of {strategy['block_rows']} rows filled up to {strategy['pad_rows']}{threads}"
+
+
+def _told_apart(one: Mapping[str, Any]) -> str:
+    """Return how well a class is told from the others, in a line."""
+    known = [f"{name} {one[name]:.4f}" for name in ("recall", "precision", "auc") if one[name] is not None]
+    return ", ".join([f"{one['rows']:,} rows", *known])
 
 
 def _certified(certification: Mapping[str, Any]) -> str:

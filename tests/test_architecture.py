@@ -56,9 +56,18 @@ MODULES = modules_of(*PACKAGES)
 
 # The three import contracts. A module of feature_pipelines that is named in no other is core.
 ARROW_EDGE = sorted(m for m in MODULES if m.startswith("feature_pipelines") and m.endswith("_arrow"))
-ADAPTERS = ("feature_pipelines.stores.redis", "feature_pipelines.offline")
+IMAGES = "feature_pipelines.images"
+ADAPTERS = ("feature_pipelines.stores.redis", "feature_pipelines.offline", IMAGES)
 CORE_OF_UDFS = ["udfs.trees"]
 SPARK_SIDE_OF_UDFS = {"udfs.shipped", "udfs.spark_udf"}
+
+
+def reads_images(module: str) -> bool:
+    """Return whether a feature module needs the adapter to images."""
+    return (
+        module.startswith("feature_pipelines.features.")
+        and f"from {IMAGES} import" in MODULES[module].read_text()
+    )
 
 
 def tracked_files() -> list[Path]:
@@ -107,8 +116,17 @@ def test_import_contracts_list_every_entry_point_and_subpackage_of_jobs() -> Non
 
 def test_core_needs_numpy_alone(process_env: dict[str, str]) -> None:
     pipelines = (m for m in MODULES if m.startswith("feature_pipelines") and m not in ARROW_EDGE)
-    core = [m for m in pipelines if not m.startswith(ADAPTERS)] + CORE_OF_UDFS
+    core = [m for m in pipelines if not m.startswith(ADAPTERS) and not reads_images(m)] + CORE_OF_UDFS
+    assert set(core) > {"feature_pipelines.png", "feature_pipelines.features.flights"}
     import_blocked(core, process_env, allowed="numpy,feature_pipelines,udfs")
+
+
+def test_features_of_images_need_the_adapters_one_library_besides(process_env: dict[str, str]) -> None:
+    modules = [IMAGES, *(m for m in MODULES if reads_images(m))]
+    assert len(modules) >= 2
+    import_blocked(modules, process_env, allowed="numpy,PIL,feature_pipelines")
+    with pytest.raises(AssertionError, match="PIL is blocked by the import contract"):
+        import_blocked(modules[1:], process_env, allowed="numpy,feature_pipelines")
 
 
 def test_arrow_edge_needs_pyarrow_besides(process_env: dict[str, str]) -> None:
@@ -124,13 +142,17 @@ def test_tasks_need_no_delta_and_no_mlflow_on_workers(process_env: dict[str, str
     forbidden = "deltalake,mlflow,pydantic,yaml,sklearn,skops,pandas,matplotlib"
     tasks = [module for module in MODULES if module.startswith("jobs.") and module.endswith("_task")]
     assert len(tasks) >= 4
-    others = ["jobs.runs.staging", "feature_pipelines.offline.view_batches"]
+    others = ["jobs.runs.staging", "jobs.proof.logged_views", "feature_pipelines.offline.view_batches"]
     import_blocked([*tasks, *others], process_env, forbidden=forbidden)
 
 
 def test_who_runs_tasks_sends_them_the_code() -> None:
     """A task travels by the name of its module, which a worker without this project can import only once it was sent."""
-    sent_by = {"jobs.runs.staging": "jobs.runs.score_run"}
+    sent_by = {
+        "jobs.runs.staging": "jobs.runs.score_run",
+        "jobs.runs.shuffled_view": "jobs.runs.score_run",
+        "jobs.proof.logged_views": "jobs.proof.reconcile_run",
+    }
     by_the_user = {
         "feature_pipelines.offline.as_of_join"
     }  # a layer below what sends code: its docstring says so

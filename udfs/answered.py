@@ -30,6 +30,8 @@ class LoggedModel:
         row_id: the fields that identify a row, for sampling; empty = all that it carries.
         pii_fields, pii_features: the fields tagged "pii", and the features that are computed from one.
         stored: the fields of the views, in order.
+        class_scores: of a model of several classes, each class and the name of its score in an answer.
+        binary: the fields whose values may be large, such as images.
     """
 
     name: str
@@ -44,16 +46,18 @@ class LoggedModel:
     pii_fields: frozenset[str]
     pii_features: frozenset[str]
     stored: tuple[Field, ...] = ()
+    class_scores: tuple[tuple[str, str], ...] = ()
+    binary: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, scorer: Scorer, version: str | None, configuration_digest: str) -> LoggedModel:
         """Return the facts of a loaded model."""
-        feature_set = scorer.feature_set
+        feature_set, output = scorer.feature_set, scorer.output
         tainted = {f.name for f in feature_set.sources if "pii" in f.tags}
         fields = frozenset(tainted)
         for step in feature_set.steps:
             if tainted & set(step.inputs):
-                tainted.add(step.name)
+                tainted |= {step.name, *step.row_names}
         return cls(
             name=scorer.info["name"],
             version=version or "",
@@ -67,6 +71,10 @@ class LoggedModel:
             pii_fields=fields,
             pii_features=frozenset(tainted) & frozenset(feature_set.feature_names),
             stored=tuple(declared for view in feature_set.views for declared in view.fields),
+            class_scores=tuple(zip(output.classes, output.score_names, strict=True))
+            if output.classes
+            else (),
+            binary=tuple(f.name for f in feature_set.sources if f.dtype.kind == "binary"),
         )
 
 

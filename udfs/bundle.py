@@ -27,7 +27,7 @@ from feature_pipelines.errors import ModelError, ModelIntegrityError, Verificati
 from feature_pipelines.evaluate import check_row_local, constants_from_json, evaluate
 from feature_pipelines.fingerprint import fingerprint
 from feature_pipelines.packaged import import_packaged, load_reference, package_sources
-from feature_pipelines.parity import differing_bits, ulp_distance
+from feature_pipelines.parity import differing_rows, row_ulps
 from udfs.certify import Certificate, certify, certify_forms
 from udfs.golden import GoldenRows, record_golden, replay_golden
 from udfs.platform import describe_platform, platform_id
@@ -47,11 +47,11 @@ from udfs.trees_export import certify_trees, export_trees
 
 __all__ = ["FORMAT_VERSION", "bundle_digest", "load_bundle", "read_golden", "write_bundle"]
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 """The newest version of the directory's layout that this release writes and reads. Later releases load every earlier format.
 
 2 is written only where a reader of 1 would score otherwise: another strategy than its own, boosters in the
-estimator's file, or flat trees that format 1 of their file cannot say.
+estimator's file, or flat trees that format 1 of their file cannot say; 3 only where the output has several classes.
 """
 
 _GOLDEN_ROWS = 64
@@ -88,11 +88,13 @@ def write_bundle(
         strategies: ways of asking the estimator, to be tried in this order.
 
     Raises:
+        ModelError: the estimator's classes are not the output's, or not in its order.
         VerificationError: a score differs from call to call, or depends on what stands beside it under every strategy; the
             estimator changes by being stored; a feature differs between JSON and Arrow.
         ModelIntegrityError: the estimator contains a type that is not trusted.
         DefinitionError: a feature is not row-local.
     """
+    _check_classes(estimator, output)
     use_one_thread(estimator)
     feature_set = load_reference(reference)
     arguments = constants_from_json(constants)
@@ -101,7 +103,7 @@ def write_bundle(
     _write_features(directory / "features", reference)
     stored = dump_estimator(directory / "estimator.skops", estimator)
     matrix = evaluate(feature_set, columns, arguments, n_rows)
-    _check_stored(estimator, stored, output.task, matrix)
+    _check_stored(estimator, stored, output, matrix)
     golden = np.unique(np.linspace(0, n_rows - 1, min(_GOLDEN_ROWS, n_rows)).astype(np.int64))
     evaluator, certification = _certified(directory, stored, output, matrix, golden.tolist(), strategies)
     forms = certify_forms(feature_set, arguments, columns, n_rows)
@@ -121,14 +123,14 @@ def write_bundle(
     _write_json(
         directory / "model.json",
         {
-            "format_version": _format_needed(certification, evaluator),
+            "format_version": _format_needed(certification, evaluator, output),
             "contract_version": CONTRACT_VERSION,
             "name": name,
             "feature_set": {"module": module.rpartition(".")[2], "name": attribute or "FEATURES"},
             "feature_fingerprint": fingerprint(feature_set),
             "feature_names": list(feature_set.feature_names),
             "constants": dict(constants),
-            "output": {"task": output.task, "threshold": output.threshold},
+            "output": output.to_json(),
             "tolerance_ulps": tolerance_ulps,
             "certification": certification,
             "platform_id": platform_id(),
@@ -162,7 +164,7 @@ def load_bundle(
     """
     files, golden = _opened(directory, expected_digest)
     feature_set, info = golden.feature_set, golden.info
-    output = OutputSpec(**info["output"])
+    output = OutputSpec.from_json(info["output"])
     evaluator = _load_evaluator(files, info, output)
     scorer = Scorer(feature_set, constants_from_json(info["constants"]), evaluator, output, info)
     verified = replay_golden(scorer, golden, allow_tolerance)
@@ -207,17 +209,30 @@ def _write_features(directory: Path, reference: str) -> None:
         (directory / name).write_bytes(content)
 
 
-def _check_stored(estimator: Any, stored: Any, task: str, matrix: NDArray[np.float64]) -> None:
+def _check_classes(estimator: Any, output: OutputSpec) -> None:
+    """Raise unless the columns of the estimator's probabilities are the output's classes, by name or by number from 0."""
+    if not output.classes:
+        return
+    classes = np.asarray(getattr(estimator, "classes_", ()))
+    found = [str(int(one)) if classes.dtype.kind == "f" else str(one) for one in classes.tolist()]
+    if found not in (list(output.classes), [str(i) for i in range(output.n_classes)]):
+        raise ModelError(
+            f"the {type(estimator).__name__} has the classes {', '.join(found[:5]) or 'none'} ({len(found)}), the output "
+            f"{', '.join(output.classes[:5])} ({output.n_classes}); they must be the same, in one order, or numbers from 0"
+        )
+
+
+def _check_stored(estimator: Any, stored: Any, output: OutputSpec, matrix: NDArray[np.float64]) -> None:
     """Raise unless the estimator scores the same bits after it was written and read."""
     few = matrix[:, :_STORED_ROWS]
-    before, after = (LibraryEvaluator(one, task).score(few) for one in (estimator, stored))
-    again = LibraryEvaluator(estimator, task).score(few)
-    changed = np.flatnonzero(differing_bits(before, after) & ~differing_bits(before, again))
+    before, after = (_library(one, output).score(few) for one in (estimator, stored))
+    again = _library(estimator, output).score(few)
+    changed = np.flatnonzero(differing_rows(before, after) & ~differing_rows(before, again))
     if len(changed):
         row = int(changed[0])
         raise VerificationError(
             f"the estimator scores other bits after it was written and read: {len(changed)} of {few.shape[1]} rows, the first is "
-            f"row {row} of the certification rows, by {int(ulp_distance(before, after)[row])} ULP",
+            f"row {row} of the certification rows, by {int(row_ulps(before, after)[row])} ULP",
             row=row,
         )
 
@@ -236,8 +251,8 @@ def _certified(
         "estimator": type(estimator).__name__,
         "libraries": libraries_of(estimator),
     }
-    library = LibraryEvaluator(estimator, output.task)
-    trees, reason = _certified_trees(estimator, matrix)
+    library = _library(estimator, output)
+    trees, reason = _certified_trees(estimator, output, matrix)
     if trees is not None:
         certificate = certify(trees, matrix, first=golden)
         if certificate.is_invariant:
@@ -245,7 +260,9 @@ def _certified(
             measured = _measured(certificate, measure_cost(trees, library, matrix))
             return trees, {**facts, "evaluator": "trees", **measured}
         reason = "flat trees did not give the same bits under each condition"
-    chosen = choose_strategy(estimator, output.task, matrix, first=golden, strategies=strategies)
+    chosen = choose_strategy(
+        estimator, output.task, matrix, first=golden, strategies=strategies, n_classes=output.n_classes
+    )
     measured = _measured(chosen.certificate, measure_cost(chosen.evaluator, library, matrix))
     return chosen.evaluator, {
         **facts,
@@ -257,14 +274,21 @@ def _certified(
     }
 
 
-def _certified_trees(estimator: Any, matrix: NDArray[np.float64]) -> tuple[FlatTrees | None, str]:
+def _library(estimator: Any, output: OutputSpec, strategy: Strategy | None = None) -> LibraryEvaluator:
+    return LibraryEvaluator(estimator, output.task, strategy or Strategy(), output.n_classes)
+
+
+def _certified_trees(
+    estimator: Any, output: OutputSpec, matrix: NDArray[np.float64]
+) -> tuple[FlatTrees | None, str]:
     """Return the estimator as flat trees, or None and why not."""
     try:
         trees = export_trees(estimator)
     except ModelError as refused:
         return None, str(refused)
-    if trees.n_outputs != 1:
-        return None, f"flat trees give {trees.n_outputs} scores per row; a score is one"
+    wanted = len(output.score_names)
+    if trees.n_outputs != wanted:
+        return None, f"flat trees give {trees.n_outputs} score(s) per row; this output has {wanted}"
     if not certify_trees(trees, estimator, matrix).is_identical:
         return None, "flat trees did not give the library's bits on the certification rows"
     return trees, ""
@@ -274,8 +298,10 @@ def _measured(certificate: Certificate, cost: Mapping[str, Any]) -> dict[str, An
     return {**certificate.to_json(), "cost": dict(cost)}
 
 
-def _format_needed(certification: Mapping[str, Any], evaluator: Evaluator) -> int:
+def _format_needed(certification: Mapping[str, Any], evaluator: Evaluator, output: OutputSpec) -> int:
     """Return the oldest format whose readers score these bits."""
+    if output.classes:
+        return 3
     if isinstance(evaluator, FlatTrees) and evaluator.format_version > 1:
         return 2
     old = Strategy().to_json()
@@ -287,7 +313,7 @@ def _load_evaluator(files: Mapping[str, bytes], model: Mapping[str, Any], output
         return FlatTrees.load(files["trees.npz"])
     recorded = model["certification"].get("strategy")
     strategy = Strategy() if recorded is None else Strategy.from_json(recorded)
-    return LibraryEvaluator(load_estimator(files["estimator.skops"]), output.task, strategy)
+    return _library(load_estimator(files["estimator.skops"]), output, strategy)
 
 
 def _checked_files(directory: Path, expected_digest: str | None) -> dict[str, bytes]:

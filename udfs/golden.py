@@ -16,8 +16,9 @@ from numpy.typing import NDArray
 from feature_pipelines.columns import Columns, take
 from feature_pipelines.definitions import FeatureSet
 from feature_pipelines.errors import ModelIntegrityError
-from feature_pipelines.parity import differing_bits, ulp_distance
+from feature_pipelines.parity import differing_bits, differing_rows, row_ulps, ulp_distance
 from feature_pipelines.schema import build_column, to_wire
+from udfs.output import OutputSpec
 from udfs.platform import platform_id
 from udfs.scorer import Scorer
 from udfs.trees import FlatTrees
@@ -36,7 +37,7 @@ class GoldenRows:
         feature_set: the model's own packaged copy of its features.
         columns: every source field in the wire form, n values each.
         matrix: the features, shape (n_features, n).
-        score: shape (n,).
+        score: shape (n,), or (n, n_classes) of several classes.
     """
 
     info: Mapping[str, Any]
@@ -49,7 +50,10 @@ class GoldenRows:
     def of(cls, info: Mapping[str, Any], feature_set: FeatureSet, recorded: Mapping[str, Any]) -> GoldenRows:
         """Return what `record_golden` recorded of a model."""
         matrix = _decode(recorded["features"]).reshape(len(feature_set.feature_names), recorded["rows"])
-        return cls(info, feature_set, recorded["columns"], matrix, _decode(recorded["score"]))
+        score = _decode(recorded["score"])
+        output = OutputSpec.from_json(info["output"])
+        shaped = score.reshape(recorded["rows"], output.n_classes) if output.classes else score
+        return cls(info, feature_set, recorded["columns"], matrix, shaped)
 
 
 def record_golden(scorer: Scorer, columns: Columns, n: int) -> dict[str, Any]:
@@ -59,7 +63,7 @@ def record_golden(scorer: Scorer, columns: Columns, n: int) -> dict[str, Any]:
         "columns": {f.name: to_wire(f, columns[f.name]) for f in scorer.feature_set.sources},
         "rows": n,
         "features": _encode(scores.matrix),
-        "score": _encode(scores.outputs["score"]),
+        "score": _encode(scorer.output.scores(scores.outputs)),
     }
 
 
@@ -85,10 +89,10 @@ def replay_golden(scorer: Scorer, golden: GoldenRows, allow_tolerance: bool) -> 
     alone = np.unique(np.linspace(0, n - 1, _ALONE).astype(np.int64))
     for index in (np.arange(n), np.arange(n)[::-1], *alone[:, None]):
         scores = scorer.score({name: take(c, index) for name, c in columns.items()}, len(index))
-        matrix, score = scores.matrix, scores.outputs["score"]
+        matrix, score = scores.matrix, scorer.output.scores(scores.outputs)
         wrong_features |= differing_bits(matrix, golden.matrix[:, index]).any(axis=1)
-        wrong_scores[index] |= differing_bits(score, golden.score[index])
-        worst = max(worst, int(ulp_distance(score, golden.score[index]).max()))
+        wrong_scores[index] |= differing_rows(score, golden.score[index])
+        worst = max(worst, int(row_ulps(score, golden.score[index]).max()))
         worst_feature = max(worst_feature, int(ulp_distance(matrix, golden.matrix[:, index]).max(initial=0)))
         promised.append((matrix, score))
     tolerance = int(scorer.info["tolerance_ulps"])

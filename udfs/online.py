@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from feature_pipelines.columns import DType
-from feature_pipelines.errors import ContractError, UnavailableError
+from feature_pipelines.errors import ContractError, ModelIntegrityError, UnavailableError
 from feature_pipelines.lookup import Status
 from feature_pipelines.online_lookup import Assembled, Found, Plan, assemble, plan
 from feature_pipelines.reasons import Reason
@@ -35,7 +35,10 @@ from udfs.store_failures import StoreFailures
 if TYPE_CHECKING:
     from udfs.prediction_log import PredictionLog
 
-__all__ = ["OnlineScorer"]
+__all__ = ["OUR_FAULTS", "OnlineScorer"]
+
+OUR_FAULTS = ("INTERNAL", "MODEL_NOT_REPRODUCED")
+"""The codes of answers that say nothing about a row: something failed here, or the model's scores are not its own in this process."""
 
 _LOGGER = logging.getLogger("onescore.online")
 _TIMESTAMP, _FLOAT64 = DType("timestamp"), DType("float64")
@@ -267,8 +270,16 @@ def _error(code: str, field: str, message: str, retryable: bool) -> dict[str, An
 
 
 def _incident(exc: Exception) -> dict[str, Any]:
-    """Log where a failure of our own happened, without its message, which may hold data; return the answer that names it."""
+    """Log where a failure of our own happened, without its message, which may hold data; return the answer that names it.
+
+    That the compiled loop, which comes into use late, does not give the golden rows is said by a code of its own, and by its message
+    in the log, which holds none: this process must not score, and asking it again changes nothing.
+    """
     incident = uuid.uuid4().hex[:12]
+    if isinstance(exc, ModelIntegrityError):
+        _LOGGER.error("incident %s: %s", incident, exc)
+        message = f"the model does not reproduce its golden rows in this process, which scores no more; incident {incident}"
+        return _error("MODEL_NOT_REPRODUCED", "", message, False)
     where = " < ".join(f"{f.name}:{f.lineno}" for f in reversed(traceback.extract_tb(exc.__traceback__)))
     _LOGGER.error("incident %s: %s at %s", incident, type(exc).__name__, where)
     return _error("INTERNAL", "", f"the request failed here, not by its data; incident {incident}", True)

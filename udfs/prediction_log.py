@@ -48,6 +48,7 @@ class _Queued:
     first: int
     kept: list[int]
     answered: Answered
+    n_bytes: int = 0
     attempts: int = 0
 
     @property
@@ -65,6 +66,7 @@ class PredictionLog:
         sample_share: which share of the rows is logged, 0 to 1, chosen by a hash of the row's id.
         pii: what becomes of fields tagged "pii".
         max_queue: how many rows may wait in memory, such as while the disk is full; further ones are dropped and counted.
+        max_queue_bytes: likewise, how many bytes their images and other binary fields may have, in base64; half of it is written at once.
 
     Raises:
         ConfigurationError: a setting out of its bounds.
@@ -79,15 +81,16 @@ class PredictionLog:
         sample_share: float = 1.0,
         pii: PiiPolicy | None = None,
         max_queue: int = 100_000,
+        max_queue_bytes: int = 268_435_456,
     ) -> None:
-        if not (flush_seconds > 0 and 0 <= sample_share <= 1 and max_queue > 0):
+        if not (flush_seconds > 0 and 0 <= sample_share <= 1 and max_queue > 0 and max_queue_bytes > 0):
             raise ConfigurationError(
-                f"the prediction log needs flush_seconds > 0 (is {flush_seconds}), 0 <= sample_share <= 1 (is {sample_share}) "
-                f"and max_queue > 0 (is {max_queue})"
+                f"the prediction log needs flush_seconds > 0 (is {flush_seconds}), 0 <= sample_share <= 1 (is {sample_share}), "
+                f"max_queue > 0 (is {max_queue}) and max_queue_bytes > 0 (is {max_queue_bytes})"
             )
         self.directory = Path(directory)
         self._clock, self._flush_seconds, self._share = clock, flush_seconds, sample_share
-        self._pii, self._max_queue = pii or PiiPolicy(), max_queue
+        self._pii, self._max_queue, self._max_bytes = pii or PiiPolicy(), max_queue, max_queue_bytes
         # pyarrow imports pandas when it first makes an array, which fails where that is the exit's last flush
         pq.write_table(pa.table([pa.array([], f.type) for f in SCHEMA], schema=SCHEMA), io.BytesIO())
         self._begin()
@@ -100,7 +103,7 @@ class PredictionLog:
         self._wake = threading.Condition()
         self._flushing = threading.RLock()  # a signal handler may drain while its own thread flushes
         self._queue: deque[_Queued] = deque()
-        self._queued = 0
+        self._queued = self._queued_bytes = 0
         self._journals: dict[str, Journal] = {}
         self._on_platform: set[Path] = set()
         self._thread: threading.Thread | None = None
@@ -127,15 +130,17 @@ class PredictionLog:
                 return
             journal = self._journals.get(answered.model.name) or self._journal(answered.model.name)
             first = journal.claim(len(kept))
-            if self._queued + len(kept) > self._max_queue:
+            n_bytes = _n_bytes(answered, kept) if answered.model.binary else 0
+            if self._queued + len(kept) > self._max_queue or self._queued_bytes + n_bytes > self._max_bytes:
                 self._counts["dropped"] += len(kept)
                 return
-            self._queue.append(_Queued(journal, first, kept, answered))
+            self._queue.append(_Queued(journal, first, kept, answered, n_bytes))
             self._queued += len(kept)
+            self._queued_bytes += n_bytes
             if self._thread is None:
                 self._thread = threading.Thread(target=self._run, name="prediction-log", daemon=True)
                 self._thread.start()
-            if self._queued >= self._max_queue // 2:
+            if self.is_half_full():
                 self._wake.notify()
 
     def _journal(self, model: str) -> Journal:
@@ -168,6 +173,7 @@ class PredictionLog:
             with self._wake:
                 self._queue.extendleft(reversed(again))
                 self._queued = sum(len(item.kept) for item in self._queue)
+                self._queued_bytes = sum(item.n_bytes for item in self._queue)
 
     def drain(self) -> None:
         """Write what is queued, and from now on every answer at once: the process is about to end in a way that runs no code."""
@@ -187,19 +193,21 @@ class PredictionLog:
         with self._wake:
             self._counts["dropped"] += self._queued
             self._queue.clear()
-            self._queued = 0
+            self._queued = self._queued_bytes = 0
             for journal in self._journals.values():
                 journal.close()
 
     def _run(self) -> None:
         while True:
             with self._wake:
-                self._wake.wait_for(
-                    lambda: self._is_closed or self._queued >= self._max_queue // 2, self._flush_seconds
-                )
+                self._wake.wait_for(lambda: self._is_closed or self.is_half_full(), self._flush_seconds)
                 if self._is_closed:
                     return
             self.flush()
+
+    def is_half_full(self) -> bool:
+        """Return whether so many rows or bytes wait that they are written without waiting any longer."""
+        return self._queued >= self._max_queue // 2 or self._queued_bytes >= self._max_bytes // 2
 
     def _write_run(self, run: list[_Queued]) -> list[_Queued]:
         """Write one file, or two where a request between cannot be written; return what is to be tried again.
@@ -246,6 +254,12 @@ class PredictionLog:
     def _count(self, what: str, n: int) -> None:
         with self._wake:
             self._counts[what] += n
+
+
+def _n_bytes(answered: Answered, kept: Sequence[int]) -> int:
+    """Return about how much memory the large fields of the kept rows take."""
+    values = (answered.rows[i].get(name) for i in kept if answered.rows[i] for name in answered.model.binary)
+    return sum(len(value) for value in values if isinstance(value, str))
 
 
 def _of(log: weakref.ref[PredictionLog], call: Callable[[PredictionLog], None]) -> None:

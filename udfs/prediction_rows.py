@@ -47,6 +47,8 @@ SCHEMA = pa.schema(
         ("overrides", pa.list_(_TEXT)),
         ("score", pa.float64()),
         ("label", pa.bool_()),
+        ("class_label", _TEXT),
+        ("class_scores", pa.map_(_TEXT, pa.float64())),
         ("error_code", _TEXT),
         ("error_field", _TEXT),
         ("request_rows", pa.int32()),
@@ -56,7 +58,9 @@ SCHEMA = pa.schema(
     ]
 )
 """One row an answer. `request` has the JSON text of each declared field that the row carried, `stored` that of each stored field as
-the model read it, in the wire form (logs of older versions lack the column); latencies are of the whole request."""
+the model read it, in the wire form. `label` is of models of two classes; `class_label` and `class_scores` (by class, in the model's
+order) are of models of several, and null in rows of others. Logs of older versions lack `stored`, or these two. Latencies are of the
+whole request."""
 
 PII_POLICIES = ("drop", "hash", "keep")
 _STATUS_NAMES = {int(status): status.name for status in Status}
@@ -209,6 +213,18 @@ def _frozen(value: Any) -> Any:
         return _type_name(value)
 
 
+def _labels(model: LoggedModel, answers: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
+    """Return the labels, and of a model of several classes each class's score; null where a row was refused."""
+    labels, nothing = [answer.get("label") for answer in answers], [None] * len(answers)
+    if not model.class_scores:
+        return {"label": labels, "class_label": nothing, "class_scores": nothing}
+    scores = [
+        [(of_class, answer[name]) for of_class, name in model.class_scores] if "label" in answer else None
+        for answer in answers
+    ]
+    return {"label": nothing, "class_label": labels, "class_scores": scores}
+
+
 def to_columns(answered: Answered, kept: Sequence[int], pii: PiiPolicy) -> dict[str, list[Any]]:
     """Return the columns of a request's logged rows, but for those that name process and sequence.
 
@@ -240,7 +256,7 @@ def to_columns(answered: Answered, kept: Sequence[int], pii: PiiPolicy) -> dict[
     errors = [answered.answers[row].get("error", {}) for row in kept]
     columns["overrides"] = [answered.answers[row].get("overrides", []) for row in kept]
     columns["score"] = [answered.answers[row].get("score") for row in kept]
-    columns["label"] = [answered.answers[row].get("label") for row in kept]
+    columns |= _labels(model, [answered.answers[row] for row in kept])
     columns["error_code"] = [error.get("code") for error in errors]
     columns["error_field"] = [error.get("field") for error in errors]
     constants = {

@@ -30,6 +30,7 @@ import feature_pipelines
 import udfs
 from feature_pipelines.definitions import FeatureSet
 from feature_pipelines.errors import ConfigurationError, ModelError, UnavailableError, did_you_mean
+from feature_pipelines.packaged import imported_libraries
 from feature_pipelines.request_rows import AS_OF_TS
 from udfs.bundle import bundle_digest, load_bundle
 from udfs.sources import package_files
@@ -207,7 +208,7 @@ def register(
             artifacts={"bundle": str(Path(scratch) / _BUNDLE)},
             code_paths=code,
             input_example=list(input_example),
-            pip_requirements=_requirements(model["certification"].get("libraries", ())),
+            pip_requirements=_requirements(model["certification"].get("libraries", ()), _imported(bundle)),
         )
         set_signature(info.model_uri, _signature(load_bundle(bundle).feature_set))
         version = str(mlflow.register_model(info.model_uri, name).version)
@@ -236,16 +237,25 @@ def _code(scratch: Path) -> list[str]:
     return [str(scratch / package.__name__) for package in (feature_pipelines, udfs)]
 
 
-def _requirements(libraries: Iterable[str] = ()) -> list[str]:
-    """Return exact pins of what a served model imports: no Spark, a store's client where there is one here, the estimator's libraries.
+def _imported(bundle: Path) -> frozenset[str]:
+    """Return what the model's features import."""
+    return imported_libraries({file.name: file.read_bytes() for file in (bundle / "features").iterdir()})
+
+
+def _requirements(libraries: Iterable[str] = (), imported: Iterable[str] = ()) -> list[str]:
+    """Return exact pins of what a served model imports: no Spark, a store's client where there is one here, the libraries of its
+    estimator and of its features.
 
     Args:
-        libraries: those beside scikit-learn, as they are imported.
+        libraries: the estimator's beside scikit-learn, as they are imported.
+        imported: the features', as they are imported.
 
     Raises:
         ModelError: one of them was not installed from a distribution that is known here.
     """
-    pins = [f"{name}=={metadata.version(name)}" for name in ("mlflow", *_RUNTIME)]
+    owners = metadata.packages_distributions()
+    of_features = sorted({owner.lower() for name in imported for owner in owners.get(name, ())} - {*_RUNTIME})
+    pins = [f"{name}=={metadata.version(name)}" for name in ("mlflow", *_RUNTIME, *of_features)]
     for name in _OPTIONAL:
         with suppress(metadata.PackageNotFoundError):
             pins.append(f"{name}=={metadata.version(name)}")

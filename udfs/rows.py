@@ -18,6 +18,7 @@ from feature_pipelines.errors import DefinitionError, ModelIntegrityError
 from feature_pipelines.evaluate import FeatureRaised
 from feature_pipelines.lookup import AsOfIndex
 from feature_pipelines.missing import apply_missing
+from feature_pipelines.reasons import RowsRefused
 from feature_pipelines.schema import Reason, RowError
 from udfs.scorer import Scorer, Scores
 
@@ -118,13 +119,20 @@ def _bisect(
     index: NDArray[np.int64],
     first: dict[int, RowError],
 ) -> tuple[NDArray[np.int64], Scores]:
-    """Score the rows `local` of the columns; where that raises, halve until the guilty rows stand alone."""
+    """Score the rows `local` of the columns without those that a feature refuses; where it raises, halve until the guilty rows
+    stand alone."""
     whole = len(local) == len(index)
     part = columns if whole else {name: take(column, local) for name, column in columns.items()}
     try:
         scores = scorer.score(part, len(local))
     except (DefinitionError, ModelIntegrityError, MemoryError):  # no row's fault
         raise
+    except RowsRefused as exc:
+        for error in exc.errors:
+            row = int(index[local[error.row]])
+            first[row] = error._replace(row=row)
+        accepted = np.delete(local, [error.row for error in exc.errors])
+        return _bisect(scorer, columns, accepted, index, first)
     except Exception as exc:
         if len(local) == 0:
             raise
@@ -135,7 +143,7 @@ def _bisect(
         middle = len(local) // 2
         halves = [_bisect(scorer, columns, half, index, first) for half in (local[:middle], local[middle:])]
         return np.concatenate([rows for rows, _ in halves]), _joined([part for _, part in halves])
-    finite = np.isfinite(scores.outputs["score"])
+    finite = _finite(scores.outputs)
     if np.count_nonzero(finite) == len(finite):
         return local, scores
     for i in np.flatnonzero(~finite):
@@ -146,8 +154,18 @@ def _bisect(
 
 
 def _none_scored(scorer: Scorer) -> Scores:
-    matrix = np.empty((len(scorer.feature_set.features), 0), dtype=np.float64)
-    return Scores(matrix, {name: np.empty(0, dtype.numpy) for name, dtype in scorer.output.fields.items()})
+    matrix = np.empty((len(scorer.feature_set.feature_names), 0), dtype=np.float64)
+    n_scores = len(scorer.output.score_names)
+    return Scores(matrix, scorer.output.columns(np.empty(0 if n_scores == 1 else (0, n_scores))))
+
+
+def _finite(outputs: Mapping[str, NDArray[Any]]) -> NDArray[np.bool_]:
+    """Return which rows have no NaN and no infinity in any of their scores."""
+    finite: NDArray[np.bool_] = np.isfinite(outputs["score"])
+    for name, values in outputs.items():
+        if name != "score" and values.dtype == np.float64:
+            finite &= np.isfinite(values)
+    return finite
 
 
 def _joined(parts: Sequence[Scores]) -> Scores:

@@ -13,10 +13,11 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from feature_pipelines.columns import Columns, DType
+from feature_pipelines.columns import Columns
 from feature_pipelines.definitions import FeatureSet
-from feature_pipelines.errors import DefinitionError, ModelError
+from feature_pipelines.errors import ModelError
 from feature_pipelines.evaluate import evaluate
+from udfs.output import OutputSpec
 from udfs.threads import find_pools, hold_one_thread
 
 __all__ = [
@@ -38,44 +39,11 @@ _THREADS = frozenset({"n_jobs", "nthread", "nthreads", "num_thread", "num_thread
 """scikit-learn's name for the number of threads, and LightGBM's and XGBoost's."""
 
 
-@dataclass(frozen=True)
-class OutputSpec:
-    """What a score means.
-
-    Args:
-        task: "classification" (score = probability of the positive class, and a label) or "regression" (score = the value).
-        threshold: a row is labelled positive when score >= threshold; classification only.
-    """
-
-    task: str
-    threshold: float | None = None
-
-    def __post_init__(self) -> None:
-        if self.task not in ("classification", "regression"):
-            raise DefinitionError(f"task {self.task!r} must be 'classification' or 'regression'")
-        if (self.threshold is None) == (self.task == "classification"):
-            raise DefinitionError(
-                f"a {self.task} output {'needs a' if self.threshold is None else 'takes no'} threshold"
-            )
-
-    @property
-    def fields(self) -> dict[str, DType]:
-        """The output columns and their types, in order."""
-        score = {"score": DType("float64")}
-        return {**score, "label": DType("bool")} if self.task == "classification" else score
-
-    def columns(self, score: NDArray[np.float64]) -> dict[str, NDArray[Any]]:
-        """Return the output columns of scores, shape (n,) each."""
-        if self.threshold is None:
-            return {"score": score}
-        return {"score": score, "label": score >= self.threshold}
-
-
 class Evaluator(Protocol):
     """Something that scores a feature-major matrix; udfs.trees.FlatTrees is one."""
 
     def score(self, matrix: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Return float64 scores, shape (n_rows,), of a matrix of shape (n_features, n_rows)."""
+        """Return float64 scores of a matrix of shape (n_features, n_rows): shape (n_rows,), or (n_rows, n_classes) of several."""
         ...
 
 
@@ -135,11 +103,18 @@ class LibraryEvaluator:
 
     Whether the strategy keeps the arithmetic of a row apart from what stands beside it is measured when the model is logged,
     not assumed. The estimator is made to use one thread (see `use_one_thread`).
+
+    Args:
+        estimator: fitted.
+        task: "classification" or "regression".
+        strategy: how it is asked.
+        n_classes: how many a classifier has; with more than two, a row has a score for each, in the order of its `classes_`.
     """
 
     estimator: Any
     task: str
     strategy: Strategy = Strategy()
+    n_classes: int = 2
 
     def __post_init__(self) -> None:
         use_one_thread(self.estimator)
@@ -152,7 +127,8 @@ class LibraryEvaluator:
         plan = self.strategy
         if plan.one_thread:
             hold_one_thread()
-        scores = np.empty(n_rows, dtype=np.float64)
+        shape = n_rows if self.n_classes == 2 else (n_rows, self.n_classes)
+        scores = np.empty(shape, dtype=np.float64)
         for start in range(0, n_rows, plan.block_rows):
             stop = min(start + plan.block_rows, n_rows)
             padded = -(-(stop - start) // plan.pad_rows) * plan.pad_rows
@@ -164,14 +140,17 @@ class LibraryEvaluator:
         return scores
 
     def predict(self, block: NDArray[np.float64]) -> NDArray[Any]:
-        """Return what the estimator itself says of rows, shape (n_rows, n_features): one call, one score a row."""
+        """Return what the estimator itself says of rows, shape (n_rows, n_features), in one call: see Evaluator for its shape."""
         if self.task == "regression":
             values: NDArray[Any] = self.estimator.predict(block)
             return values
         probabilities: NDArray[Any] = self.estimator.predict_proba(block)
-        if probabilities.shape[1] != 2:
-            raise ModelError(f"the classifier has {probabilities.shape[1]} classes; this output is for two")
-        return probabilities[:, 1]
+        if probabilities.shape[1] != self.n_classes:
+            wanted = "two" if self.n_classes == 2 else self.n_classes
+            raise ModelError(
+                f"the classifier has {probabilities.shape[1]} classes; this output is for {wanted}"
+            )
+        return probabilities[:, 1] if self.n_classes == 2 else probabilities
 
 
 def parts_of(estimator: Any) -> Iterator[Any]:

@@ -8,6 +8,7 @@
     ONESCORE_PREDICTION_LOG_PII             what becomes of fields tagged "pii": drop, hash or keep; drop
     ONESCORE_PREDICTION_LOG_PII_KEY         the key for hash
     ONESCORE_PREDICTION_LOG_MAX_QUEUE       how many rows may wait in memory; 100000
+    ONESCORE_PREDICTION_LOG_MAX_QUEUE_BYTES how many bytes their binary fields may have; 268435456
 
 A store that is down is no reason not to start: it is connected to when it is read. A setting that makes no sense is.
 """
@@ -42,6 +43,7 @@ class ServingSettings:
     log_pii: str = "drop"
     log_pii_key: str | None = None
     log_max_queue: int = 100_000
+    log_max_queue_bytes: int = 268_435_456
 
     @classmethod
     def read(cls, environment: Mapping[str, str]) -> ServingSettings:
@@ -59,6 +61,7 @@ class ServingSettings:
             log_pii=environment.get(f"{_PREFIX}_PII") or "drop",
             log_pii_key=environment.get(f"{_PREFIX}_PII_KEY") or None,
             log_max_queue=int(_number(environment, f"{_PREFIX}_MAX_QUEUE", 100_000)),
+            log_max_queue_bytes=int(_number(environment, f"{_PREFIX}_MAX_QUEUE_BYTES", 268_435_456)),
         )
 
     def digest(self) -> str:
@@ -119,6 +122,7 @@ def open_scorer(
             sample_share=settings.log_sample_share,
             pii=PiiPolicy(settings.log_pii, key),
             max_queue=settings.log_max_queue,
+            max_queue_bytes=settings.log_max_queue_bytes,
         )
     return OnlineScorer(
         scorer,

@@ -44,7 +44,7 @@ _FUNCTIONS: Any = importlib.import_module("pyspark.sql.functions")
 _ZONE = "spark.sql.session.timeZone"
 _INT_DTYPES = "spark.sql.execution.pythonUDF.pandas.preferIntExtensionDtype"
 _ERRORS = ("error_code", "error_field", "error_message")
-_DDL = {"float64": "double", "bool": "boolean"}
+_DDL = {"float64": "double", "bool": "boolean", "string": "string"}
 
 
 def score_udf(
@@ -99,7 +99,7 @@ def score_udf(
 
 def result_type(output: OutputSpec) -> str:
     """Return the function's result type as DDL."""
-    fields = [f"{name} {_DDL[dtype.kind]}" for name, dtype in output.fields.items()]
+    fields = [f"`{name}` {_DDL[dtype.kind]}" for name, dtype in output.fields.items()]
     return ", ".join([*fields, *(f"{name} string" for name in _ERRORS)])
 
 

@@ -29,6 +29,8 @@ _TRUSTED_TYPES = frozenset(
         "lightgbm.sklearn.LGBMRegressor",
         "xgboost.sklearn.XGBClassifier",
         "xgboost.sklearn.XGBRegressor",
+        # the fitted members of voting and stacking, by name: a dict
+        "sklearn.utils._bunch.Bunch",
         # the fitted copies in a CalibratedClassifierCV, and their sigmoid
         "sklearn.calibration._CalibratedClassifier",
         "sklearn.calibration._SigmoidCalibration",
@@ -82,9 +84,12 @@ def load_estimator(content: bytes) -> Any:
             untrusted=sorted(untrusted),
         )
     estimator = skops.io.loads(content, trusted=sorted(_TRUSTED_TYPES))
+    given = _given_members(estimator)
     for part in _boosted_parts(estimator):
         library = _library(part)
         stored = part._Booster
+        if stored is None and id(part) in given:
+            continue
         if not (isinstance(stored, np.ndarray) and stored.dtype == np.uint8):
             raise ModelIntegrityError(
                 f"the model's {type(part).__name__} holds no booster in {library}'s format"
@@ -108,6 +113,13 @@ def _library(part: Any) -> str:
 
 def _boosted_parts(estimator: Any) -> list[Any]:
     return [part for part in parts_of(estimator) if _library(part) in _BOOSTERS and "_Booster" in vars(part)]
+
+
+def _given_members(estimator: Any) -> set[int]:
+    """Return the ids of what voting and stacking were given, of which they fitted copies."""
+    ensembles = [part for part in parts_of(estimator) if {"estimators", "estimators_"} <= vars(part).keys()]
+    given = [[one.estimators, getattr(one, "final_estimator", None)] for one in ensembles]
+    return {id(part) for part in parts_of(given)}
 
 
 @contextmanager

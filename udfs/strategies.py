@@ -59,6 +59,7 @@ def choose_strategy(
     *,
     first: Sequence[int] = (),
     strategies: Sequence[Strategy] = STRATEGIES,
+    n_classes: int = 2,
 ) -> Chosen:
     """Return the first strategy under which no condition of `certify` changes a bit.
 
@@ -68,17 +69,18 @@ def choose_strategy(
         matrix: certification rows, shape (n_features, n_rows).
         first: rows that are scored alone before others.
         strategies: to be tried, in this order.
+        n_classes: see LibraryEvaluator.
 
     Raises:
         VerificationError: there is none; the message names the worst distance and row.
-        ModelError: a classifier of other than two classes.
+        ModelError: a classifier of another number of classes.
         Exception: what the estimator raises under every strategy.
     """
     rejected: list[dict[str, Any]] = []
     failed: list[Condition] = []
     raised: Exception | None = None
     for strategy in strategies:
-        evaluator = LibraryEvaluator(estimator, task, strategy)
+        evaluator = LibraryEvaluator(estimator, task, strategy, n_classes)
         try:
             slower = _row_costs(evaluator, matrix)
             if slower > _ROW_COSTS_AT_MOST:

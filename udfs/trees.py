@@ -219,7 +219,7 @@ class FlatTrees:
 
         Returns:
             float64. With one output of shape (n_rows,): the probability of the positive class (`classes_[1]`) or the
-            prediction; else of shape (n_outputs, n_rows): the probability of each class, in the order of `classes_`.
+            prediction; else of shape (n_rows, n_outputs): the probability of each class, in the order of `classes_`.
 
         Raises:
             ContractError: the matrix has another type, dtype or number of features, or holds a value that the library refuses
@@ -283,7 +283,7 @@ class FlatTrees:
         return finish(margins, self.link, self.divisor, self.slope, is_single=self.is_single)
 
     def _shape(self, scores: Floats) -> Floats:
-        return scores[0] if self.n_outputs == 1 else scores
+        return scores[0] if self.n_outputs == 1 else scores.T
 
     @functools.cached_property
     def _switch(self) -> Switch:

@@ -92,9 +92,7 @@ def certify_trees(trees: FlatTrees, estimator: Any, matrix: Floats) -> TreeCerti
     for way, score in ways.items():
         for size in sorted({min(size, n_rows) for size in (1, 7, 256, 257, n_rows)}):
             scores = [score(matrix[:, begin : begin + size]) for begin in range(0, n_rows, size)]
-            mismatches[f"{way}, batches of {size} rows"] = _count_differing(
-                np.concatenate(scores, axis=-1), expected
-            )
+            mismatches[f"{way}, batches of {size} rows"] = _count_differing(np.concatenate(scores), expected)
         mismatches[f"{way}, {_DECISIVE_ROWS} rows at decisions"] = _count_differing(
             score(decisive), of_decisive
         )
@@ -120,9 +118,9 @@ def _decisive_rows(trees: FlatTrees, matrix: Floats) -> Floats:
 
 def _count_differing(scores: Floats, expected: npt.NDArray[np.uint64]) -> int:
     if scores.shape != expected.shape:
-        return int(expected.shape[-1])
-    differs = (np.ascontiguousarray(scores).view(np.uint64) != expected).reshape(-1, expected.shape[-1])
-    return int(np.count_nonzero(differs.any(axis=0)))
+        return len(expected)
+    differs = np.ascontiguousarray(scores).view(np.uint64) != expected
+    return int(np.count_nonzero(differs.reshape(len(expected), -1).any(axis=1)))
 
 
 def _predict(estimator: Any, rows: Floats) -> Floats:
@@ -132,7 +130,7 @@ def _predict(estimator: Any, rows: Floats) -> Floats:
         if not hasattr(estimator, "predict_proba"):
             return np.ascontiguousarray(estimator.predict(rows), dtype=np.float64)
         scores = estimator.predict_proba(rows)
-    return np.ascontiguousarray(scores[:, 1] if scores.shape[1] == 2 else scores.T, dtype=np.float64)
+    return np.ascontiguousarray(scores[:, 1] if scores.shape[1] == 2 else scores, dtype=np.float64)
 
 
 def _not_refused(estimator: Any, refused: Floats) -> int:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from feature_pipelines.errors import ModelIntegrityError
-from feature_pipelines.parity import differing_bits, ulp_distance
+from feature_pipelines.parity import differing_rows, row_ulps
 from udfs.trees_loop import Floats, Loop, load_loop
 
 __all__ = ["Switch"]
@@ -66,9 +66,9 @@ class Switch:
 
 
 def _demand_equal(got: Floats, promised: Floats) -> None:
-    wrong = np.flatnonzero(differing_bits(got, promised))
+    wrong = np.flatnonzero(differing_rows(got, promised))
     if len(wrong):
-        worst = int(ulp_distance(got, promised).max())
+        worst = int(row_ulps(got, promised).max())
         raise ModelIntegrityError(
             f"the compiled loop does not reproduce the model's golden rows here: {len(wrong)} of {len(promised)} scores differ "
             f"(worst by {worst} ULP), which are right without it. Score without it: set NUMBA_DISABLE_JIT=1; or install numba anew",

@@ -16,7 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 from jobs.online.protocol import Asked, read_body, refuse, write_body
-from udfs.online import OnlineScorer
+from udfs.online import OUR_FAULTS, OnlineScorer
 
 __all__ = ["Batcher", "Overloaded", "score_together"]
 
@@ -158,14 +158,14 @@ def score_together(
     return answers
 
 
-def _incident(answers: Sequence[Any]) -> str:
-    """Return the message of a request that failed here as a whole, "" of any other."""
+def _incident(answers: Sequence[Any]) -> tuple[str, str] | tuple[()]:
+    """Return code and message of a request that failed here as a whole, () of any other."""
     error = answers[0].get("error", {}) if answers else {}
-    return str(error["message"]) if error.get("code") == "INTERNAL" else ""
+    return (str(error["code"]), str(error["message"])) if error.get("code") in OUR_FAULTS else ()
 
 
 def _written(answers: Sequence[Any]) -> bytes:
     incident = _incident(answers)
     if incident:
-        refuse(500, "INTERNAL", incident)
+        refuse(500, *incident)
     return write_body(answers)

@@ -27,7 +27,9 @@ class ScorerAsker:
     def __call__(self, rows: Sequence[Mapping[str, Any]]) -> Sequence[Mapping[str, Any]]:
         """Return one answer a row."""
         log = self._scorer.log
-        if log is not None and log.metrics()["queued"] + len(rows) > self._max_queue // 2:
+        if log is not None and (
+            log.is_half_full() or log.metrics()["queued"] + len(rows) > self._max_queue // 2
+        ):
             log.flush()
         return self._scorer.answer(rows)
 

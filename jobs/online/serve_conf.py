@@ -25,6 +25,7 @@ def serving_settings(conf: Conf) -> ServingSettings:
         log_pii=settings.log_pii,
         log_pii_key=settings.log_pii_key.reveal() if settings.log_pii_key is not None else None,
         log_max_queue=settings.log_max_queue,
+        log_max_queue_bytes=settings.log_max_queue_bytes,
     )
 
 

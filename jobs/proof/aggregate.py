@@ -95,11 +95,14 @@ class Totals:
 
     Args:
         counts: "logged", "compared", "differing", "refused_online", "refused_offline", "not_in_table", "duplicated",
-            "not_comparable", "corrected", "to_positive", "to_negative".
-        fields: by feature, and "score".
+            "not_comparable", "corrected"; of the differing rows "flips", "to_positive" and "to_negative" (what correcting does to
+            decisions), "to_correct" (score, label or refusal differ), "to_correct_not_in_table", "differing_refused_offline".
+        fields: by feature, and "score"; of several classes each one's score, and as "score" that of a row's which is furthest apart.
         hours: by hour (microseconds of its beginning): compared, differing, flips, most ULPs of a score.
         versions: by (version, digest): compared, differing, flips.
         causes: by (cause, where, parts): rows, flips.
+        moves: of several classes, rows by (class as answered, class as recomputed) where these differ.
+        days: rows to correct that the batch can write again, by the day of their as-of time, since 1970.
         worst: whole rows, with "rank", largest first.
         unlogged: by field or feature the rows of which the log does not hold the value.
         seconds: by stage.
@@ -110,6 +113,8 @@ class Totals:
     hours: dict[int, list[float]] = field(default_factory=dict)
     versions: dict[tuple[str, str], list[int]] = field(default_factory=dict)
     causes: dict[tuple[str, str, str], list[int]] = field(default_factory=dict)
+    moves: Counter[tuple[str, str]] = field(default_factory=Counter)
+    days: Counter[int] = field(default_factory=Counter)
     worst: list[dict[str, Any]] = field(default_factory=list)
     unlogged: Counter[str] = field(default_factory=Counter)
     seconds: Counter[str] = field(default_factory=Counter)
@@ -153,6 +158,8 @@ class Totals:
     def merge(self, other: Totals) -> None:
         """Add another's counts."""
         self.counts.update(other.counts)
+        self.moves.update(other.moves)
+        self.days.update(other.days)
         self.unlogged.update(other.unlogged)
         self.seconds.update(other.seconds)
         for name, counts in other.fields.items():
@@ -177,6 +184,8 @@ class Totals:
             "hours": list(self.hours.items()),
             "versions": [[*key, *values] for key, values in self.versions.items()],
             "causes": [[*key, *values] for key, values in self.causes.items()],
+            "moves": [[*key, rows] for key, rows in self.moves.items()],
+            "days": list(self.days.items()),
             "worst": self.worst,
             "unlogged": dict(self.unlogged),
             "seconds": dict(self.seconds),
@@ -191,7 +200,8 @@ class Totals:
         made.hours = dict(value["hours"])
         made.versions = {(v, d): counted for v, d, *counted in value["versions"]}
         made.causes = {(c, w, p): counted for c, w, p, *counted in value["causes"]}
-        made.worst = value["worst"]
+        made.moves = Counter({(a, b): rows for a, b, rows in value["moves"]})
+        made.days, made.worst = Counter(dict(value["days"])), value["worst"]
         made.unlogged, made.seconds = Counter(value["unlogged"]), Counter(value["seconds"])
         return made
 

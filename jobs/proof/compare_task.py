@@ -19,20 +19,22 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from feature_pipelines.parity import differing_bits, ulp_distance
+from feature_pipelines.errors import VerificationError
 from feature_pipelines.schema import Field
 from jobs.proof.aggregate import Totals
 from jobs.proof.causes import Explained, World, explain
-from jobs.proof.corrections import corrected
+from jobs.proof.counting import count_differing, count_rows
 from jobs.proof.differing_rows import DIFFERING_SCHEMA, differing_table
 from jobs.proof.log_files import LogFile
 from jobs.proof.log_rows import LogRows, read_rows
-from jobs.proof.logged_side import Online, Pairing, bare_pairs, is_refused, online_of
+from jobs.proof.logged_side import Pairing, online_of
+from jobs.proof.logged_views import staged_found
 from jobs.proof.pairs import Pairs
 from jobs.proof.platforms import SubprocessReplay
-from jobs.proof.recompute import Recomputed, recompute, requests_of
+from jobs.proof.recompute import recompute, requests_of
 from jobs.proof.requests import Declared, JoinedRows, Within
 from jobs.proof.worst_rows import worst_rows
+from jobs.runs.staged_views import StagedRows, StagedView
 from jobs.tables.files import filesystem_of
 from jobs.tables.sink import ParquetSink
 from udfs.answered import LoggedModel
@@ -64,6 +66,7 @@ _READ = (
     "label",
     "error_code",
 )
+_READ_OF_CLASSES = (*_READ, "class_label", "class_scores")
 
 
 @dataclass(frozen=True)
@@ -89,6 +92,7 @@ class CompareTask:
         key, types: see LogKeys.
         within, batch_rows: see read_rows.
         corrections: a Parquet file of corrections that rows may have, by process; None = none are looked at.
+        staged: by name, the views that were joined beforehand, with a file for each of `units`.
         output, prefix: where files of differing rows go, and how their names begin.
     """
 
@@ -104,17 +108,13 @@ class CompareTask:
     within: Within
     batch_rows: int
     corrections: str | None
+    staged: Mapping[str, StagedView]
     output: str
     prefix: str
 
     def __call__(self, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         """Compare the units; yield a row for each (see RESULT)."""
-        if not self.is_joined:
-            for number in (n for batch in batches for n in batch.column(0).to_pylist()):
-                yield self._result(number, None)
-            return
-        joined = JoinedRows(batches)
-        while (unit := joined.enter()) is not None:
+        for unit, joined in JoinedRows.units(batches, self.is_joined):
             yield self._result(unit, joined)
 
     def _result(self, unit: int, joined: JoinedRows | None) -> pa.RecordBatch:
@@ -130,18 +130,25 @@ class CompareTask:
         """Compare one unit."""
         totals, clock, first = Totals(), _Stages(), 0
         comparison = _Comparison(self, unit, totals, clock)
+        beside = {name: StagedRows(view, unit) for name, view in self.staged.items()}
         clock.add("load")
-        for rows, repeated in read_rows(self.units[unit], _READ, self.batch_rows, self.within):
+        names = _READ_OF_CLASSES if comparison.facts.class_scores else _READ
+        for rows, repeated in read_rows(self.units[unit], names, self.batch_rows, self.within):
             totals.counts["duplicated"] += repeated
             clock.add("read")
             if not len(rows):
                 continue
             of_table = joined.next(unit, first, len(rows)) if joined is not None else None
             first += len(rows)
+            staged = {name: staged.next(len(rows)) for name, staged in beside.items()}
             clock.add("join")
-            for differing in comparison.compare(rows, of_table):
+            for differing in comparison.compare(rows, of_table, staged):
                 sink.append(differing)
             clock.add("write")
+        if any(staged.rows != first for staged in beside.values()):
+            raise VerificationError(
+                f"the log was rewritten meanwhile: unit {unit} had another number of rows; run again"
+            )
         totals.seconds.update(clock.seconds)
         return totals
 
@@ -205,18 +212,21 @@ class _Comparison:
                 self.worlds[digest] = World.of(scorer, shipped.version, model_directory(shipped.name))
         return self.worlds[digest]
 
-    def compare(self, rows: LogRows, of_table: pa.RecordBatch | None) -> Iterator[pa.Table]:
+    def compare(
+        self, rows: LogRows, of_table: pa.RecordBatch | None, staged: Mapping[str, pa.RecordBatch]
+    ) -> Iterator[pa.Table]:
         """Count the rows, and yield those that differ."""
         feature_set = self.kernel.scorer.feature_set
         requests = requests_of(
             rows, of_table, self.task.declared, self.facts.pii_fields, frozenset(feature_set.inputs)
         )
         self.clock.add("columns")
-        offline = recompute(self.kernel, requests, rows.times("as_of_ts"))
+        views = {view.name: view for view in feature_set.views}
+        joined = {name: staged_found(views[name], found) for name, found in staged.items()}
+        offline = recompute(self.kernel, requests, rows.times("as_of_ts"), joined)
         self.clock.add("score")
         online = online_of(rows, offline, self.facts)
-        known = requests.is_known
-        differing, flips = self._count(rows, online, offline, known)
+        differing, flips = count_rows(self.totals, rows, online, offline, self.facts, self.corrections)
         self.clock.add("compare")
         digests = rows.flat.column("model_digest").to_numpy()
         for digest in sorted(set(digests[differing].tolist()), key=str):
@@ -228,122 +238,13 @@ class _Comparison:
             yield self._explained(pairs, explained, flips[index])
         self.clock.add("explain")
 
-    def _count(
-        self, rows: LogRows, online: Online, offline: Recomputed, known: NDArray[np.bool_]
-    ) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-        """Count all that is counted of rows before their causes; return which differ, and in which the decision does."""
-        refused, refused_too = is_refused(online.error), is_refused(offline.error)
-        both = ~(refused | refused_too)
-        differing = differing_bits(online.score, offline.score) | (refused != refused_too)
-        codes = np.flatnonzero(refused & refused_too)
-        differing[codes] |= np.asarray(online.error[codes] != offline.error[codes], np.bool_)
-        flips = np.zeros(len(rows), np.bool_)
-        if online.label is not None and offline.label is not None:
-            flips = (online.label != offline.label) & both & known
-            differing |= flips
-        features = differing_bits(online.matrix, offline.matrix) & (both & known)
-        differing = (differing | features.any(axis=0)) & known
-        ulps = ulp_distance(online.score, offline.score)
-        mended = self._corrected(rows, online, offline, differing)
-        if mended.any():
-            differing &= ~mended
-            flips &= ~mended
-            features &= ~mended
-            ulps[mended] = 0
-        self._count_fields(online, offline, features, both & known, mended)
-        self.totals.add_hours(rows.times("served_ts")[known], differing[known], flips[known], ulps[known])
-        to_positive = int((flips & offline.label).sum()) if offline.label is not None else 0
-        in_table = offline.requests.in_table
-        counted = {
-            "logged": len(rows),
-            "compared": int(known.sum()),
-            "differing": int(differing.sum()),
-            "refused_online": int((refused & known).sum()),
-            "refused_offline": int((refused_too & known).sum()),
-            "not_in_table": int((known & ~in_table).sum()),
-            "not_comparable": int((~known).sum()),
-            "corrected": int(mended.sum()),
-            "to_positive": to_positive,
-            "to_negative": int(flips.sum()) - to_positive,
-        }
-        self.totals.counts.update(counted)
-        self._count_versions(rows, known, differing, flips)
-        self._count_unlogged(rows, online)
-        return differing, flips
-
-    def _corrected(
-        self, rows: LogRows, online: Online, offline: Recomputed, differing: NDArray[np.bool_]
-    ) -> NDArray[np.bool_]:
-        """Return which of the differing rows have a correction that says what the batch says."""
-        mended = np.zeros(len(rows), np.bool_)
-        index = np.flatnonzero(differing)
-        if self.corrections is not None and len(index):
-            mended[index] = corrected(bare_pairs(rows.take(index), index, online, offline), self.corrections)
-        return mended
-
-    def _count_fields(
-        self,
-        online: Online,
-        offline: Recomputed,
-        features: NDArray[np.bool_],
-        both: NDArray[np.bool_],
-        mended: NDArray[np.bool_],
-    ) -> None:
-        n = int(both.sum())
-        index = np.flatnonzero(differing_bits(online.score, offline.score) & both & ~mended)
-        self.totals.fields["score"].add(n, online.score[index], offline.score[index])
-        for at, name in enumerate(self.facts.feature_names):
-            lacking = int((online.unlogged[name] & both).sum()) if name in online.unlogged else 0
-            index = np.flatnonzero(features[at])
-            self.totals.fields[name].add(n - lacking, online.matrix[at, index], offline.matrix[at, index])
-
-    def _count_versions(
-        self,
-        rows: LogRows,
-        known: NDArray[np.bool_],
-        differing: NDArray[np.bool_],
-        flips: NDArray[np.bool_],
-    ) -> None:
-        table = pa.table(
-            {
-                "version": rows.flat.column("model_version"),
-                "digest": rows.flat.column("model_digest"),
-                **{
-                    name: pa.array(mask.astype(np.int64))
-                    for name, mask in (("c", known), ("d", differing), ("f", flips))
-                },
-            }
-        )
-        for row in (
-            table.group_by(["version", "digest"])
-            .aggregate([("c", "sum"), ("d", "sum"), ("f", "sum")])
-            .to_pylist()
-        ):
-            self.totals.add_version(
-                row["version"] or "", row["digest"] or "", row["c_sum"], row["d_sum"], row["f_sum"]
-            )
-
-    def _count_unlogged(self, rows: LogRows, online: Online) -> None:
-        for name, absent in online.unlogged.items():
-            self.totals.unlogged[name] += int(absent.sum())
-        without = int((~rows.has_stored).sum())
-        if without:
-            self.totals.unlogged.update({f.name: without for f in self.facts.stored})
-
     def _explained(self, pairs: Pairs, explained: Explained, flips: NDArray[np.bool_]) -> pa.Table:
-        """Count causes, keep the worst, and return the rows of the file."""
-        causes = [str(cause) if cause is not None else "" for cause in explained.cause]
-        parts = [[str(part) for part in of_row] for of_row in explained.parts]
-        counted: Counter[tuple[str, str, str]] = Counter()
-        flipped: Counter[tuple[str, str, str]] = Counter()
-        keys = [(c, w, " + ".join(p)) for c, w, p in zip(causes, explained.where, parts, strict=True)]
-        counted.update(keys)
-        flipped.update(key for key, flip in zip(keys, flips.tolist(), strict=True) if flip)
-        for key, n in counted.items():
-            self.totals.add_cause(*key, n, flipped[key])
+        """Count the rows by cause, keep the worst, and return the rows of the file."""
         shown = self._without_personal(pairs)
+        rows = differing_table(shown, explained, flips)
+        count_differing(self.totals, rows)
         self.totals.add_worst(worst_rows(shown, explained, flips, self.facts, self.kernel.scorer.feature_set))
-        return differing_table(shown, explained, causes, parts, flips)
+        return rows
 
     def _without_personal(self, pairs: Pairs) -> Pairs:
         """Return the pairs with no id where that holds personal data."""

@@ -15,8 +15,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from feature_pipelines.parity import differing_bits
-from jobs.proof.pairs import Pairs
+from feature_pipelines.parity import differing_bits, differing_rows
+from jobs.proof.class_scores import CLASS_SCORES, ClassScores
+from jobs.proof.pairs import Pairs, Side
 
 __all__ = ["CORRECTIONS_SCHEMA", "corrected", "corrections_of"]
 
@@ -40,9 +41,14 @@ CORRECTIONS_SCHEMA: Final = pa.schema(
         pa.field("digest", pa.string(), nullable=False),
         pa.field("cause", pa.string(), nullable=False),
         pa.field("corrected_ts", _TIME, nullable=False),
+        pa.field("served_class_label", pa.string()),
+        pa.field("class_label", pa.string()),
+        pa.field("served_class_scores", CLASS_SCORES),
+        pa.field("class_scores", CLASS_SCORES),
     ]
 )
-"""One row a correction: `score`, `label` and `error` are what `version` gives; a row that it refuses has no score."""
+"""One row a correction: `score`, `label` and `error` are what `version` gives; a row that it refuses has no score. A model of several
+classes has `class_label` and `class_scores` in the place of `label`; tables of older versions lack these four columns."""
 
 _FROM_DIFFERING: Final = {
     "process": "process",
@@ -57,6 +63,10 @@ _FROM_DIFFERING: Final = {
     "score": "offline_score",
     "label": "offline_label",
     "error": "offline_error",
+    "served_class_label": "online_class_label",
+    "class_label": "offline_class_label",
+    "served_class_scores": "online_class_scores",
+    "class_scores": "offline_class_scores",
     "cause": "cause",
 }
 
@@ -111,10 +121,20 @@ def corrected(pairs: Pairs, corrections: pa.Table) -> NDArray[np.bool_]:
     same &= np.array(at.column("error").to_pylist(), dtype=np.object_) == offline.error[rows]
     if offline.label is not None:
         scored = np.array([code is None for code in offline.error[rows]], dtype=np.bool_)
-        label = at.column("label").fill_null(False).to_numpy()
-        same &= (label == offline.label[rows]) | ~scored
+        same &= (_labels(at, offline) == offline.label[rows]) | ~scored
+    if offline.classes is not None:
+        maps = at.column("class_scores").combine_chunks()
+        scores = ClassScores.of_arrow(offline.classes.names, maps).values
+        same &= ~differing_rows(_canonical(scores), _canonical(offline.classes.values[rows]))
     found[rows] = same
     return found
+
+
+def _labels(corrections: pa.Table, offline: Side) -> NDArray[Any]:
+    """Return the labels of corrections in the form of a side's."""
+    if offline.classes is None:
+        return np.asarray(corrections.column("label").fill_null(False).to_numpy())
+    return np.asarray(corrections.column("class_label").fill_null("").to_numpy(), dtype=np.object_)
 
 
 def _keys(process: pa.Array, sequence: pa.Array) -> pa.Array:

@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from jobs.proof.corrections import CORRECTIONS_SCHEMA, corrections_of
-from jobs.tables.delta import commit_files, ensure_table, open_table
+from jobs.tables.delta import add_columns, commit_files, ensure_table, open_table
 from jobs.tables.delta_read import is_delta
 from jobs.tables.sink import ParquetSink
 
@@ -36,6 +36,8 @@ def write_corrections(
         model, version, digest: of the reference.
         corrected_ts: when, microseconds.
     """
+    if is_delta(uri):  # an older version made it, before there were models of several classes
+        add_columns(uri, CORRECTIONS_SCHEMA)
     ensure_table(uri, CORRECTIONS_SCHEMA, description="Corrected scores of logged predictions")
     app_id = f"corrections/{report_id}"
     if open_table(uri).transaction_version(app_id) is not None:
@@ -62,5 +64,10 @@ def read_corrections(uri: str, model: str, processes: Sequence[str] | None = Non
     wanted = pc.field("model") == model
     if processes is not None:
         wanted &= pc.field("process").isin(list(processes))
-    rows = open_table(uri).to_pyarrow_dataset().to_table(columns=CORRECTIONS_SCHEMA.names, filter=wanted)
-    return rows.cast(CORRECTIONS_SCHEMA)
+    dataset = open_table(uri).to_pyarrow_dataset()
+    there = [name for name in CORRECTIONS_SCHEMA.names if name in dataset.schema.names]
+    rows = dataset.to_table(columns=there, filter=wanted)
+    for declared in CORRECTIONS_SCHEMA:
+        if declared.name not in there:
+            rows = rows.append_column(declared.name, pa.nulls(rows.num_rows, declared.type))
+    return rows.select(CORRECTIONS_SCHEMA.names).cast(CORRECTIONS_SCHEMA)

@@ -18,10 +18,11 @@ from numpy.typing import NDArray
 from feature_pipelines.errors import ContractError
 from jobs.proof.log_files import LogFile
 from jobs.proof.map_columns import MapColumn
+from udfs.prediction_rows import SCHEMA
 
 __all__ = ["LogRows", "read_rows"]
 
-_MAPS = ("request", "stored", "features", "statuses", "event_ts")
+_MAPS = ("request", "stored", "features", "statuses", "event_ts", "class_scores")
 _LATER = ("request", "stored", "statuses", "event_ts")
 
 
@@ -151,7 +152,9 @@ def _parts_of(
         for batch in parquet.iter_batches(batch_rows, columns=now, use_threads=False):
             keep, skipped = _kept(batch, file, within)
             if keep is None or len(keep) or skipped:
-                rows = _taken_apart(batch, partial(_read_later, file, later, first, batch.num_rows))
+                rows = _taken_apart(
+                    _with_classes(batch, names), partial(_read_later, file, later, first, batch.num_rows)
+                )
                 rows = replace(rows, has_stored=np.full(batch.num_rows, "stored" in there))
                 yield rows if keep is None else rows.take(keep), skipped
             first += batch.num_rows
@@ -210,6 +213,14 @@ def _taken_apart(batch: pa.RecordBatch, later: Callable[[], Maps]) -> LogRows:
     maps = {name: MapColumn.of(batch.column(name)) for name in _MAPS if name in there}
     flat = pa.Table.from_batches([batch.select([name for name in there if name not in _MAPS])])
     return LogRows(flat, _Maps(maps, later), np.zeros(batch.num_rows, np.bool_))
+
+
+def _with_classes(batch: pa.RecordBatch, names: Sequence[str]) -> pa.RecordBatch:
+    """Return the batch with the columns of several classes where those are asked for and an older version wrote the file."""
+    for name in ("class_label", "class_scores"):
+        if name in names and name not in batch.schema.names:
+            batch = batch.append_column(name, pa.nulls(batch.num_rows, SCHEMA.field(name).type))
+    return batch
 
 
 def _joined(parts: list[LogRows]) -> LogRows:

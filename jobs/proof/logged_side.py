@@ -6,7 +6,8 @@ offline one, so that nothing differs by it.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -16,6 +17,7 @@ from numpy.typing import NDArray
 from feature_pipelines.columns import Column, concat, take
 from feature_pipelines.definitions import FeatureSet
 from feature_pipelines.schema import Field
+from jobs.proof.class_scores import ClassScores, compared_form
 from jobs.proof.log_rows import LogRows
 from jobs.proof.pairs import NO_TIME, Pairs, Side
 from jobs.proof.recompute import Recomputed, logged_columns, statuses_of
@@ -40,9 +42,15 @@ class Online:
 
     matrix: NDArray[np.float64]
     score: NDArray[np.float64]
-    label: NDArray[np.bool_] | None
+    label: NDArray[Any] | None
     error: NDArray[np.object_]
     unlogged: dict[str, NDArray[np.bool_]]
+    classes: ClassScores | None = None
+
+    @property
+    def scores(self) -> NDArray[np.float64]:
+        """What is compared of the scores: see compared_form."""
+        return compared_form(self.score, self.classes)
 
 
 def online_of(rows: LogRows, offline: Recomputed, facts: LoggedModel) -> Online:
@@ -65,10 +73,14 @@ def online_of(rows: LogRows, offline: Recomputed, facts: LoggedModel) -> Online:
             at = facts.feature_names.index(name)
             matrix[at, absent] = offline.matrix[at, absent]
             unlogged[name] = absent
-    label = None
-    if offline.label is not None:
+    label, classes = None, None
+    if facts.class_scores:
+        names = tuple(name for name, _ in facts.class_scores)
+        classes = ClassScores(names, rows.maps["class_scores"].matrix(names)[0].T)
+        label = flat.column("class_label").fill_null("").to_numpy().astype(np.object_)
+    elif offline.label is not None:
         label = flat.column("label").combine_chunks().fill_null(False).to_numpy(zero_copy_only=False)
-    return Online(matrix, score, label, error, unlogged)
+    return Online(matrix, score, label, error, unlogged, classes)
 
 
 @dataclass(frozen=True, eq=False)
@@ -112,9 +124,9 @@ class Pairing:
         columns |= self._further(taken, served)
         statuses = {view.name: statuses_of(taken, view.name) for view in feature_set.views}
         times = {view.name: _times(taken, view.name) for view in feature_set.views}
-        label = None if online.label is None else online.label[index]
-        side = Side(
-            columns, online.matrix[:, index], online.score[index], label, statuses, times, online.error[index]
+        bare = _bare(online, index)
+        side = replace(
+            bare, columns=columns, matrix=online.matrix[:, index], statuses=statuses, event_ts=times
         )
         sent = {
             f.name: (taken.maps["request"].positions(f.name) >= 0)
@@ -165,12 +177,8 @@ class Pairing:
 
 def bare_pairs(rows: LogRows, index: NDArray[np.int64], online: Online, offline: Recomputed) -> Pairs:
     """Return pairs with scores alone: no inputs and features, and nothing that they are explained by."""
-    n = len(index)
-    texts = [""] * n
-    label = None if online.label is None else online.label[index]
-    side = Side({}, np.zeros((0, n)), online.score[index], label, {}, {}, online.error[index])
-    label = None if offline.label is None else offline.label[index]
-    other = Side({}, np.zeros((0, n)), offline.score[index], label, {}, {}, offline.error[index])
+    texts = [""] * len(index)
+    side, other = _bare(online, index), _bare(offline, index)
     return Pairs(
         row_id=texts,
         as_of=rows.times("as_of_ts"),
@@ -187,6 +195,14 @@ def bare_pairs(rows: LogRows, index: NDArray[np.int64], online: Online, offline:
         process=[text or "" for text in rows.flat.column("process").to_pylist()],
         sequence=rows.flat.column("sequence").to_numpy(),
     )
+
+
+def _bare(of: Online | Recomputed, index: NDArray[np.int64]) -> Side:
+    """Return the answers to some rows, without inputs and features."""
+    label = None if of.label is None else of.label[index]
+    classes = None if of.classes is None else of.classes.take(index)
+    nothing = np.zeros((0, len(index)))
+    return Side({}, nothing, of.score[index], label, {}, {}, of.error[index], classes)
 
 
 def is_refused(error: NDArray[np.object_]) -> NDArray[np.bool_]:

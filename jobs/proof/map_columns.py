@@ -35,7 +35,7 @@ class MapColumn:
     @classmethod
     def of(cls, array: pa.MapArray) -> MapColumn:
         """Take a map array apart; a null row has no entries."""
-        if array.null_count:
+        if array.null_count and _hides_entries(array):
             array = _without_nulls(array)
         offsets = array.offsets.to_numpy().astype(np.int64)[: len(array) + 1]
         first, last = int(offsets[0]), int(offsets[-1])
@@ -114,6 +114,12 @@ class MapColumn:
         offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths)])
         entries = np.repeat(self.offsets[:-1][index] - offsets[:-1], lengths) + np.arange(offsets[-1])
         return MapColumn(offsets, self.codes[entries], self.names, self.items.take(pa.array(entries)))
+
+
+def _hides_entries(array: pa.MapArray) -> bool:
+    """Return whether a null map lies over entries; those of a file never do."""
+    lengths = np.diff(array.offsets.to_numpy()[: len(array) + 1])
+    return bool(lengths[array.is_null().to_numpy(zero_copy_only=False)].any())
 
 
 def _without_nulls(array: pa.MapArray) -> pa.MapArray:

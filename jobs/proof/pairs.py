@@ -14,7 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from feature_pipelines.columns import Column, take
-from feature_pipelines.parity import differing_bits
+from feature_pipelines.parity import differing_bits, differing_rows
+from jobs.proof.class_scores import ClassScores, compared_form
 
 __all__ = ["NO_TIME", "Pairs", "Side"]
 
@@ -33,23 +34,31 @@ class Side:
         matrix: the features, (n_features, n), the rows in the order of the reference's `feature_names`; null is the one canonical
             NaN; NaN throughout where the row has an error.
         score: (n,); NaN where the row has an error.
-        label: (n,), None for a regression; False where the row has an error.
+        label: (n,), None for a regression; of two classes bool, of several their names (objects). Where the row has an error,
+            False or "".
         statuses: by view the `feature_pipelines.lookup.Status` of each row, int8.
         event_ts: by view the event_ts of the row that was found, also of one that is expired or of the future, microseconds;
             NO_TIME where none was.
         error: (n,) objects: the reason code of a row that was refused online or would be quarantined offline; None = scored.
+        classes: of a reference of several classes the score of each; `score` is then the highest.
     """
 
     columns: Mapping[str, Column]
     matrix: NDArray[np.float64]
     score: NDArray[np.float64]
-    label: NDArray[np.bool_] | None
+    label: NDArray[Any] | None
     statuses: Mapping[str, NDArray[np.int8]]
     event_ts: Mapping[str, NDArray[np.int64]]
     error: NDArray[np.object_]
+    classes: ClassScores | None = None
 
     def __len__(self) -> int:
         return len(self.score)
+
+    @property
+    def scores(self) -> NDArray[np.float64]:
+        """What is compared of the scores: see compared_form."""
+        return compared_form(self.score, self.classes)
 
     def take(self, index: NDArray[Any]) -> Side:
         """Return the rows that `index` (integers or a mask) selects, in its order."""
@@ -61,6 +70,7 @@ class Side:
             {name: status[index] for name, status in self.statuses.items()},
             {name: times[index] for name, times in self.event_ts.items()},
             self.error[index],
+            None if self.classes is None else self.classes.take(index),
         )
 
 
@@ -114,9 +124,9 @@ class Pairs:
         return differing_bits(self.online.matrix, self.offline.matrix) & both
 
     def differing(self) -> NDArray[np.bool_]:
-        """Return which rows differ: in the bits of the score or of a feature, in the label, or in the error's code."""
+        """Return which rows differ: in the bits of a score or of a feature, in the label, or in the error's code."""
         online, offline = self.online, self.offline
-        found: NDArray[np.bool_] = differing_bits(online.score, offline.score)
+        found: NDArray[np.bool_] = differing_rows(online.scores, offline.scores)
         found |= np.asarray(online.error != offline.error, dtype=np.bool_)
         if online.label is not None and offline.label is not None:
             found |= online.label != offline.label

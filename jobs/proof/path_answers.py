@@ -14,8 +14,9 @@ import numpy as np
 from feature_pipelines.columns import DType
 from feature_pipelines.errors import UnavailableError
 from feature_pipelines.wire import parse
+from udfs.output import CLASS_SCORE
 
-__all__ = ["Answer", "Row", "ScoringPath", "answer_of", "as_answered"]
+__all__ = ["Answer", "Row", "ScoringPath", "answer_of", "as_answered", "class_scores_of"]
 
 Row = Mapping[str, Any]
 """One row in the wire form: the request's fields and every stored field."""
@@ -29,21 +30,23 @@ class Answer:
 
     Args:
         score: None where it was refused.
-        label: None where it was refused, and for a regression.
+        label: None where it was refused, and for a regression; of several classes one's name.
         features: the model's features in the set's order; None where the path does not return them.
         code: why it was refused; None where it was scored.
         field: the field that the refusal names.
         digest, version, verified: of the model that answered, as far as the answer names it.
+        classes: of a model of several classes the score of each by its column's name; None of others.
     """
 
     score: float | None = None
-    label: bool | None = None
+    label: bool | str | None = None
     features: Sequence[float] | None = field(default=None, repr=False)
     code: str | None = None
     field: str = ""
     digest: str | None = None
     version: str | None = None
     verified: str | None = None
+    classes: Mapping[str, float] | None = None
 
 
 class ScoringPath(Protocol):
@@ -82,7 +85,13 @@ def answer_of(said: Mapping[str, Any], feature_names: Sequence[str]) -> Answer:
         digest=said.get("digest"),
         version=said.get("model_version"),
         verified=said.get("verified"),
+        classes=class_scores_of(said),
     )
+
+
+def class_scores_of(said: Mapping[str, Any]) -> dict[str, float] | None:
+    """Return the scores of several classes among an answer's or a row's values, by name; None where there are none."""
+    return {name: _number(value) for name, value in said.items() if name.startswith(CLASS_SCORE)} or None
 
 
 def as_answered(path: str, answers: Sequence[Any], rows: Sequence[Any]) -> Sequence[Any]:

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from feature_pipelines.schema import RowError
-from jobs.proof.path_answers import Answer, Row, answer_of, as_answered
+from jobs.proof.path_answers import Answer, Row, answer_of, as_answered, class_scores_of
 from jobs.proof.path_bench import Bench
 from jobs.proof.path_rows import ROW, expressed, placed
 from udfs.kernel import Kernel
@@ -96,17 +96,19 @@ class PyfuncPath:
 
 def answers_of_rows(scored: ScoredRows, positions: Sequence[int]) -> dict[int, Answer]:
     """Return the answers of scored rows by the positions of the rows that went in."""
-    labels = scored.outputs.get("label")
+    outputs = {name: values.tolist() for name, values in scored.outputs.items()}
     matrix: NDArray[np.float64] | None = scored.features
     found = {
         positions[error.row]: Answer(code=str(error.code), field=error.field)
         for error in _first(scored.errors)
     }
     for i, row in enumerate(scored.index.tolist()):
+        said = {name: values[i] for name, values in outputs.items()}
         found[positions[row]] = Answer(
-            score=float(scored.outputs["score"][i]),
-            label=None if labels is None else bool(labels[i]),
+            score=said["score"],
+            label=said.get("label"),
             features=None if matrix is None else matrix[:, i].tolist(),
+            classes=class_scores_of(said),
         )
     return found
 

@@ -6,7 +6,6 @@ This module starts nothing and knows no path by name.
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -17,7 +16,7 @@ from numpy.typing import NDArray
 
 from feature_pipelines.parity import ulp_distance
 from feature_pipelines.reasons import Reason
-from jobs.proof.path_answers import Answer, Row
+from jobs.proof.path_answers import Answer, Row, class_scores_of
 from udfs.golden import GoldenRows
 from udfs.scorer import OutputSpec
 
@@ -46,13 +45,18 @@ class Golden:
 def golden_of(recorded: GoldenRows) -> Golden:
     """Return the golden rows that `read_golden` found, row by row, with the answers to expect."""
     info, n = recorded.info, len(recorded.score)
-    scores, features = recorded.score.tolist(), recorded.matrix.T.tolist()
-    labels = OutputSpec(**info["output"]).columns(recorded.score).get("label")
+    features = recorded.matrix.T.tolist()
+    columns = OutputSpec.from_json(info["output"]).columns(recorded.score)
+    outputs = [
+        dict(zip(columns, row, strict=True))
+        for row in zip(*(c.tolist() for c in columns.values()), strict=True)
+    ]
+    finite = np.asarray(np.isfinite(recorded.score.reshape(n, -1)).all(axis=1))
     expected = [
-        Answer(scores[i], None if labels is None else bool(labels[i]), features[i])
-        if math.isfinite(scores[i])
+        Answer(said["score"], said.get("label"), features[i], classes=class_scores_of(said))
+        if finite[i]
         else Answer(code=str(Reason.NON_FINITE_SCORE), field="score")
-        for i in range(n)
+        for i, said in enumerate(outputs)
     ]
     rows = [{name: values[i] for name, values in recorded.columns.items()} for i in range(n)]
     return Golden(rows, expected, info["digest"], info["platform_id"])
@@ -66,7 +70,8 @@ class Outcome:
         path: its name.
         rows: how many were asked.
         equal: rows with the expected bits in all that the path returns, or the expected refusal.
-        score_bits, label_bits, feature_bits: how many bits differ; None where the path returns no such thing.
+        score_bits, label_bits, feature_bits: how many bits differ, of several classes in all their scores; None where the path
+            returns no such thing.
         worst_ulps: of the scores.
         cannot_carry: rows by the code with which they were refused.
         refused: rows that should have been scored, or refused otherwise, by code.
@@ -144,7 +149,7 @@ def compared(
             for name, count in found.items():
                 bits[name] += count
             if found["score"]:
-                worst = max(worst, _ulps(wanted.score, got.score))
+                worst = max(worst, _ulps(wanted, got))
         if wanted.code != got.code or any(found.values() if got.code is None else ()):
             differing.append(i)
         else:
@@ -225,7 +230,9 @@ def _differing_bits(wanted: Answer, got: Answer) -> dict[str, int]:
     if got.features is not None and wanted.features is not None:
         features = _bits(np.array(wanted.features), np.array(got.features))
     return {
-        "score": _bits(_array(wanted.score), _array(got.score)),
+        "score": _bits(_scores(wanted), _scores(got))
+        if list(wanted.classes or ()) == list(got.classes or ())
+        else 64 * (1 + max(len(wanted.classes or ()), len(got.classes or ()))),
         "label": int(wanted.label is not None and got.label is not None and wanted.label != got.label),
         "features": features,
     }
@@ -243,9 +250,13 @@ def _canonical(values: NDArray[np.float64]) -> NDArray[np.uint64]:
     return np.where(np.isnan(values), np.nan, values).view(np.uint64)
 
 
-def _ulps(wanted: float | None, got: float | None) -> int:
-    return int(ulp_distance(_array(wanted), _array(got))[0])
+def _ulps(wanted: Answer, got: Answer) -> int:
+    left, right = _scores(wanted), _scores(got)
+    n = min(len(left), len(right))
+    return int(ulp_distance(left[:n], right[:n]).max())
 
 
-def _array(value: float | None) -> NDArray[np.float64]:
-    return np.array([np.nan if value is None else value], dtype=np.float64)
+def _scores(answer: Answer) -> NDArray[np.float64]:
+    """Return the score, and of several classes each one's behind it."""
+    score = np.nan if answer.score is None else answer.score
+    return np.array([score, *(answer.classes or {}).values()], dtype=np.float64)

@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from feature_pipelines.reasons import Reason
-from jobs.proof.path_answers import Answer, Row
+from jobs.proof.path_answers import Answer, Row, class_scores_of
 from jobs.proof.path_bench import Bench
 from jobs.proof.path_rows import ROW, expressed, placed
 
@@ -118,6 +118,7 @@ class BatchPath:
                 label=row.get("label"),
                 version=row["model_version"],
                 verified=row["verified"],
+                classes=class_scores_of(row),
             )
             for row in scored
         }
@@ -128,7 +129,7 @@ class BatchPath:
 def _of_struct(row: dict[str, Any]) -> Answer:
     if row["error_code"] is not None:
         return Answer(code=row["error_code"], field=row["error_field"])
-    return Answer(score=row["score"], label=row.get("label"))
+    return Answer(score=row["score"], label=row.get("label"), classes=class_scores_of(row))
 
 
 def _within_nanoseconds(table: pa.Table) -> tuple[pa.Table, dict[int, Answer]]:

@@ -51,7 +51,7 @@ class SubprocessReplay:
     def __call__(
         self, world: World, platform: str, columns: Columns, n_rows: int
     ) -> tuple[Matrix, Matrix] | None:
-        """Return features (n_features, n_rows) and scores (n_rows,), NaN for a refused row; None = it cannot be had here."""
+        """Return features and scores; see PlatformReplay."""
         there = self.descriptions.get(platform)
         if there is None or world.bundle is None:
             return None
@@ -150,10 +150,11 @@ def _score(directory: Path) -> int:
     fields = Schema(tuple(scorer.feature_set.sources[name] for name in read_fields(scorer.feature_set)))
     columns, errors = columns_from_arrow(fields, batch)
     scored = score_columns(scorer, columns, errors, batch.num_rows, with_features=True)
-    features = np.full((len(scorer.feature_set.features), batch.num_rows), np.nan)
-    score = np.full(batch.num_rows, np.nan)
+    features = np.full((len(scorer.feature_set.feature_names), batch.num_rows), np.nan)
+    scores = scorer.output.scores(scored.outputs)
+    score = np.full((batch.num_rows, *scores.shape[1:]), np.nan)
     features[:, scored.index] = scored.features
-    score[scored.index] = scored.outputs["score"]
+    score[scored.index] = scores
     np.savez(directory / _SCORED, features=features, score=score)
     return 0
 

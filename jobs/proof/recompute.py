@@ -14,12 +14,13 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from feature_pipelines.columns import Column, concat, take
+from feature_pipelines.columns import Column, Columns, concat, take
 from feature_pipelines.lookup import Status
 from feature_pipelines.missing import apply_missing
 from feature_pipelines.reasons import RowError
 from feature_pipelines.schema import Field
 from feature_pipelines.views import FeatureView
+from jobs.proof.class_scores import ClassScores, compared_form
 from jobs.proof.log_rows import LogRows
 from jobs.proof.log_texts import column_from_texts, is_hashed
 from jobs.proof.pairs import NO_TIME, Side
@@ -130,7 +131,7 @@ class Recomputed:
     Args:
         requests: see `requests_of`.
         found: by view the stored fields and each row's Status; `event_ts` of the row that was found.
-        matrix, score, label, error: as in Side.
+        matrix, score, label, error, classes: as in Side.
     """
 
     requests: Requests
@@ -138,8 +139,14 @@ class Recomputed:
     event_ts: Mapping[str, NDArray[np.int64]]
     matrix: NDArray[np.float64]
     score: NDArray[np.float64]
-    label: NDArray[np.bool_] | None
+    label: NDArray[Any] | None
     error: NDArray[np.object_]
+    classes: ClassScores | None = None
+
+    @property
+    def scores(self) -> NDArray[np.float64]:
+        """What is compared of the scores: see compared_form."""
+        return compared_form(self.score, self.classes)
 
     def side(self, views: Sequence[FeatureView], index: NDArray[np.int64]) -> Side:
         """Return some rows as a Side: stored fields as the views' policies fill them."""
@@ -160,18 +167,24 @@ class Recomputed:
             for view in views
         }
         label = None if self.label is None else self.label[index]
-        return Side(
-            columns, self.matrix[:, index], self.score[index], label, statuses, times, self.error[index]
-        )
+        classes = None if self.classes is None else self.classes.take(index)
+        score, error = self.score[index], self.error[index]
+        return Side(columns, self.matrix[:, index], score, label, statuses, times, error, classes)
 
 
-def recompute(kernel: Kernel, requests: Requests, as_of: NDArray[np.int64]) -> Recomputed:
+def recompute(
+    kernel: Kernel,
+    requests: Requests,
+    as_of: NDArray[np.int64],
+    joined: Mapping[str, tuple[Columns, NDArray[np.int8], NDArray[np.int64]]] | None = None,
+) -> Recomputed:
     """Score requests as of given times, as the batch job does.
 
     Args:
         kernel: the reference version, with its indexed views.
         requests: n rows.
         as_of: microseconds, (n,).
+        joined: by view that has no index what was looked up for these rows already, as `AsOfIndex.lookup_timed` gives it.
     """
     n = len(as_of)
     feature_set = kernel.scorer.feature_set
@@ -181,6 +194,9 @@ def recompute(kernel: Kernel, requests: Requests, as_of: NDArray[np.int64]) -> R
         if view.name in requests.found:
             columns, status = requests.found[view.name]
             found[view.name] = {name: columns[name] for name in view.fields.names}, status
+        elif view.name in (joined or {}):
+            columns, status, event_ts[view.name] = (joined or {})[view.name]
+            found[view.name] = columns, status
         elif view.name in kernel.indexes:
             keys = [requests.columns[name] for name in view.keys.values()]
             fields, status, event_ts[view.name] = kernel.indexes[view.name].lookup_timed(keys, as_of)
@@ -202,11 +218,15 @@ def recompute(kernel: Kernel, requests: Requests, as_of: NDArray[np.int64]) -> R
         error[refused.row] = str(refused.code)
     matrix: Any = scored.features
     score, label = scored.outputs["score"], scored.outputs.get("label")
+    output = kernel.scorer.output
+    classes = output.scores(scored.outputs).T if output.classes else None
     if len(scored.index) < n:
         matrix = _spread(matrix, scored.index, n, np.nan)
         score = _spread(score, scored.index, n, np.nan)
-        label = None if label is None else _spread(label, scored.index, n, False)
-    return Recomputed(requests, found, event_ts, matrix, score, label, error)
+        label = None if label is None else _spread(label, scored.index, n, "" if output.classes else False)
+        classes = None if classes is None else _spread(classes, scored.index, n, np.nan)
+    scores = None if classes is None else ClassScores(output.classes, classes.T)
+    return Recomputed(requests, found, event_ts, matrix, score, label, error, scores)
 
 
 def _spread(values: NDArray[Any], index: NDArray[np.int64], n: int, nothing: Any) -> NDArray[Any]:

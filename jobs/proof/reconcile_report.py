@@ -7,7 +7,6 @@ The directory appears under its name when it is whole. It holds no personal data
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import shutil
 from collections.abc import Iterator, Mapping
@@ -21,6 +20,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from jobs.online.instants import shown
+from jobs.proof.aggregate import Totals
 from jobs.proof.causes import Cause
 from jobs.proof.corrections_table import write_corrections
 from jobs.proof.differing_rows import DIFFERING_SCHEMA
@@ -33,7 +33,7 @@ from jobs.proof.worst_rows import instant_text
 from jobs.reports.skew_report import write_report
 from jobs.runs.conf import Conf
 from jobs.runs.progress import say
-from jobs.runs.settings import SkewSettings
+from jobs.runs.skew_settings import SkewSettings
 from jobs.runs.tracking import connect_from
 from udfs.platform import describe_platform
 from udfs.registry import asking
@@ -80,8 +80,7 @@ def reconcile(spark: Any, plan: ReconcilePlan, directory: Path) -> Written:
     try:
         compared = compare(spark, plan, hidden / "parts")
         _write_differing(compared, hidden / "differing.parquet")
-        repair = plan_repair(_parts_of(hidden / "differing.parquet"), _target(plan))
-        report = dataclasses.replace(report_of(plan, compared, created), repair=repair)
+        report = report_of(plan, compared, created)
         shutil.rmtree(hidden / "parts", ignore_errors=True)
         pq.write_table(_fields_table(report), hidden / "fields.parquet")
         text = json.dumps(report.to_json(), indent=1, allow_nan=False)
@@ -101,7 +100,7 @@ def report_of(plan: ReconcilePlan, compared: Compared, created: datetime) -> Ske
     totals = compared.totals
     counts = totals.counts
     n, differing = counts["compared"], counts["differing"]
-    flips = counts["to_positive"] + counts["to_negative"]
+    flips = counts["flips"]
     causes = _causes(plan, compared)
     unexplained = sum(one["rows"] for one in causes if one["cause"] in ("", Cause.UNEXPLAINED))
     gaps: list[dict[str, Any]] = [
@@ -141,6 +140,7 @@ def report_of(plan: ReconcilePlan, compared: Compared, created: datetime) -> Ske
             "flips": flips,
             "to_positive": counts["to_positive"],
             "to_negative": counts["to_negative"],
+            **_moves(plan, totals),
         },
         by_hour=[
             {
@@ -157,7 +157,7 @@ def report_of(plan: ReconcilePlan, compared: Compared, created: datetime) -> Ske
         unexplained=unexplained,
         ulps_histogram=totals.fields["score"].ulps.powers(),
         worst=[{name: value for name, value in row.items() if name != "rank"} for row in totals.worst],
-        repair={},
+        repair=plan_repair(totals, _target(plan)),
         budget=budget_of(
             plan.conf.skew,
             {
@@ -176,6 +176,10 @@ def report_of(plan: ReconcilePlan, compared: Compared, created: datetime) -> Ske
         rows_duplicated=counts["duplicated"],
         rows_not_comparable=counts["not_comparable"],
         rows_corrected=counts["corrected"],
+        classes=[
+            totals.fields[name].skew(name)
+            for name in (plan.scorer.output.score_names if plan.scorer.output.classes else ())
+        ],
         unlogged=dict(sorted(totals.unlogged.items())),
     )
 
@@ -190,6 +194,15 @@ def budget_of(limits: SkewSettings, found: Mapping[str, tuple[int, int]]) -> dic
     allowed = {name: float(getattr(limits, name)) for name in found}
     exceeded = [name for name, (rows, of) in found.items() if rows > allowed[name] * of]
     return {**allowed, "exceeded": exceeded}
+
+
+def _moves(plan: ReconcilePlan, totals: Totals) -> dict[str, Any]:
+    """Return the classes, and how many rows go from which to which; nothing of a model of other than several classes."""
+    classes = plan.scorer.output.classes
+    if not classes:
+        return {}
+    moves = sorted(totals.moves.items(), key=lambda item: (-item[1], item[0]))
+    return {"classes": list(classes), "moves": [{"from": a, "to": b, "rows": n} for (a, b), n in moves]}
 
 
 def _causes(plan: ReconcilePlan, compared: Compared) -> list[dict[str, Any]]:
@@ -225,7 +238,7 @@ def _versions(plan: ReconcilePlan, compared: Compared) -> list[dict[str, Any]]:
 
 def _fields_table(report: SkewReport) -> pa.Table:
     rows = []
-    for one in (report.score, *report.features):
+    for one in (report.score, *report.classes, *report.features):
         row: dict[str, Any] = {name: getattr(one, name) for name in _FIELDS_SCHEMA.names[:6]}
         for kind in ("ulps", "absolute"):
             figures: Mapping[str, float] = getattr(one, kind)

@@ -21,6 +21,7 @@ from feature_pipelines.errors import ConfigurationError, VerificationError
 from jobs.proof.aggregate import Totals
 from jobs.proof.compare_task import RESULT, CompareTask, ShippedVersion
 from jobs.proof.corrections_table import read_corrections
+from jobs.proof.logged_views import stage_logged
 from jobs.proof.reconcile_plan import ReconcilePlan
 from jobs.proof.requests import ID, ORDINAL, UNIT, LogKeys, ReadRequests
 from jobs.runs.views import index_view
@@ -73,13 +74,17 @@ def compare(spark: SparkSession, plan: ReconcilePlan, parts: Path) -> Compared:
     started = time.perf_counter()
     if plan.snapshot is not None:
         check_snapshot(plan.snapshot)
-    indexes = {name: index_view(*view) for name, view in plan.views.items()}
+    indexes = {name: index_view(*view) for name, view in plan.views.items() if name not in plan.by_shuffle}
     reference = ShippedVersion(ship(spark, plan.bundle, indexes, [jobs]), plan.model.version)
     served = {
         one.served.digest: ShippedVersion(ship(spark, one.bundle, {}, [jobs]), one.served.version)
         for one in plan.others
         if one.bundle is not None
     }
+    n = len(plan.log_units)
+    frame = _joined(spark, plan) if plan.snapshot is not None else spark.range(0, n, 1, n)
+    with errors_of_workers():
+        staged = stage_logged(spark, plan, frame, parts)
     task = CompareTask(
         reference=reference,
         served=served,
@@ -93,11 +98,10 @@ def compare(spark: SparkSession, plan: ReconcilePlan, parts: Path) -> Compared:
         within=plan.asked.within,
         batch_rows=plan.conf.score.batch_rows,
         corrections=lay_corrections(plan, parts),
+        staged=staged,
         output=str(parts),
         prefix="part",
     )
-    n = len(plan.log_units)
-    frame = _joined(spark, plan) if plan.snapshot is not None else spark.range(0, n, 1, n)
     with errors_of_workers():
         lines = [json.loads(row[0]) for row in frame.mapInArrow(task, RESULT).collect()]
     if sorted(line[0] for line in lines) != list(range(n)):
@@ -140,8 +144,9 @@ def _joined(spark: SparkSession, plan: ReconcilePlan) -> DataFrame:
     )
     requests = _numbers(spark, len(plan.request_units)).mapInArrow(read, plan.declared.ddl())
     logged = _numbers(spark, len(plan.log_units)).mapInArrow(keys, LogKeys.DDL)
+    # Spark takes frames that Python makes for tiny and would send all requests to the driver and every executor
     return (
-        logged.join(requests, on=ID, how="left")
+        logged.join(requests.hint("merge"), on=ID, how="left")
         .drop(ID)
         .repartition(min(len(plan.log_units), _MOST_TASKS), UNIT)
         .sortWithinPartitions(UNIT, ORDINAL)

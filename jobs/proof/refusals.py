@@ -32,7 +32,9 @@ _OF_VIEW: Final = frozenset(
         Reason.STORED_VALUE_UNREADABLE,
     }
 )
-_RAISED: Final = frozenset({Reason.FEATURE_ERROR, Reason.MODEL_ERROR, Reason.NON_FINITE_SCORE})
+_NOT_REPRODUCED: Final = "MODEL_NOT_REPRODUCED"  # see udfs.online
+_IMAGE: Final = frozenset(reason for reason in Reason if reason.startswith("IMAGE_"))
+_RAISED: Final = frozenset({Reason.FEATURE_ERROR, Reason.MODEL_ERROR, Reason.NON_FINITE_SCORE, *_IMAGE})
 _HAS_ROW: Final = (Status.PRESENT, Status.OVERRIDDEN)
 
 
@@ -49,7 +51,8 @@ def explain_refusals(pairs: Pairs, reference: World, served: World | None) -> li
     """Return why each row was refused online; offline it was scored, or refused for another reason.
 
     Of a view: MISSING, EXPIRED or FUTURE by its status; CONFIGURATION where the batch found the same and did not refuse. By the
-    contract: DATA_TYPE, or NULL_FILL for a null. By a feature or the model: what, exchanged, has the same reason come out.
+    contract: DATA_TYPE, or NULL_FILL for a null. By a process that could not reproduce the model: PLATFORM. By a feature or the
+    model: what, exchanged, has the same reason come out.
     """
     feature_set = reference.scorer.feature_set
     inputs = input_groups(pairs, feature_set, set(feature_set.sources.names))
@@ -59,6 +62,8 @@ def explain_refusals(pairs: Pairs, reference: World, served: World | None) -> li
         detail = f"refused online: {reason}"
         if reason in _OF_VIEW:
             found.append(_of_view(pairs, feature_set.views, by_status, inputs, row, detail))
+        elif reason == _NOT_REPRODUCED:
+            found.append(Refusal(Cause.PLATFORM, "compiled loop", (), detail))
         elif reason in _RAISED or reason not in Reason.__members__:
             found.append(_replayed(pairs, reference, served, inputs, row, detail))
         else:

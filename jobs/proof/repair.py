@@ -1,27 +1,23 @@
-"""From differing rows and their causes to a plan: what to mend where requests are answered, what to score again, what to correct.
+"""From the counts of differing rows to a plan: what to mend where requests are answered, what to score again, what to correct.
 
 The batch is the reference: a store, a client or a server that answered otherwise is what gets mended. Where the batch's own side
-could not score a row, its tables are. Reads rows and writes nothing; corrections_table writes the corrected scores.
+could not score a row, its tables are. Reads no row and writes nothing; corrections_table writes the corrected scores.
 
-How a job uses it: `plan` on the files of differing rows gives the report's section; with --corrections it calls `write_corrections`
-on the same files, and from then on passes each batch of pairs through `corrections.corrected`: rows that are corrected count as
-such and no longer as differing, so that the same command, run again, shows zero.
+How a job uses it: `plan` on the totals of all tasks gives the report's section; with --corrections it calls `write_corrections` on
+the file of differing rows, and from then on passes each batch of pairs through `corrections.corrected`: rows that are corrected
+count as such and no longer as differing, so that the same command, run again, shows zero.
 """
 
 from __future__ import annotations
 
 import itertools
 import shlex
-from collections import Counter
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Final
 
-import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
-
 from jobs.online.instants import shown
+from jobs.proof.aggregate import Totals
 from jobs.proof.causes import Cause
 
 __all__ = ["Target", "plan"]
@@ -88,25 +84,11 @@ class Target:
         return shlex.join(["python", "-m", f"jobs.{job}", "--model", self.model, *env, *changed, *arguments])
 
 
-@dataclass
-class _Tally:
-    rows: int = 0
-    flips: int = 0
-    to_positive: int = 0
-    to_negative: int = 0
-    scores: int = 0
-    refused_offline: int = 0
-    not_in_table: int = 0
-    causes: Counter[tuple[str, str, tuple[str, ...]]] = field(default_factory=Counter)
-    flipped: Counter[tuple[str, str, tuple[str, ...]]] = field(default_factory=Counter)
-    days: Counter[int] = field(default_factory=Counter)
-
-
-def plan(differing: Iterable[pa.Table], target: Target) -> dict[str, Any]:
+def plan(totals: Totals, target: Target) -> dict[str, Any]:
     """Return what to do about differing rows, as JSON values.
 
     Args:
-        differing: rows as a reconciliation writes them, a part at a time; each is read once.
+        totals: of all tasks.
         target: what the commands are about.
 
     Returns:
@@ -119,97 +101,52 @@ def plan(differing: Iterable[pa.Table], target: Target) -> dict[str, Any]:
         all is well: the comparison that was asked for, and unless that has written the corrections, once more before to write
         them. notes: what else must be known of the commands, sentences.
     """
-    tally = _Tally()
-    for part in differing:
-        _count(part, tally)
-    steps = _steps(tally, target)
-    backfill = _backfill(tally, target)
+    counts = totals.counts
+    rows, to_positive, to_negative = (counts[name] for name in ("differing", "to_positive", "to_negative"))
+    steps = _steps(totals, target)
+    backfill = _backfill(totals.days, target)
     commands = list(dict.fromkeys(step["command"] for step in steps if step["command"]))
     commands += [one["command"] for one in backfill if one["command"]]
     notes = [_BACKFILL_NEEDS_VERSION] if backfill and not target.version else []
-    if tally.rows:
+    if rows:
         verify = target.command("reconcile_scores", *target.comparison, "--corrections")
         commands.append(verify)
         if target.corrections is None:
             commands.append(verify)
             notes.append(_TWICE)
     return {
-        "rows": tally.rows,
-        "scores_to_correct": tally.scores,
+        "rows": rows,
+        "scores_to_correct": counts["to_correct"],
         "corrections": target.corrections,
         "decisions": {
-            "flips": tally.flips,
-            "to_positive": tally.to_positive,
-            "to_negative": tally.to_negative,
-            "net": tally.to_positive - tally.to_negative,
+            "flips": counts["flips"],
+            "to_positive": to_positive,
+            "to_negative": to_negative,
+            "net": to_positive - to_negative,
         },
         "steps": steps,
         "backfill": backfill,
-        "refused_offline": tally.refused_offline,
-        "not_in_table": tally.not_in_table,
+        "refused_offline": counts["differing_refused_offline"],
+        "not_in_table": counts["to_correct_not_in_table"],
         "commands": commands,
         "notes": notes,
     }
 
 
-def _count(part: pa.Table, tally: _Tally) -> None:
-    online, offline = part.column("online_label").to_pylist(), part.column("offline_label").to_pylist()
-    flips = np.array(
-        [a is not None and b is not None and a != b for a, b in zip(online, offline, strict=True)]
-    )
-    positive = np.array([bool(label) for label in offline], dtype=np.bool_)
-    wrong = _differs(part, "score") | _differs(part, "label") | _differs(part, "error")
-    in_table = part.column("request_in_table").to_numpy()
-    refused = np.array(
-        [code is not None for code in part.column("offline_error").to_pylist()], dtype=np.bool_
-    )
-    flips = flips.astype(np.bool_)
-    tally.rows += part.num_rows
-    tally.flips += int(flips.sum())
-    tally.to_positive += int((flips & positive).sum())
-    tally.to_negative += int((flips & ~positive).sum())
-    tally.scores += int(wrong.sum())
-    tally.refused_offline += int(refused.sum())
-    tally.not_in_table += int((wrong & ~in_table).sum())
-    keys = [
-        (str(cause), where or "", tuple(parts or ()))
-        for cause, where, parts in zip(
-            *(part.column(name).to_pylist() for name in ("cause", "where", "parts")), strict=True
-        )
-    ]
-    tally.causes.update(keys)
-    tally.flipped.update(key for key, flip in zip(keys, flips.tolist(), strict=True) if flip)
-    days = part.column("as_of_ts").cast(pa.int64()).to_numpy() // _DAY_US
-    values, counts = np.unique(days[wrong & in_table], return_counts=True)
-    tally.days.update(dict(zip(values.tolist(), counts.tolist(), strict=True)))
-
-
-def _differs(part: pa.Table, what: str) -> Any:
-    """Where the two sides' values differ, of scores by bits; a value and none differ."""
-    online, offline = part.column(f"online_{what}"), part.column(f"offline_{what}")
-    if what == "score":
-        sides = [
-            np.asarray(side.fill_null(np.nan).to_numpy(), dtype=np.float64) for side in (online, offline)
-        ]
-        return sides[0].view(np.uint64) != sides[1].view(np.uint64)
-    equal = pc.equal(online, offline).fill_null(False).to_numpy()
-    both_null = pc.and_(pc.is_null(online), pc.is_null(offline)).to_numpy()
-    return ~(equal | both_null)
-
-
-def _steps(tally: _Tally, target: Target) -> list[dict[str, Any]]:
+def _steps(totals: Totals, target: Target) -> list[dict[str, Any]]:
     steps = []
-    for key, rows in sorted(tally.causes.items(), key=lambda item: (-item[1], item[0])):
-        cause, where, parts = key
-        named = Cause(cause)
-        command = _command(named, where, tuple(Cause(part) for part in parts), target)
+    for (cause, where, joined), (rows, flips) in sorted(
+        totals.causes.items(), key=lambda item: (-item[1][0], item[0])
+    ):
+        named, parts = Cause(cause), [Cause(part) for part in joined.split(" + ") if part]
+        command = _command(named, where, parts, target)
         is_lacking = command is None and Cause.MODEL_VERSION in (named, *parts)
         step = {
             "cause": cause,
             "where": where,
-            "parts": list(parts),
+            "parts": [str(part) for part in parts],
             "rows": rows,
-            "flips": tally.flipped[key],
+            "flips": flips,
             "do": f"{_DO[named]} {_NEEDS_VERSION}" if is_lacking else _DO[named],
             "command": command,
         }
@@ -227,11 +164,11 @@ def _command(cause: Cause, where: str, parts: Sequence[Cause], target: Target) -
     return None
 
 
-def _backfill(tally: _Tally, target: Target) -> list[dict[str, Any]]:
+def _backfill(rows_of: Mapping[int, int], target: Target) -> list[dict[str, Any]]:
     """Return the ranges of whole days with rows to write again; of too many, those with the smallest gaps are joined."""
-    if not tally.days or not target.has_as_of:
+    if not rows_of or not target.has_as_of:
         return []
-    days = sorted(tally.days)
+    days = sorted(rows_of)
     ranges = [[day, day + 1] for day in days]
     gaps = sorted(later - earlier for earlier, later in itertools.pairwise(days))
     allowed = 1 if len(gaps) < _MOST_RANGES else gaps[-_MOST_RANGES]
@@ -241,16 +178,16 @@ def _backfill(tally: _Tally, target: Target) -> list[dict[str, Any]]:
             merged[-1][1] = high
         else:
             merged.append([low, high])
-    return [_range(low, high, tally, target) for low, high in merged]
+    return [_range(low, high, rows_of, target) for low, high in merged]
 
 
-def _range(low: int, high: int, tally: _Tally, target: Target) -> dict[str, Any]:
+def _range(low: int, high: int, rows_of: Mapping[int, int], target: Target) -> dict[str, Any]:
     begin, end = shown(low * _DAY_US), shown(high * _DAY_US)
     version = ("--set", f"model.version={target.version}")
     return {
         "from": begin,
         "to": end,
-        "rows": sum(rows for day, rows in tally.days.items() if low <= day < high),
+        "rows": sum(rows for day, rows in rows_of.items() if low <= day < high),
         "command": target.command("score_batch", *version, "--from", begin, "--to", end)
         if target.version
         else None,

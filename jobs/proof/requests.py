@@ -222,6 +222,20 @@ class JoinedRows:
         self._batches = (batch for batch in batches if batch.num_rows)
         self._held: pa.RecordBatch | None = next(self._batches, None)
 
+    @classmethod
+    def units(
+        cls, batches: Iterator[pa.RecordBatch], is_joined: bool
+    ) -> Iterator[tuple[int, JoinedRows | None]]:
+        """Yield the units that a task gets, each with the rows that stand next; None where the batches are numbers of units alone."""
+        if not is_joined:
+            for batch in batches:
+                for number in batch.column(0).to_pylist():
+                    yield number, None
+            return
+        joined = cls(batches)
+        while (unit := joined.enter()) is not None:
+            yield unit, joined
+
     def enter(self) -> int | None:
         """Return the next unit, whose rows are then taken; None at the end.
 

@@ -14,9 +14,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from feature_pipelines.columns import Columns, take
-from feature_pipelines.parity import differing_bits, ulp_distance
+from feature_pipelines.parity import differing_bits, differing_rows, row_ulps, ulp_distance
+from jobs.proof.class_scores import in_form_of
 from jobs.proof.pairs import Pairs
 from jobs.proof.worlds import Mask, Matrix, PlatformReplay, World, features_of, scores_of
+from udfs.scorer import OutputSpec
 
 __all__ = ["FEW_ULPS", "Residual", "residual"]
 
@@ -61,6 +63,7 @@ def residual(
     columns: Columns,
     unlogged: Mask | None = None,
     replay: PlatformReplay | None = None,
+    output: OutputSpec | None = None,
 ) -> Residual:
     """Return what the version leaves unexplained of the logged answers.
 
@@ -71,31 +74,34 @@ def residual(
         columns: the logged inputs, in its own types.
         unlogged: where the log has no value of a feature of the version; taken for what its code gives.
         replay: scores as another platform does.
+        output: the reference's, in whose form scores are compared; None = the version's own.
     """
+    output = output or world.scorer.output
+    logged_scores = pairs.online.scores
     n, scorer = len(pairs), world.scorer
     features, _ = features_of(scorer.feature_set, columns, scorer.constants, n)
     target = _in_order(pairs.online.matrix, names, scorer.feature_set.feature_names, features)
     if unlogged is not None:
         target = np.where(unlogged, features, target)
     differs = differing_bits(features, target)
-    scores = scores_of(scorer, target)
-    score_ok = ~differing_bits(scores, pairs.online.score)
+    scores = scores_of(scorer, target, output)
+    score_ok = ~differing_rows(scores, logged_scores)
     is_elsewhere = np.array([name != world.platform_id for name in pairs.platform], dtype=np.bool_)
     left = is_elsewhere & (differs.any(axis=0) | ~score_ok)
     platform_features, score_only = np.zeros_like(differs), np.zeros(n, dtype=np.bool_)
     replayed = np.zeros(n, dtype=np.bool_)
     rows = np.flatnonzero(left)
     if rows.size:
-        logged, score = np.take(target, rows, axis=1), pairs.online.score[rows]
-        there = _replayed(pairs, world, columns, replay, rows)
+        logged, score = np.take(target, rows, axis=1), logged_scores[rows]
+        there = _replayed(pairs, world, columns, replay, rows, output)
         same = ~differing_bits(there.features, logged)
         told = there.is_done & same.all(
             axis=0
         )  # of other features its score says nothing about the logged one
-        whole = told & ~differing_bits(there.score, score)
+        whole = told & ~differing_rows(there.score, score)
         # that platform was replayed and gives another score, and so does this one
         refuted = told & ~whole & ~score_ok[rows]
-        few_score = _is_few(scores[rows], score)
+        few_score = row_ulps(scores[rows], score) <= FEW_ULPS
         likely = np.where(there.is_done, same, _is_few(np.take(features, rows, axis=1), logged))
         of_platform = differs[:, rows] & (whole | (likely & few_score)) & ~refuted
         platform_features[:, rows] = of_platform
@@ -135,12 +141,16 @@ class _Elsewhere(NamedTuple):
 
 
 def _replayed(
-    pairs: Pairs, world: World, columns: Columns, replay: PlatformReplay | None, rows: NDArray[np.int64]
+    pairs: Pairs,
+    world: World,
+    columns: Columns,
+    replay: PlatformReplay | None,
+    rows: NDArray[np.int64],
+    output: OutputSpec,
 ) -> _Elsewhere:
-    shape = (len(world.scorer.feature_set.features), len(rows))
-    found = _Elsewhere(
-        np.zeros(len(rows), dtype=np.bool_), np.full(shape, np.nan), np.full(len(rows), np.nan)
-    )
+    shape = (len(world.scorer.feature_set.feature_names), len(rows))
+    nothing = np.full_like(pairs.online.scores[rows], np.nan)
+    found = _Elsewhere(np.zeros(len(rows), dtype=np.bool_), np.full(shape, np.nan), nothing)
     ids = np.array(pairs.platform, dtype=np.object_)[rows]
     for platform in sorted(set(ids)) if replay is not None else ():
         at = np.flatnonzero(ids == platform)
@@ -148,7 +158,8 @@ def _replayed(
         there = replay(world, platform, part, len(at)) if replay is not None else None
         if there is not None:
             found.is_done[at] = True
-            found.features[:, at], found.score[at] = there
+            found.features[:, at] = there[0]
+            found.score[at] = in_form_of(output, world.scorer.output, there[1])
     return found
 
 

@@ -51,8 +51,10 @@ class SkewReport:
         requests_not_in_table: compared rows whose request came from the log.
         gaps: {"process", "first", "last", "missing", "is_tail"} each: numbers in no file of the log. `rows_lost`: the sum of
             "missing", without those of a tail, which a process that may still run has perhaps not yet written.
-        score, features: see FieldSkew; features in the model's order.
+        score, features: see FieldSkew; features in the model's order. Of several classes, a row's `score` is that of them which is
+            furthest apart, and `classes` has each one's.
         decisions: {"threshold": float | None, "flips", "to_positive", "to_negative"}: what a flip to the *offline* label would be.
+            Of several classes besides "classes", their names, and "moves": {"from", "to" (offline), "rows"}, most rows first.
         by_hour: {"hour" (RFC 3339, of served_ts), "compared", "differing", "flips", "score_ulps_max"}, ascending.
         by_version: {"version", "digest", "compared", "differing", "flips"}, by version.
         causes: {"cause", "where", "rows", "flips", "share" (of the differing rows)} and, of an interaction, "parts"; most rows
@@ -61,7 +63,7 @@ class SkewReport:
         ulps_histogram: {"at_least", "below", "rows"}: of the score's distance in ULPs, powers of two, differing rows alone.
         worst: up to 20 rows, largest difference of the score first, flips and refusals before: {"row_id", "as_of", "served_ts"
             (RFC 3339), "version", "process", "sequence", "cause", "where", "score": {"online", "offline", "ulps", "absolute"},
-            "label": [online, offline], "error": [online, offline],
+            "label": [online, offline], "error": [online, offline], "classes": as "features", the scores of classes that differ,
             "features" and "inputs": [{"name", "online", "offline"}] that differ, "statuses": {view: [online, offline]},
             "event_ts": {view: [online, offline]} (RFC 3339 or None)}.
         repair: what `jobs.proof.repair` made of it.
@@ -108,6 +110,7 @@ class SkewReport:
     unlogged: dict[str, int] = field(default_factory=dict)
     rows_corrected: int = 0
     rows_not_yet_written: int = 0
+    classes: list[FieldSkew] = field(default_factory=list)
 
     @property
     def is_equal(self) -> bool:
@@ -128,8 +131,10 @@ class SkewReport:
     def from_json(cls, value: Mapping[str, Any]) -> SkewReport:
         """Return what `to_json` wrote."""
         score = FieldSkew(**value["score"])
-        features = [FieldSkew(**one) for one in value["features"]]
-        return cls(**{**value, "score": score, "features": features})
+        features, classes = (
+            [FieldSkew(**one) for one in value.get(name, [])] for name in ("features", "classes")
+        )
+        return cls(**{**value, "score": score, "features": features, "classes": classes})
 
 
 def _plain(value: Any) -> Any:

@@ -10,13 +10,13 @@ of the set, so that each estimator scores the rows once, however many sets are t
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from feature_pipelines.columns import Column, concat, take
-from feature_pipelines.parity import differing_bits
+from feature_pipelines.parity import differing_bits, differing_rows
 from jobs.proof.groups import ABSENT, Cause, Group, code_of, input_groups
 from jobs.proof.pairs import Pairs
 from jobs.proof.residuals import Residual, residual
@@ -50,6 +50,8 @@ class Swaps:
         self, pairs: Pairs, reference: World, served: World | None, replay: PlatformReplay | None = None
     ) -> None:
         self.pairs, self.reference = pairs, reference
+        self._scores = pairs.online.scores
+        self._same_scores = ~differing_rows(self._scores, pairs.offline.scores)
         self.is_other_version = bool(pairs.digest) and pairs.digest[0] != reference.digest
         answered = served if self.is_other_version else reference
         feature_set = reference.scorer.feature_set
@@ -67,7 +69,7 @@ class Swaps:
         is_plain = self.left is None or self._is_whole
         self._target = pairs.online.matrix if is_plain or self.left is None else self.left.target
         scores = scores_of(reference.scorer, self._target)
-        self._reference_ok = ~differing_bits(scores, pairs.online.score)
+        self._reference_ok = ~differing_rows(scores, self._scores)
         self._add_threshold()
         if self.left is not None:
             self._add(Group("platform", "platform"), Cause.PLATFORM, self.left.platform)
@@ -87,7 +89,8 @@ class Swaps:
             return None
         names = feature_set.feature_names
         unlogged = _unlogged(self.pairs, answered.scorer.feature_set.feature_names)
-        return residual(self.pairs, names, answered, columns, unlogged, replay)
+        output = self.reference.scorer.output
+        return residual(self.pairs, names, answered, columns, unlogged, replay, output)
 
     # The groups that are no inputs
 
@@ -105,32 +108,38 @@ class Swaps:
         if served is not None:
             names = self.reference.scorer.feature_set.feature_names
             self._is_whole = served.scorer.feature_set.feature_names != names
-            same = ~differing_bits(pairs.online.score, pairs.offline.score)
-            same &= ~differing_bits(pairs.online.matrix, pairs.offline.matrix).any(axis=0)
+            same = self._same_scores & ~differing_bits(pairs.online.matrix, pairs.offline.matrix).any(axis=0)
             self._add(Group("model", f"version {served.version}"), Cause.MODEL_VERSION, ~same)
             if served.fingerprint != self.reference.fingerprint and not self._is_whole:
                 code = code | ~same
         self._add(Group("code", "feature code"), Cause.FEATURE_CODE, code)
 
     def _add_threshold(self) -> None:
-        """The label of a score is the threshold's doing alone; one that no threshold gives to all rows explains nothing."""
+        """The label of a score is the threshold's doing alone; one that no threshold gives to all rows explains nothing.
+
+        Of several classes the highest has it, which nothing configures.
+        """
         label, offline = self.pairs.online.label, self.pairs.offline.label
-        self._labels: dict[bool, Mask | None] = {
+        self._labels: dict[bool, NDArray[Any] | None] = {
             False: self._label(self.reference),
             True: self._label(self.served),
         }
-        if label is None or offline is None:
+        if label is None or offline is None or self.reference.scorer.output.classes:
             return
         own = self._labels[self.served is not None]
         odd = label != own if own is not None else np.zeros(len(label), dtype=np.bool_)
-        odd |= (label != offline) & ~differing_bits(self.pairs.online.score, self.pairs.offline.score)
+        odd |= (label != offline) & self._same_scores
         self._add(Group("configuration", "threshold"), Cause.CONFIGURATION, odd & self._has_threshold(label))
 
-    def _label(self, world: World | None) -> Mask | None:
-        if world is None or self.pairs.online.label is None or world.scorer.output.threshold is None:
+    def _label(self, world: World | None) -> NDArray[Any] | None:
+        """Return the labels that a version gives to the logged scores; None where it has none of the reference's kind."""
+        online = self.pairs.online
+        if world is None or online.label is None:
             return None
-        labels: Mask = world.scorer.output.columns(self.pairs.online.score)["label"]
-        return labels
+        output = world.scorer.output
+        if output.classes != self.reference.scorer.output.classes:
+            return None
+        return output.columns(online.score if online.classes is None else online.classes.values).get("label")
 
     def _has_threshold(self, label: Mask) -> Mask:
         """Whether one threshold gives the labels of all rows that were served with a row's configuration."""
@@ -182,9 +191,9 @@ class Swaps:
         score_ok = left.score_ok[rows] if left is not None and is_own else self._reference_ok[rows]
         hidden = self._hidden(world, differs, rows)
         if hidden.any():  # what was not logged may be anything, so that only the score can tell
-            scores = scores_of(world.scorer, features[:, hidden])
+            scores = scores_of(world.scorer, features[:, hidden], self.reference.scorer.output)
             score_ok = score_ok.copy()
-            score_ok[hidden] = ~differing_bits(scores, score[hidden])
+            score_ok[hidden] = ~differing_rows(scores, self._scores[rows][hidden])
         if left is not None and is_own:
             score_ok = score_ok | (on_platform & left.platform[rows])
         closed: Mask = ~differs.any(axis=0) & ~raised & score_ok & ~np.isnan(score)

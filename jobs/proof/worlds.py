@@ -16,9 +16,11 @@ from numpy.typing import NDArray
 from feature_pipelines.columns import Column, Columns, take
 from feature_pipelines.definitions import FeatureSet
 from feature_pipelines.evaluate import FeatureRaised, evaluate
+from feature_pipelines.reasons import RowsRefused
 from feature_pipelines.schema import Schema, build_column, to_wire
+from jobs.proof.class_scores import in_form_of
 from udfs.platform import platform_id
-from udfs.scorer import Scorer
+from udfs.scorer import OutputSpec, Scorer
 
 __all__ = [
     "Mask",
@@ -67,7 +69,10 @@ class PlatformReplay(Protocol):
     def __call__(
         self, world: World, platform: str, columns: Columns, n_rows: int
     ) -> tuple[Matrix, Matrix] | None:
-        """Return features (n_features, n_rows) and scores (n_rows,), NaN for a refused row; None = it cannot be had here."""
+        """Return features (n_features, n_rows) and scores as an evaluator gives them; None = it cannot be had here.
+
+        A refused row has NaN.
+        """
         ...
 
 
@@ -99,26 +104,38 @@ def as_declared(columns: Columns, given: Schema, wanted: FeatureSet) -> dict[str
 def features_of(
     feature_set: FeatureSet, columns: Columns, constants: Mapping[str, Any], n_rows: int
 ) -> tuple[Matrix, Mask]:
-    """Return the features of rows, and on which rows a function raised; those have NaN."""
+    """Return the features of rows, and on which rows a function raised, or which it refused; those have NaN."""
+    matrix = np.full((len(feature_set.feature_names), n_rows), np.nan)
+    raised = np.zeros(n_rows, dtype=np.bool_)
     try:
-        return evaluate(feature_set, columns, constants, n_rows), np.zeros(n_rows, dtype=np.bool_)
+        return evaluate(feature_set, columns, constants, n_rows), raised
+    except RowsRefused as exc:
+        raised[[error.row for error in exc.errors]] = True
+        parts = [np.flatnonzero(~raised)]
     except FeatureRaised:
         if n_rows == 0:
             raise
         if n_rows == 1:
-            return np.full((len(feature_set.features), 1), np.nan), np.ones(1, dtype=np.bool_)
-    middle = n_rows // 2
-    halves = []
-    for part in (np.arange(middle), np.arange(middle, n_rows)):
+            return matrix, ~raised
+        parts = np.array_split(np.arange(n_rows), 2)
+    for part in parts:
         taken = {name: take(column, part) for name, column in columns.items()}
-        halves.append(features_of(feature_set, taken, constants, len(part)))
-    return np.concatenate([m for m, _ in halves], axis=1), np.concatenate([r for _, r in halves])
+        matrix[:, part], raised[part] = features_of(feature_set, taken, constants, len(part))
+    return matrix, raised
 
 
-def scores_of(scorer: Scorer, matrix: Matrix) -> Matrix:
-    """Return an estimator's scores of features, shape (n_rows,); NaN where it raises."""
+def scores_of(scorer: Scorer, matrix: Matrix, wanted: OutputSpec | None = None) -> Matrix:
+    """Return an estimator's scores of features in the form of an output, see class_scores.in_form_of; NaN where it raises.
+
+    Args:
+        scorer: whose estimator.
+        matrix: features, (n_features, n_rows).
+        wanted: the reference's output; None = its own.
+    """
     with np.errstate(all="ignore"):
         try:
-            return scorer.evaluator.score(np.ascontiguousarray(matrix))
+            scores = scorer.evaluator.score(np.ascontiguousarray(matrix))
         except Exception:  # noqa: BLE001 - another version's estimator on these features: whatever it is, no score
-            return np.full(matrix.shape[1], np.nan)
+            of_classes = (len(scorer.output.classes),) if scorer.output.classes else ()
+            scores = np.full((matrix.shape[1], *of_classes), np.nan)
+        return in_form_of(wanted or scorer.output, scorer.output, scores)

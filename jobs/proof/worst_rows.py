@@ -13,11 +13,12 @@ from numpy.typing import NDArray
 from feature_pipelines.columns import DType, take
 from feature_pipelines.definitions import FeatureSet
 from feature_pipelines.lookup import Status
-from feature_pipelines.parity import ulp_distance
+from feature_pipelines.parity import differing_bits
 from feature_pipelines.schema import Field, to_wire
 from feature_pipelines.wire import encode
 from jobs.proof.aggregate import WORST
 from jobs.proof.causes import Explained
+from jobs.proof.class_scores import ulps_apart
 from jobs.proof.pairs import NO_TIME, Pairs, Side
 from udfs.answered import LoggedModel
 
@@ -42,7 +43,7 @@ def worst_rows(
         feature_set: the reference's.
     """
     online, offline = pairs.online, pairs.offline
-    ulps = ulp_distance(online.score, offline.score).astype(np.float64)
+    ulps = ulps_apart(online.scores, offline.scores)[0].astype(np.float64)
     one_refused = np.isnan(online.score) != np.isnan(offline.score)
     ulps[one_refused] = 0.0
     first = (flips | one_refused).astype(np.int64)
@@ -72,7 +73,7 @@ def _row(pairs: Pairs, i: int, facts: LoggedModel, feature_set: FeatureSet) -> d
     online, offline = pairs.online, pairs.offline
     scores = [_score(side, i) for side in (online, offline)]
     both = None not in scores
-    distance = ulp_distance(online.score[i : i + 1], offline.score[i : i + 1]) if both else None
+    ours, theirs = online.take(np.array([i])).scores, offline.take(np.array([i])).scores
     names = [view.name for view in feature_set.views]
     return {
         "row_id": pairs.row_id[i],
@@ -84,9 +85,10 @@ def _row(pairs: Pairs, i: int, facts: LoggedModel, feature_set: FeatureSet) -> d
         "score": {
             "online": scores[0],
             "offline": scores[1],
-            "ulps": None if distance is None else int(distance[0]),
-            "absolute": abs(online.score[i] - offline.score[i]).item() if both else None,
+            "ulps": int(ulps_apart(ours, theirs)[0][0]) if both else None,
+            "absolute": float(np.nanmax(np.abs(ours - theirs))) if both else None,
         },
+        "classes": _classes(online, offline, i) if both else [],
         "label": [_label(side, i) for side in (online, offline)],
         "error": [online.error[i], offline.error[i]],
         "features": _features(pairs, i, facts),
@@ -104,8 +106,19 @@ def _score(side: Side, i: int) -> float | None:
     return None if side.error[i] is not None else float(side.score[i])
 
 
-def _label(side: Side, i: int) -> bool | None:
-    return None if side.label is None or side.error[i] is not None else bool(side.label[i])
+def _label(side: Side, i: int) -> Any:
+    return None if side.label is None or side.error[i] is not None else side.label[i : i + 1].tolist()[0]
+
+
+def _classes(online: Side, offline: Side, i: int) -> list[dict[str, Any]]:
+    """Return the scores of several classes that differ, with both sides' values."""
+    if online.classes is None or offline.classes is None:
+        return []
+    ours, theirs = online.classes.values[i], offline.classes.values[i]
+    return [
+        {"name": online.classes.names[at], "online": float(ours[at]), "offline": float(theirs[at])}
+        for at in np.flatnonzero(differing_bits(ours, theirs)).tolist()
+    ]
 
 
 def _features(pairs: Pairs, i: int, facts: LoggedModel) -> list[dict[str, Any]]:

@@ -8,12 +8,21 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from jobs.reports.class_report import class_metrics, class_plots, class_table
+from jobs.reports.figures import axes_of
+
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["feature_importance", "metrics", "plots"]
+__all__ = ["class_table", "feature_importance", "main_metric", "metrics", "plots"]
 
 _SAMPLE = 5_000
+_MAIN = {"classification": "auc", "multiclass": "macro_auc", "regression": "r2"}
+
+
+def main_metric(task: str) -> str:
+    """Return the metric by which models of a task are compared; more is better."""
+    return _MAIN[task]
 
 
 def metrics(task: str, truth: NDArray[np.float64], predicted: NDArray[np.float64]) -> dict[str, float]:
@@ -21,9 +30,12 @@ def metrics(task: str, truth: NDArray[np.float64], predicted: NDArray[np.float64
 
     Args:
         task: "classification": auc, average precision, log loss, Brier score, share of positives; "regression": mean absolute
-            error, root mean squared error, r2.
-        truth, predicted: float64, shape (n,); for a classification 0/1 and the probability of 1.
+            error, root mean squared error, r2; "multiclass": see `class_metrics`.
+        truth, predicted: float64, shape (n,); for a classification 0/1 and the probability of 1; for several classes the class's
+            number and, of shape (n, n_classes), the probability of each.
     """
+    if task == "multiclass":
+        return class_metrics(truth, predicted)
     from sklearn import metrics as m
 
     if task == "regression":
@@ -49,7 +61,7 @@ def feature_importance(
     truth: NDArray[np.float64],
     rng: np.random.Generator,
 ) -> dict[str, float]:
-    """Return by how much the metric (AUC, or r2) falls when one feature's held-out values are shuffled; largest first.
+    """Return by how much the main metric (AUC, macro AUC or r2) falls when one feature's held-out values are shuffled; largest first.
 
     Args:
         task: see `metrics`.
@@ -65,10 +77,9 @@ def feature_importance(
     sample, expected = np.ascontiguousarray(matrix[:, rows].T), truth[rows]
 
     def quality(values: NDArray[np.float64]) -> float:
-        predicted = (
-            estimator.predict_proba(values)[:, 1] if task == "classification" else estimator.predict(values)
-        )
-        return metrics(task, expected, predicted)["auc" if task == "classification" else "r2"]
+        predicted = estimator.predict(values) if task == "regression" else estimator.predict_proba(values)
+        predicted = predicted[:, 1] if task == "classification" else predicted
+        return metrics(task, expected, predicted)[main_metric(task)]
 
     best = quality(sample)
     falls = {}
@@ -80,10 +91,16 @@ def feature_importance(
 
 
 def plots(
-    task: str, truth: NDArray[np.float64], predicted: NDArray[np.float64], importance: dict[str, float]
+    task: str,
+    truth: NDArray[np.float64],
+    predicted: NDArray[np.float64],
+    importance: dict[str, float],
+    classes: Sequence[str] = (),
 ) -> dict[str, Figure]:
-    """Return figures by file name: ROC and calibration (or predicted against true), and feature importance."""
+    """Return figures by file name: ROC and calibration, confusion and ROC, or predicted against true; and feature importance."""
     figures = {"feature_importance.png": _importance(importance)}
+    if task == "multiclass":
+        return {**class_plots(classes, truth, predicted), **figures}
     if task == "classification":
         return {
             "roc.png": _roc(truth, predicted),
@@ -93,21 +110,11 @@ def plots(
     return {"predicted_against_true.png": _scatter(truth, predicted), **figures}
 
 
-def _axes(title: str, x: str, y: str, height: float = 4.5) -> tuple[Figure, Any]:
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(6, height), layout="constrained")
-    axes = figure.add_subplot()
-    axes.set(title=title, xlabel=x, ylabel=y)
-    axes.grid(alpha=0.3)
-    return figure, axes
-
-
 def _roc(truth: NDArray[np.float64], predicted: NDArray[np.float64]) -> Figure:
     from sklearn.metrics import roc_auc_score, roc_curve
 
     false_positive, true_positive, _ = roc_curve(truth, predicted)
-    figure, axes = _axes("ROC, held-out rows", "false positive rate", "true positive rate")
+    figure, axes = axes_of("ROC, held-out rows", "false positive rate", "true positive rate")
     axes.plot(false_positive, true_positive, label=f"model (AUC {roc_auc_score(truth, predicted):.3f})")
     axes.plot([0, 1], [0, 1], linestyle="--", color="grey", label="chance")
     axes.legend(loc="lower right")
@@ -118,7 +125,7 @@ def _calibration(truth: NDArray[np.float64], predicted: NDArray[np.float64]) -> 
     from sklearn.calibration import calibration_curve
 
     observed, mean_predicted = calibration_curve(truth, predicted, n_bins=20, strategy="quantile")
-    figure, axes = _axes("Calibration, held-out rows", "predicted probability", "observed share")
+    figure, axes = axes_of("Calibration, held-out rows", "predicted probability", "observed share")
     axes.plot(mean_predicted, observed, marker="o", label="model, 20 equal groups")
     axes.plot([0, 1], [0, 1], linestyle="--", color="grey", label="perfect")
     axes.legend(loc="upper left")
@@ -126,7 +133,7 @@ def _calibration(truth: NDArray[np.float64], predicted: NDArray[np.float64]) -> 
 
 
 def _scatter(truth: NDArray[np.float64], predicted: NDArray[np.float64]) -> Figure:
-    figure, axes = _axes("Predicted against true, held-out rows", "true value", "predicted value")
+    figure, axes = axes_of("Predicted against true, held-out rows", "true value", "predicted value")
     step = max(1, len(truth) // _SAMPLE)
     axes.scatter(truth[::step], predicted[::step], s=4, alpha=0.3)
     low, high = float(truth.min()), float(truth.max())
@@ -136,7 +143,7 @@ def _scatter(truth: NDArray[np.float64], predicted: NDArray[np.float64]) -> Figu
 
 def _importance(importance: dict[str, float]) -> Figure:
     names = list(importance)[:25][::-1]
-    figure, axes = _axes(
+    figure, axes = axes_of(
         "Permutation importance, held-out rows", "fall of the metric", "", 1.5 + 0.25 * len(names)
     )
     axes.barh(names, [importance[name] for name in names])

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 __all__ = ["render_report", "write_report"]
 
+_MOST_MOVES = 20
 _SECTIONS = (
     ("figures", "Figures"),
     ("causes", "Causes"),
@@ -52,7 +53,7 @@ def render_report(report: SkewReport) -> str:
     Every text is escaped, and what is not printable is written as an escape. The same report gives the same page.
     """
     fields = sorted(report.features, key=lambda field: (-field.differing, field.name))
-    all_fields = [report.score, *fields]
+    all_fields = [report.score, *report.classes, *fields]
     budget = words.budget_lines(report)
     repair = report.repair if report.repair.get("rows") else None
     shown = {"causes": report.causes, "repair": repair, "worst": report.worst}
@@ -66,6 +67,7 @@ def render_report(report: SkewReport) -> str:
         sections=[(name, text) for name, text in _SECTIONS if shown.get(name, True)],
         share_equal=words.share(report.rows_equal / report.rows_compared) if report.rows_compared else "–",
         flips_note=_flips_note(report),
+        moves=report.decisions.get("moves", [])[:_MOST_MOVES],
         fields_lead=_fields_lead(report),
         differing=[field for field in all_fields if field.differing],
         equal=[field for field in all_fields if field.compared and not field.differing],
@@ -169,8 +171,9 @@ def _float(of: Any) -> Any:
 
 
 def _answer(row: Mapping[str, Any]) -> list[dict[str, str]]:
-    """Return the score and, where the sides differ in them, label and error code."""
+    """Return the score and, where the sides differ in them, the scores of classes, label and error code."""
     lines = [_line("score", *map(_float, _sides(row["score"])))]
+    lines += [_line(f"score of {one['name']}", *map(_float, _sides(one))) for one in row.get("classes", ())]
     for name in ("label", "error"):
         online, offline = row.get(name) or (None, None)
         if online != offline:

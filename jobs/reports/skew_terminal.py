@@ -96,7 +96,7 @@ def _causes(report: SkewReport) -> list[str]:
 
 def _fields(report: SkewReport) -> list[str]:
     features = sorted((f for f in report.features if f.differing), key=lambda f: (-f.differing, f.name))
-    score = [report.score] if report.score.differing else []
+    score = [one for one in (report.score, *report.classes) if one.differing]
     rows = [
         (
             words.plain(field.name),
@@ -118,10 +118,10 @@ def _repair(report: SkewReport) -> list[str]:
     plan = report.repair
     if not plan.get("rows"):
         return []
-    net = words.signed(plan["decisions"]["net"])
-    lines = [
-        f"Repair: {words.plural(plan['scores_to_correct'], 'score')} to correct, {net} positive decisions"
-    ]
+    net = f"{words.signed(plan['decisions']['net'])} positive decisions"
+    if report.decisions.get("classes"):
+        net = f"{words.plural(plan['decisions']['flips'], 'decision')} moved to another class"
+    lines = [f"Repair: {words.plural(plan['scores_to_correct'], 'score')} to correct, {net}"]
     for step in plan["steps"][:_MOST_CAUSES]:
         where = f" ({words.plain(step['where'])})" if step["where"] else ""
         lines += _wrapped(f"- {words.short_cause(str(step['cause']))}{where}: {words.plain(step['do'])}")

@@ -37,7 +37,6 @@ from jobs.runs.settings import (
     ScoreSettings,
     Section,
     ServeSettings,
-    SkewSettings,
     SparkSettings,
     StorageSettings,
     StoreSettings,
@@ -46,6 +45,7 @@ from jobs.runs.settings import (
 )
 from jobs.runs.settings_async import SubmissionsSettings
 from jobs.runs.settings_dashboard import DashboardSettings
+from jobs.runs.skew_settings import SkewSettings
 
 __all__ = ["ENVIRONMENTS", "Conf", "key_table", "known_models", "load"]
 

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from sklearn.ensemble import StackingClassifier
 
 from feature_pipelines.errors import ConfigurationError, did_you_mean
 from jobs.runs.settings import TrainSettings
@@ -22,6 +23,7 @@ __all__ = ["fit_estimator", "make_estimator", "predict"]
 
 _DEFAULTS = {
     "classification": "sklearn.ensemble:HistGradientBoostingClassifier",
+    "multiclass": "sklearn.ensemble:HistGradientBoostingClassifier",
     "regression": "sklearn.ensemble:HistGradientBoostingRegressor",
 }
 _VERBOSE = {"verbose", "verbosity"}
@@ -59,18 +61,23 @@ def make_estimator(settings: TrainSettings) -> Any:
         estimator = factory(**{**known, **params})
     except (TypeError, ValueError) as exc:
         raise ConfigurationError(f"train.params do not fit {reference}: {exc}") from exc
-    if settings.task == "classification" and not hasattr(estimator, "predict_proba"):
+    if settings.task != "regression" and not isinstance(estimator, StackingClassifier):
+        _demand_probability(estimator, reference)  # stacking has it once its last estimator is fitted
+    return estimator
+
+
+def _demand_probability(estimator: Any, reference: str) -> None:
+    if not hasattr(estimator, "predict_proba"):
         raise ConfigurationError(
             f"train.estimator: a classification needs predict_proba, which {reference} does not have with these train.params"
         )
-    return estimator
 
 
 def fit_estimator(
     settings: TrainSettings,
     estimator: Any,
     rows: NDArray[np.float64],
-    label: NDArray[np.float64],
+    label: NDArray[Any],
     names: Sequence[str],
 ) -> None:
     """Fit, on as many threads as its params say; from then on it uses one.
@@ -79,7 +86,7 @@ def fit_estimator(
         settings: what the estimator was made from.
         estimator: of `make_estimator`; changed.
         rows: features, shape (n, n_features).
-        label: shape (n,).
+        label: shape (n,): values, or numbers of classes.
         names: the features, in the order of the columns.
 
     Raises:
@@ -87,17 +94,19 @@ def fit_estimator(
     """
     with _refusals_named(settings, rows, names):
         estimator.fit(rows, label)
+    if settings.task != "regression":
+        _demand_probability(estimator, _reference(settings))
     use_one_thread(estimator)
 
 
 def predict(
     settings: TrainSettings, estimator: Any, rows: NDArray[np.float64], names: Sequence[str]
 ) -> NDArray[np.float64]:
-    """Return the probability of the positive class, or the value, of each row; see `fit_estimator`."""
+    """Return the probability of the positive class, shape (n,), of each class, shape (n, n_classes), or the value; see `fit_estimator`."""
     with _refusals_named(settings, rows, names):
-        if settings.task == "classification":
-            probability: NDArray[np.float64] = estimator.predict_proba(rows)[:, 1]
-            return probability
+        if settings.task != "regression":
+            probabilities: NDArray[np.float64] = estimator.predict_proba(rows)
+            return probabilities[:, 1] if settings.task == "classification" else probabilities
         value: NDArray[np.float64] = estimator.predict(rows)
         return value
 

@@ -151,7 +151,7 @@ class ScoreTask:
                 clock.add("score")
                 scored_sink.append(self._scored(batch, ids, rows, kernel, output))
                 refused += [_Refused(int(ordinals[e.row]), ids[e.row].as_py(), e) for e in rows.errors]
-                positives += int(rows.outputs["label"].sum()) if "label" in rows.outputs else 0
+                positives += _positives(rows)
                 clock.add("write")
                 reached("task.mid_write")
             for rows_of_input, why in self._originals(unit, schema, refused):
@@ -239,7 +239,7 @@ class ScoreTask:
             columns = {name: column.take(index) for name, column in columns.items()}
         if rows.as_of is not None:
             columns["as_of_ts"] = pa.array(rows.as_of, pa.timestamp("us", tz="UTC"))
-        columns |= {name: pa.array(values) for name, values in rows.outputs.items()}
+        columns |= {name: pa.array(values, schema.field(name).type) for name, values in rows.outputs.items()}
         stamps = {**self.stamps, "platform_id": platform_id(), "verified": kernel.scorer.verified}
         columns |= {name: _constant(stamps[name], n) for name in STAMPS}
         columns["scored_at"] = _now(n)
@@ -268,6 +268,12 @@ class ScoreTask:
 def _found(kernel: Kernel, staged: Mapping[str, pa.RecordBatch]) -> dict[str, Found]:
     views = {view.name: view for view in kernel.scorer.feature_set.views}
     return {name: staged_columns(views[name], rows) for name, rows in staged.items()}
+
+
+def _positives(rows: ScoredRows) -> int:
+    """Return how many rows have the label of the positive one of two classes."""
+    label = rows.outputs.get("label")
+    return int(np.count_nonzero(label)) if label is not None and label.dtype == np.bool_ else 0
 
 
 class _Refused(NamedTuple):

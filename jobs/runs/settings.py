@@ -36,7 +36,6 @@ __all__ = [
     "ScoreSettings",
     "Section",
     "ServeSettings",
-    "SkewSettings",
     "SparkSettings",
     "StorageSettings",
     "StoreSettings",
@@ -234,14 +233,21 @@ class TrainSettings(Section):
     outcomes: Location = setting("table of what happened, one row per request at most")
     join_on: list[str] = setting("columns that join outcomes to requests", min_length=1)
     label_column: str = setting("column of outcomes to predict; rows where it is null are not learned from")
-    task: Literal["classification", "regression"] = setting(
-        "what is predicted: a probability, or the value itself"
+    task: Literal["classification", "multiclass", "regression"] = setting(
+        "what is predicted: the probability of one of two classes, of each of several (`label_column` holds strings or integers), or "
+        "the value itself"
     )
     label_above: float | None = setting(
         "classification: the label is `label_column > label_above`", "unit of label_column"
     )
     split_at: AwareDatetime | None = setting(
         "requests as of this time or later are held out of training", "UTC"
+    )
+    held_out_share: float | None = setting(
+        "where requests have no time: hold out this share of them, chosen by a hash of `join_on`; outcomes then need no event_ts",
+        "0 to 1",
+        gt=0,
+        lt=1,
     )
     seed: int = setting("seed of every random choice", ge=0, le=2**32 - 1)
     max_rows: int | None = setting("learn from at most so many rows, chosen by seed; null: all", "rows", gt=0)
@@ -262,7 +268,11 @@ class TrainSettings(Section):
     def _label_fits_task(self) -> TrainSettings:
         if self.label_column and (self.task == "classification") != (self.label_above is not None):
             raise ValueError(
-                "label_above: expected a number with task: classification, and null with task: regression"
+                "label_above: expected a number with task: classification, and null with task: multiclass or regression"
+            )
+        if self.held_out_share is not None and self.split_at is not None:
+            raise ValueError(
+                "held_out_share: expected null with split_at, which says what is held out; set one of them"
             )
         return self
 
@@ -371,27 +381,6 @@ class ServeSettings(Section):
         gt=0,
     )
     log_max_queue: int = setting("rows that may wait to be written; further ones are dropped", "rows", gt=0)
-
-
-class SkewSettings(Section):
-    """What a comparison of the prediction log with the batch may find, and where its reports are."""
-
-    directory: Location = setting(
-        "reports of `jobs.reconcile_scores`, `<directory>/<model>/<time>/`; driver and workers must reach it by this path",
-        min_length=1,
+    log_max_queue_bytes: int = setting(
+        "how large the images and other binary fields of these rows may be; likewise", "bytes", gt=0
     )
-    corrections: Location = setting(
-        "table of corrected scores that `jobs.reconcile_scores --corrections` writes and honours",
-        min_length=1,
-    )
-    max_differing_share: float = setting(
-        "share of the compared rows that may differ; more: exit 1", "0 to 1", ge=0, le=1
-    )
-    max_flip_share: float = setting("share of them whose decision may differ; likewise", "0 to 1", ge=0, le=1)
-    max_unexplained_share: float = setting(
-        "share of them that may differ for no cause that was found; likewise", "0 to 1", ge=0, le=1
-    )
-    max_lost_share: float = setting(
-        "share of the answered rows the log may lack; likewise", "0 to 1", ge=0, le=1
-    )
-    max_uncompared_share: float = setting("share of the logged rows left out; likewise", "0 to 1", ge=0, le=1)

@@ -13,16 +13,17 @@ import numpy as np
 
 from feature_pipelines.definitions import FeatureSet
 from feature_pipelines.packaged import load_reference
+from feature_pipelines.reasons import RowsRefused
 from feature_pipelines.schema import to_wire
-from jobs.reports.model_report import feature_importance, metrics, plots
+from jobs.reports.model_report import class_table, feature_importance, main_metric, metrics, plots
 from jobs.runs.conf import Conf
+from jobs.runs.held_out import describe_split
 from jobs.runs.progress import say
 from jobs.runs.session import session_for, spark_log
 from jobs.runs.tracking import connect_from
 from jobs.runs.training import FittedModel, TrainingSet, build_training_set, fit_model, without_views
 from udfs.bundle import write_bundle
 from udfs.registry import ModelVersion, asking, register
-from udfs.scorer import OutputSpec
 
 __all__ = ["TrainedModel", "describe_training", "train", "training_sources"]
 
@@ -35,9 +36,10 @@ class TrainedModel:
 
     Args:
         version: the registered version and the alias it got.
-        metrics: of the held-out rows; `auc_without_views` (or r2) is of the features that read no stored view.
+        metrics: of the held-out rows; `auc_without_views` (or macro_auc, r2) is of the features that read no stored view.
         rows_trained, rows_held_out: how many requests.
         model: the content of the version's model.json.
+        classes: of several classes, how well each is told from the others: see `class_table`.
     """
 
     version: ModelVersion
@@ -45,6 +47,7 @@ class TrainedModel:
     rows_trained: int
     rows_held_out: int
     model: dict[str, Any]
+    classes: tuple[dict[str, Any], ...] = ()
 
 
 def train(conf: Conf) -> TrainedModel:
@@ -53,10 +56,10 @@ def train(conf: Conf) -> TrainedModel:
     say("reading requests, outcomes and stored features, point in time")
     with session_for(conf, training_sources(conf), spark_log(conf)) as spark:
         data = build_training_set(conf, feature_set, spark)
-    say(f"fitting on {int((~data.held_out).sum()):,} rows")
-    fitted = fit_model(conf, feature_set, data)
+    data, fitted = _fit(conf, feature_set, data)
     quality = metrics(conf.train.task, fitted.truth, fitted.predicted)
     quality |= _without_stored_views(conf, feature_set, data)
+    classes = class_table(fitted.output.classes, fitted.truth, fitted.predicted)
     with TemporaryDirectory(prefix="onescore-") as scratch:
         bundle = Path(scratch) / "bundle"
         say("certifying: flat trees against the library, batch sizes, golden rows")
@@ -66,9 +69,22 @@ def train(conf: Conf) -> TrainedModel:
         say("logging and registering")
         with asking("the tracking server"), mlflow.start_run(run_name=f"train {conf.model.name}"):
             _log(conf, feature_set, data, fitted, quality)
+            if classes:
+                mlflow.log_dict({"classes": classes}, "classes.json")
             version = register(client, conf.model.name, bundle, _example(feature_set, data), model)
     held_out = int(data.held_out.sum())
-    return TrainedModel(version, quality, len(data) - held_out, held_out, model)
+    return TrainedModel(version, quality, len(data) - held_out, held_out, model, tuple(classes))
+
+
+def _fit(conf: Conf, feature_set: FeatureSet, data: TrainingSet) -> tuple[TrainingSet, FittedModel]:
+    """Fit, and return what was learned from: where a feature refuses rows, begin anew without them."""
+    while True:
+        say(f"fitting on {int((~data.held_out).sum()):,} rows")
+        try:
+            return data, fit_model(conf, feature_set, data)
+        except RowsRefused as exc:
+            data = data.without(exc.errors)
+            say(f"leaving out {len(exc.errors):,} rows that a feature refuses")
 
 
 def training_sources(conf: Conf) -> list[str]:
@@ -82,24 +98,23 @@ def _without_stored_views(conf: Conf, feature_set: FeatureSet, data: TrainingSet
     if alone is None:
         return {}
     say(
-        f"fitting again without the stored views, on {len(alone.features)} of {len(feature_set.features)} features"
+        f"fitting again without the stored views, on {len(alone.feature_names)} of {len(feature_set.feature_names)} features"
     )
     fitted = fit_model(conf, alone, data)
-    name = "auc" if conf.train.task == "classification" else "r2"
+    name = main_metric(conf.train.task)
     return {f"{name}_without_views": metrics(conf.train.task, fitted.truth, fitted.predicted)[name]}
 
 
 def _write(conf: Conf, feature_set: FeatureSet, data: TrainingSet, fitted: FittedModel, bundle: Path) -> None:
     rng = np.random.default_rng(conf.train.seed)
     rows = np.sort(rng.permutation(len(data))[:_CERTIFICATION_ROWS])
-    threshold = conf.train.decision_threshold if conf.train.task == "classification" else None
     write_bundle(
         bundle,
         name=conf.model.name,
         reference=conf.model.feature_set,
         constants=fitted.constants,
         estimator=fitted.estimator,
-        output=OutputSpec(conf.train.task, threshold),
+        output=fitted.output,
         columns=data.part(rows),
         n_rows=len(rows),
         tolerance_ulps=conf.train.tolerance_ulps,
@@ -120,7 +135,8 @@ def _log(
     mlflow.log_metrics(quality)
     mlflow.log_dict(conf.resolved(), "configuration.json")
     mlflow.log_dict(importance, "feature_importance.json")
-    for name, figure in plots(conf.train.task, fitted.truth, fitted.predicted, importance).items():
+    classes = fitted.output.classes
+    for name, figure in plots(conf.train.task, fitted.truth, fitted.predicted, importance, classes).items():
         mlflow.log_figure(figure, f"plots/{name}")
 
 
@@ -130,13 +146,22 @@ def describe_training(conf: Conf, feature_set: FeatureSet, data: TrainingSet) ->
     return {
         "model": conf.model.name,
         "task": conf.train.task,
-        "features": len(feature_set.features),
+        **({"classes": dict(zip(data.classes, _rows_by_class(data), strict=True))} if data.classes else {}),
+        "features": len(feature_set.feature_names),
         "rows to learn from": len(data) - held_out,
         "rows held out": held_out,
-        "held out from": str(conf.train.split_at),
+        "held out": describe_split(conf.train),
         "rows left out": dict(data.left_out),
         "tables": dict(data.tables),
     }
+
+
+def _rows_by_class(data: TrainingSet) -> list[int]:
+    """Return of how many rows learned from each class is the outcome."""
+    counts: list[int] = np.bincount(
+        data.label[~data.held_out].astype(np.int64), minlength=len(data.classes)
+    ).tolist()
+    return counts
 
 
 def _example(feature_set: FeatureSet, data: TrainingSet) -> list[dict[str, Any]]:

@@ -7,7 +7,7 @@ This module knows nothing of MLflow.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -17,16 +17,20 @@ from numpy.typing import NDArray
 
 from feature_pipelines.columns import Column, concat, take
 from feature_pipelines.definitions import FeatureSet
-from feature_pipelines.errors import ConfigurationError, ContractError, did_you_mean
+from feature_pipelines.errors import ContractError, did_you_mean
 from feature_pipelines.evaluate import constants_from_json, evaluate, fit_constants
 from feature_pipelines.lookup_arrow import CREATED_TS, EVENT_TS
-from feature_pipelines.schema import Schema, parse_timestamp
+from feature_pipelines.reasons import RowError, RowsRefused
+from feature_pipelines.schema import Schema
 from feature_pipelines.schema_arrow import columns_from_arrow
 from jobs.runs.conf import Conf
 from jobs.runs.estimator import fit_estimator, make_estimator, predict
+from jobs.runs.held_out import held_out_by_share, held_out_by_time
+from jobs.runs.outcome_labels import UNSEEN, has_outcome, labels, output_of
 from jobs.runs.views import index_view, pin_view
 from jobs.tables.snapshot import Snapshot, pin_snapshot, plan_units, read_unit
 from udfs.kernel import views_to_look_up
+from udfs.scorer import OutputSpec
 
 __all__ = ["FittedModel", "TrainingSet", "build_training_set", "fit_model", "without_views"]
 
@@ -37,10 +41,11 @@ class TrainingSet:
 
     Args:
         columns: every source field, n rows each.
-        label: float64, shape (n,): 1.0 / 0.0 for a classification, else the value.
-        held_out: bool, shape (n,): requests of the split time or later.
+        label: float64, shape (n,): 1.0 / 0.0 for a classification, the position among `classes`, or the value.
+        held_out: bool, shape (n,): requests of the split time or later, or of the share that is held out.
         left_out: requests not used, by reason.
         tables: what was read, by role, in words.
+        classes: of a multiclass model, sorted; else empty.
     """
 
     columns: Mapping[str, Column]
@@ -48,6 +53,7 @@ class TrainingSet:
     held_out: NDArray[np.bool_]
     left_out: Mapping[str, int]
     tables: Mapping[str, str]
+    classes: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.label)
@@ -55,6 +61,25 @@ class TrainingSet:
     def part(self, index: NDArray[Any]) -> dict[str, Column]:
         """Return the columns of some rows."""
         return {name: take(column, index) for name, column in self.columns.items()}
+
+    def without(self, refused: Sequence[RowError]) -> TrainingSet:
+        """Return the rest, with the refused rows counted by their reason.
+
+        Raises:
+            ContractError: nothing is left to learn from, or to test.
+        """
+        index = np.delete(np.arange(len(self)), [error.row for error in refused])
+        left_out = Counter(self.left_out)
+        left_out.update(str(error.code) for error in refused)
+        rest = replace(
+            self,
+            columns=self.part(index),
+            label=self.label[index],
+            held_out=self.held_out[index],
+            left_out=left_out,
+        )
+        _require_both_sides(rest)
+        return rest
 
 
 @dataclass(frozen=True)
@@ -64,8 +89,10 @@ class FittedModel:
     Args:
         estimator: takes the features in the set's order.
         constants: fitted constants as JSON values.
-        truth, predicted: of the held-out rows, float64; `predicted` is the probability of the positive class or the value.
+        truth, predicted: of the held-out rows, float64; `predicted` is the probability of the positive class, shape (n,), that of
+            each class, shape (n, n_classes), or the value.
         matrix: the held-out rows' features, shape (n_features, n).
+        output: what the scores mean.
     """
 
     estimator: Any
@@ -73,6 +100,7 @@ class FittedModel:
     truth: NDArray[np.float64]
     predicted: NDArray[np.float64]
     matrix: NDArray[np.float64]
+    output: OutputSpec
 
 
 def build_training_set(conf: Conf, feature_set: FeatureSet, spark: Any = None) -> TrainingSet:
@@ -102,35 +130,43 @@ def build_training_set(conf: Conf, feature_set: FeatureSet, spark: Any = None) -
         as_of: Any = columns[feature_set.as_of or ""]
         found, _ = index_view(view, pinned).lookup([columns[name] for name in view.keys.values()], as_of)
         columns.update(found)
-    value, known_ts = _outcomes(rows, outcomes, settings.join_on, settings.label_column)
-    split = _split(conf, feature_set)
-    asked: Any = columns[feature_set.as_of] if feature_set.as_of else np.full(len(value), split)
-    held_out = asked >= split
-    usable = ~np.isnan(value)
-    in_time = held_out | (known_ts < split)
+    has_share = settings.held_out_share is not None
+    outcome, known_ts = _outcomes(
+        rows, outcomes, settings.join_on, settings.label_column, needs_time=not has_share
+    )
+    usable = has_outcome(outcome)
+    if settings.held_out_share is not None:
+        held_out, in_time = held_out_by_share(rows, settings.held_out_share), usable
+    else:
+        asked = columns[feature_set.as_of] if feature_set.as_of else None
+        held_out, in_time = held_out_by_time(settings, asked, known_ts)
     left_out["no outcome"] = int((~usable).sum())
     left_out["outcome not yet known at the split"] = int((usable & ~in_time).sum())
     index = np.flatnonzero(usable & in_time)
     if settings.max_rows is not None and len(index) > settings.max_rows:
         index = np.sort(np.random.default_rng(settings.seed).choice(index, settings.max_rows, replace=False))
-    label = (
-        value[index]
-        if settings.label_above is None
-        else (value[index] > settings.label_above).astype(np.float64)
-    )
+    label, classes = labels(settings, outcome.take(pa.array(index)), ~held_out[index])
+    if (unseen := np.isnan(label)).any():
+        left_out[UNSEEN] = int(unseen.sum())
+        label, index = label[~unseen], index[~unseen]
     result = TrainingSet(
         {name: take(column, index) for name, column in columns.items()},
         label,
         held_out[index],
         left_out,
         tables,
+        classes,
     )
-    if not (~result.held_out).any() or not result.held_out.any():
-        raise ContractError(
-            f"nothing to {'test' if (~result.held_out).any() else 'learn from'}: {len(index)} rows have an outcome, "
-            f"{int(result.held_out.sum())} of them at or after train.split_at"
-        )
+    _require_both_sides(result)
     return result
+
+
+def _require_both_sides(data: TrainingSet) -> None:
+    if not (~data.held_out).any() or not data.held_out.any():
+        raise ContractError(
+            f"nothing to {'test' if (~data.held_out).any() else 'learn from'}: {len(data)} rows have an outcome, "
+            f"{int(data.held_out.sum())} of them held out by train.split_at or train.held_out_share"
+        )
 
 
 def _requests(
@@ -169,14 +205,17 @@ def _plain_keys(batch: pa.RecordBatch, names: list[str]) -> pa.RecordBatch:
 
 
 def _outcomes(
-    keys: pa.Table, snapshot: Snapshot, join_on: list[str], label_column: str
-) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-    """Return each request's outcome (NaN if it has none) and when it became known: the later of its two times, in microseconds."""
-    missing = [name for name in (*join_on, label_column, EVENT_TS) if name not in snapshot.schema.names]
+    keys: pa.Table, snapshot: Snapshot, join_on: list[str], label_column: str, *, needs_time: bool
+) -> tuple[pa.ChunkedArray, NDArray[np.int64]]:
+    """Return each request's outcome (null if it has none) and when it became known: the later of its two times, in microseconds.
+
+    Where no time is needed, none is read, and each is known never."""
+    required = (*join_on, label_column, *((EVENT_TS,) if needs_time else ()))
+    missing = [name for name in required if name not in snapshot.schema.names]
     if missing:
         hint = did_you_mean(missing[0], snapshot.schema.names)
         raise ContractError(f"outcomes table {snapshot.source} has no column {missing[0]!r}.{hint}")
-    times = [name for name in (EVENT_TS, CREATED_TS) if name in snapshot.schema.names]
+    times = [name for name in (EVENT_TS, CREATED_TS) if needs_time and name in snapshot.schema.names]
     names = [*join_on, label_column, *times]
     batches = [
         pa.RecordBatch.from_arrays(
@@ -199,12 +238,12 @@ def _outcomes(
     right = _keyed_alike(keys, right, join_on, snapshot)
     left = keys.append_column("position", pa.array(np.arange(keys.num_rows)))
     joined = left.join(right, keys=join_on, join_type="left outer").sort_by("position")
-    value = joined.column(label_column).cast(pa.float64()).fill_null(float("nan")).to_numpy()
     never = np.iinfo(np.int64).max
-    known = [
-        joined.column(t).cast(pa.timestamp("us", tz="UTC")).cast(pa.int64()).fill_null(never) for t in times
-    ]
-    return value, np.maximum.reduce([time.to_numpy() for time in known])
+    known_ts = np.full(keys.num_rows, np.iinfo(np.int64).min if times else never)
+    for name in times:
+        known = joined.column(name).cast(pa.timestamp("us", tz="UTC")).cast(pa.int64()).fill_null(never)
+        known_ts = np.maximum(known_ts, known.to_numpy())
+    return joined.column(label_column), known_ts
 
 
 def _keyed_alike(keys: pa.Table, outcomes: pa.Table, join_on: list[str], snapshot: Snapshot) -> pa.Table:
@@ -223,32 +262,40 @@ def _keyed_alike(keys: pa.Table, outcomes: pa.Table, join_on: list[str], snapsho
     return outcomes
 
 
-def _split(conf: Conf, feature_set: FeatureSet) -> int:
-    split = conf.train.split_at
-    if split is None or feature_set.as_of is None:
-        raise ConfigurationError(
-            "train.split_at: training needs a time to split at, and a feature set with an as-of field"
-        )
-    return parse_timestamp(split.isoformat())
-
-
 def fit_model(conf: Conf, feature_set: FeatureSet, data: TrainingSet) -> FittedModel:
-    """Fit constants and estimator on the rows before the split, and predict those after it."""
+    """Fit constants and estimator on the rows that are not held out, and predict those that are.
+
+    Raises:
+        RowsRefused: a feature refuses rows, by their positions in the data: fit without them.
+    """
     train, test = np.flatnonzero(~data.held_out), np.flatnonzero(data.held_out)
     train_columns, test_columns = data.part(train), data.part(test)
     constants = fit_constants(feature_set, train_columns)
     arguments = constants_from_json(constants)
+    output = output_of(conf.train, data.classes)
     estimator = make_estimator(conf.train)
-    label = data.label[train]
+    label = data.label[train].astype(np.int64 if output.classes else np.float64)
     if conf.train.task == "classification" and len(np.unique(label)) != 2:
         raise ContractError("a classification needs both outcomes among the training rows; there is only one")
     names = feature_set.feature_names
-    fit_estimator(
-        conf.train, estimator, evaluate(feature_set, train_columns, arguments, len(train)).T, label, names
-    )
-    matrix = evaluate(feature_set, test_columns, arguments, len(test))
+    learned = _evaluated(feature_set, train_columns, arguments, train)
+    matrix = _evaluated(feature_set, test_columns, arguments, test)
+    fit_estimator(conf.train, estimator, learned.T, label, names)
     predicted = predict(conf.train, estimator, np.ascontiguousarray(matrix.T), names)
-    return FittedModel(estimator, constants, data.label[test], predicted, matrix)
+    return FittedModel(estimator, constants, data.label[test], predicted, matrix, output)
+
+
+def _evaluated(
+    feature_set: FeatureSet,
+    columns: Mapping[str, Column],
+    arguments: Mapping[str, Any],
+    index: NDArray[np.int64],
+) -> NDArray[np.float64]:
+    """Return the features of the rows at `index`; of those that are refused, say which they are there."""
+    try:
+        return evaluate(feature_set, columns, arguments, len(index))
+    except RowsRefused as exc:
+        raise RowsRefused(error._replace(row=int(index[error.row])) for error in exc.errors) from exc
 
 
 def without_views(feature_set: FeatureSet) -> FeatureSet | None:

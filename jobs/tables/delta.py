@@ -30,6 +30,7 @@ from jobs.tables.sink import ParquetSink, WrittenFile
 __all__ = [
     "ParquetSink",
     "WrittenFile",
+    "add_columns",
     "commit_files",
     "commit_when",
     "committed_version",
@@ -73,6 +74,28 @@ def ensure_table(
     table = open_table(uri)
     _require_schema(table, schema, uri)
     return table
+
+
+def add_columns(uri: str, schema: pa.Schema) -> bool:
+    """Add the nullable columns of a schema that a table lacks, at its end; rows that are there have null. True if there were any.
+
+    Args:
+        uri: root of the table, which exists.
+        schema: what the table is to have.
+
+    Raises:
+        TableError: the store does not answer, or too many lost races.
+    """
+    wanted = DeltaSchema.from_arrow(schema.remove_metadata()).fields
+
+    def attempt(table: DeltaTable) -> bool:
+        there = {field.name for field in table.schema().fields}
+        lacking = [field for field in wanted if field.nullable and field.name not in there]
+        if lacking:
+            table.alter.add_columns(lacking)
+        return bool(lacking)
+
+    return _until_committed(uri, "new columns", attempt)
 
 
 def commit_files(

@@ -84,6 +84,11 @@ def test_fixture_scores_the_bits_that_were_written_down(fixture: Path) -> None:
     assert len({bits for _, bits in scored}) > len(scored) / 2
     if scorer.verified == "verified":
         assert [bits_of(score) for score, _ in scored] == [bits for _, bits in scored]
+        names = scorer.output.score_names
+        for answer, written_down in zip(answers, wanted, strict=True):
+            if "classes" in written_down:
+                assert [bits_of(answer[name]) for name in names] == written_down["classes"]
+                assert answer["label"] == written_down["label"]
         return
     expected = np.array([int(bits, 16) for _, bits in scored], np.uint64).view(np.float64)
     worst = ulp_distance(np.array([score for score, _ in scored]), expected).max()

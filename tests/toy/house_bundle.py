@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from sklearn.ensemble import HistGradientBoostingRegressor
+from sklearn.ensemble import HistGradientBoostingClassifier, HistGradientBoostingRegressor
 
 from feature_pipelines.columns import Columns
 from feature_pipelines.evaluate import constants_from_json, evaluate, fit_constants
@@ -59,21 +59,29 @@ def write_house_bundle(
     n_rows: int = 300,
     tolerance_ulps: int = 0,
     strategies: Sequence[Strategy] = STRATEGIES,
+    output: OutputSpec | None = None,
 ) -> str:
-    """Fit an estimator (small boosted trees where none is given) on n_rows requests, write the bundle, and return its digest."""
+    """Fit an estimator (small boosted trees where none is given) on n_rows requests, write the bundle, and return its digest.
+
+    With an output of several classes, what is learned is the band of prices, cheapest first.
+    """
     columns = house_columns(n_rows)
     constants = fit_constants(FEATURES, columns)
     matrix = evaluate(FEATURES, columns, constants_from_json(constants), n_rows)
+    output = output or OutputSpec("regression")
     if estimator is None:
-        estimator = HistGradientBoostingRegressor(max_iter=10, random_state=0)
+        kind = HistGradientBoostingClassifier if output.classes else HistGradientBoostingRegressor
+        estimator = kind(max_iter=10, random_state=0)
     price = matrix[0] ** 0.5 * 3 + np.random.default_rng(7).normal(0, 5, n_rows)
+    if output.classes:
+        price = np.searchsorted(np.linspace(300, 700, output.n_classes - 1), price)
     return write_bundle(
         directory,
         name="houses",
         reference="tests.toy.houses:FEATURES",
         constants=constants,
         estimator=estimator.fit(matrix.T, price),
-        output=OutputSpec("regression"),
+        output=output,
         columns=columns,
         n_rows=n_rows,
         tolerance_ulps=tolerance_ulps,

@@ -20,7 +20,7 @@ __all__ = ["parcel_scorer", "wire_parcel", "zone_index"]
 
 def parcel_scorer(feature_set: FeatureSet = FEATURES) -> Scorer:
     """Return a scorer whose score is the sum of the features, four times the surcharge among them."""
-    n = len(feature_set.features)
+    n = len(feature_set.feature_names)
     estimator = Ridge().fit(np.eye(n), np.zeros(n))
     estimator.coef_ = np.where(np.array(feature_set.feature_names) == "surcharge", 4.0, 1.0)
     estimator.intercept_ = 0.0

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 import pytest
@@ -18,6 +18,7 @@ from feature_pipelines.columns import (
     String,
     Strings,
     Timestamp,
+    Vector,
     concat,
     decimal,
     declared_type,
@@ -166,3 +167,25 @@ def test_annotations_are_usable_as_types() -> None:
         f(np.zeros(1, np.float32), np.zeros(1, np.bool_), np.zeros(1, np.int64), Strings.of(["a"])).dtype
         == np.float32
     )
+
+
+def test_a_vector_says_how_many_values_a_row_has() -> None:
+    declared = declared_type(Vector[Float64, 64])
+    assert declared == (DType("float64", size=64), False)
+    dtype, _ = declared
+    assert str(dtype) == "vector(float64, 64)"
+    assert dtype.shape(3) == (64, 3)
+    assert DType("float64").shape(3) == (3,)
+    assert dtype != DType("float64", size=63)
+    assert dtype.is_numeric
+
+
+@pytest.mark.parametrize(
+    "parameters", [Float64, (Float64, 0), (Float64, 2.0), (Float64, True), (Float32, 2), (Float64, 2, 2)]
+)
+def test_a_vector_of_anything_else_is_refused(parameters: Any) -> None:
+    with pytest.raises(
+        DefinitionError,
+        match=r"expected Float64 and how many values a row has, such as Vector\[Float64, 64\]",
+    ):
+        Vector[parameters]

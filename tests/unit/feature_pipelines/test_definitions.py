@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from feature_pipelines.columns import Binary, Float64, Int32, Int64, Nullable, String, Timestamp
+from feature_pipelines.columns import Binary, Float64, Int32, Int64, Nullable, String, Timestamp, Vector
 from feature_pipelines.definitions import FeatureSet, FeatureView, Fitted
 from feature_pipelines.errors import DefinitionError
 from feature_pipelines.schema import Field, Schema
@@ -353,3 +353,62 @@ def test_view_may_demand_a_row_and_then_hold_what_is_never_null() -> None:
         "ttl_seconds": 0,
         "missing": "reject",
     }
+
+
+def thirds(distance: Float64) -> Vector[Float64, 3]:
+    return np.stack([distance / 3] * 3)
+
+
+def of_thirds(thirds: Vector[Float64, 3]) -> Float64:
+    return thirds[0]
+
+
+def test_a_vector_names_a_row_for_each_of_its_values() -> None:
+    assert feature_set(half, thirds, of_thirds).feature_names == (
+        "half",
+        "thirds_0",
+        "thirds_1",
+        "thirds_2",
+        "of_thirds",
+    )
+    assert feature_set(of_thirds, intermediates=(thirds,)).feature_names == ("of_thirds",)
+
+
+def test_a_vector_is_read_as_the_vector_that_it_is() -> None:
+    def of_two(thirds: Vector[Float64, 2]) -> Float64:
+        return thirds[0]
+
+    def of_one(thirds: Float64) -> Float64:
+        return thirds
+
+    for function, annotated in ((of_two, r"vector\(float64, 2\)"), (of_one, "float64")):
+        with pytest.raises(
+            DefinitionError, match=rf"'thirds' is annotated {annotated}, but it is vector\(float64, 3\)"
+        ):
+            feature_set(function, intermediates=(thirds,))
+
+
+def test_a_row_of_a_vector_has_a_name_of_its_own() -> None:
+    def thirds_1(distance: Float64) -> Float64:
+        return distance
+
+    with pytest.raises(
+        DefinitionError, match=r"more than once: 'thirds_1' of feature 'thirds' .* and feature 'thirds_1'"
+    ):
+        feature_set(thirds, thirds_1)
+    with pytest.raises(DefinitionError, match="source field 'thirds_2'"):
+        feature_set(thirds, request=Schema((*REQUEST.fields, Field("thirds_2", Float64))))
+
+
+def test_a_vector_is_neither_nullable_nor_a_field() -> None:
+    def maybe(distance: Float64) -> Nullable[Vector[Float64, 3]]:
+        raise NotImplementedError
+
+    with pytest.raises(
+        DefinitionError, match=r"returns a nullable vector\(float64, 3\); a null in a vector is NaN"
+    ):
+        feature_set(half, intermediates=(maybe,))
+    with pytest.raises(
+        DefinitionError, match=r"field 'image': a vector\(float64, 3\) is what a feature returns"
+    ):
+        Field("image", Vector[Float64, 3])

@@ -18,6 +18,7 @@ from feature_pipelines.columns import (
     Nullable,
     String,
     Strings,
+    Vector,
     freeze,
 )
 from feature_pipelines.definitions import FeatureSet, Fitted
@@ -29,6 +30,7 @@ from feature_pipelines.evaluate import (
     evaluate,
     fit_constants,
 )
+from feature_pipelines.reasons import Reason, RowError, RowsRefused
 from feature_pipelines.schema import Field, Schema
 
 REQUEST = Schema((Field("x", Float64), Field("n", Int64), Field("s", String), Field("m", Nullable[Int32])))
@@ -272,3 +274,126 @@ def test_check_row_local_sees_a_change_of_one_bit() -> None:
         DefinitionError, match="feature 'signed_zero' is not row-local: a row evaluated alone"
     ):
         check_row_local(of(signed_zero), columns(5), {}, 5)
+
+
+def powers(x: Float64) -> Vector[Float64, 3]:
+    return np.stack([x, x * x, x * x * x])
+
+
+def powers_sum(powers: Vector[Float64, 3]) -> Float64:
+    return powers[0] + powers[1] + powers[2]
+
+
+def test_a_vector_has_a_row_for_each_value_where_it_stands_in_the_set() -> None:
+    feature_set = of(doubled, powers, powers_sum)
+    assert feature_set.feature_names == ("doubled", "powers_0", "powers_1", "powers_2", "powers_sum")
+    assert run(feature_set, columns()).tolist() == [
+        [0.0, 1.0, 2.0],
+        [0.0, 0.5, 1.0],
+        [0.0, 0.25, 1.0],
+        [0.0, 0.125, 1.0],
+        [0.0, 0.875, 3.0],
+    ]
+    assert run(of(powers_sum, intermediates=(powers,)), columns()).tolist() == [[0.0, 0.875, 3.0]]
+    assert run(feature_set, columns(0)).shape == (5, 0)
+
+
+@pytest.mark.parametrize("n_rows", [1, 1024, 5000])
+def test_a_vector_has_the_same_bits_in_batches_of_every_size(n_rows: int) -> None:
+    def roots(x: Float64) -> Vector[Float64, 2]:
+        return np.sqrt(np.stack([x - 1, 3 - x])).T.copy().T  # not C-contiguous, and NaN outside of [1, 3]
+
+    feature_set = of(roots, powers, powers_sum)
+    whole = run(feature_set, columns(5000)).view(np.uint64)
+    assert np.isnan(whole.view(np.float64)).any()
+    assert set(whole[np.isnan(whole.view(np.float64))].tolist()) == {0x7FF8000000000000}
+    assert (run(feature_set, columns(n_rows)).view(np.uint64) == whole[:, :n_rows]).all()
+
+
+def test_another_function_cannot_change_a_vector_that_it_reads() -> None:
+    def greedy_last(powers: Vector[Float64, 3]) -> Float64:
+        powers[2] = 0.0
+        return powers[2]
+
+    with pytest.raises(FeatureRaised, match="greedy_last") as caught:
+        run(of(powers, greedy_last), columns())
+    assert "read-only" in str(caught.value.__cause__)
+
+
+@pytest.mark.parametrize(
+    "made", [np.zeros((3, 4)), np.zeros((4, 3)), np.zeros(3), np.zeros((3, 3), np.float32)]
+)
+def test_a_vector_of_another_shape_or_type_is_refused(made: Any) -> None:
+    def other(x: Float64) -> Vector[Float64, 3]:
+        return made
+
+    if made.shape == (3, 4):  # what it declares
+        assert run(of(other), columns(4)).shape == (3, 4)
+        return
+    with pytest.raises(
+        DefinitionError, match=r"'other' declares vector\(float64, 3\) for 4 row\(s\), it returned float"
+    ):
+        run(of(other), columns(4))
+
+
+def test_check_row_local_names_the_value_of_a_vector_that_looks_beside_its_row() -> None:
+    def ranks(x: Float64) -> Vector[Float64, 2]:
+        return np.stack([x, np.argsort(np.argsort(x)).astype(np.float64)])
+
+    check_row_local(of(powers, powers_sum), columns(20), {}, 20)
+    with pytest.raises(DefinitionError, match="feature 'ranks_1' is not row-local: a row evaluated alone"):
+        check_row_local(of(powers, ranks), columns(20), {}, 20)
+
+
+def not_odd(n: Int64) -> Int64:
+    odd = np.flatnonzero(n % 2)
+    if len(odd):
+        raise RowsRefused(RowError(int(i), Reason.BAD_VALUE, "", "an odd number") for i in odd)
+    return n // 2
+
+
+def not_low(x: Float64, n: Int64) -> Float64:
+    low = np.flatnonzero(x < 1)
+    if len(low):
+        raise RowsRefused(RowError(int(i), Reason.OUT_OF_RANGE, "", "too low") for i in low)
+    return x + n
+
+
+def test_refused_rows_are_told_with_what_the_function_reads() -> None:
+    assert run(of(not_odd), columns(1)).tolist() == [[0.0]]
+    with pytest.raises(RowsRefused, match=r"^2 row\(s\) refused$") as caught:
+        run(of(not_odd), columns(4))
+    assert caught.value.errors == [
+        RowError(1, Reason.BAD_VALUE, "n", "an odd number"),
+        RowError(3, Reason.BAD_VALUE, "n", "an odd number"),
+    ]
+    with pytest.raises(RowsRefused) as caught:
+        run(of(not_low), columns(1))
+    assert caught.value.errors == [RowError(0, Reason.OUT_OF_RANGE, "not_low", "too low")]
+
+
+@pytest.mark.parametrize("named", [(), (3,), (-1,), (1, 1)])
+def test_a_function_refuses_only_rows_that_it_was_given(named: tuple[int, ...]) -> None:
+    def wild(x: Float64) -> Float64:
+        raise RowsRefused(RowError(i, Reason.BAD_VALUE, "", "") for i in named)
+
+    with pytest.raises(
+        DefinitionError,
+        match=r"feature 'wild' must refuse distinct rows of the 3 that it was given; it named",
+    ):
+        run(of(wild), columns())
+
+
+def test_check_row_local_wants_refusals_of_the_row_alone() -> None:
+    def not_first_of_many(x: Float64) -> Float64:
+        if len(x) == 1:
+            raise RowsRefused([RowError(0, Reason.BAD_VALUE, "", "alone")])
+        return x
+
+    with pytest.raises(
+        DefinitionError,
+        match=r"a row evaluated alone is refused for 'x' \(BAD_VALUE\), and was not among 5 rows",
+    ):
+        check_row_local(of(not_first_of_many), columns(5), {}, 5)
+    with pytest.raises(RowsRefused):
+        check_row_local(of(not_odd), columns(5), {}, 5)

@@ -16,7 +16,13 @@ from feature_pipelines.errors import DefinitionError, ModelIntegrityError
 from feature_pipelines.evaluate import evaluate
 from feature_pipelines.features.flights import FEATURES as FLIGHTS
 from feature_pipelines.fingerprint import fingerprint
-from feature_pipelines.packaged import _imported_from, import_packaged, load_reference, package_sources
+from feature_pipelines.packaged import (
+    _imported_from,
+    import_packaged,
+    imported_libraries,
+    load_reference,
+    package_sources,
+)
 
 Toy = Callable[[Mapping[str, tuple[str, str]]], tuple[str, FeatureSet]]
 FLIGHTS_REFERENCE = "feature_pipelines.features.flights:FEATURES"
@@ -182,10 +188,13 @@ def test_a_changed_file_is_refused(toy: Toy, name: str, old: str, new: str) -> N
     ("files", "message"),
     [
         ({"features.py": b"def ("}, "the model's packaged features cannot be imported: "),
-        ({"features.py": b"import no_such_library"}, "cannot be imported: No module named 'no_such_library'"),
+        (
+            {"features.py": b"import no_such_library"},
+            "cannot be imported: No module named 'no_such_library'. Install what the model's features import",
+        ),
         (
             {"features.py": b"from .gone import x"},
-            r"cannot be imported: No module named '_onescore_.*\.gone'",
+            r"cannot be imported: No module named '_onescore_.*\.gone'$",
         ),
         ({"features.py": b"TOY = 5"}, "cannot be imported: 'features:TOY' is not a FeatureSet"),
         ({}, r"cannot be imported: No module named '_onescore_.*\.features'"),
@@ -214,3 +223,17 @@ def test_threads_that_import_at_once_share_one_copy(toy: Toy) -> None:
         thread.join()
     assert len(found) == 8
     assert len({id(feature_set) for feature_set in found}) == 1
+
+
+def test_what_features_import_is_found_through_this_package_too() -> None:
+    files = {
+        "features.py": b"from __future__ import annotations\nimport json\nimport numpy as np\nfrom .more import x\n"
+        b"from feature_pipelines.columns import Float64\nif True:\n    import maybe\ndef f():\n    import later\n",
+        "more.py": b"import some_library.part as p\nfrom other.inner import y\n",
+    }
+    assert imported_libraries(files) == {"numpy", "some_library", "other"}
+    assert imported_libraries({"a.py": b"from feature_pipelines.images import grey_values"}) == {
+        "numpy",
+        "PIL",
+    }
+    assert imported_libraries({}) == set()

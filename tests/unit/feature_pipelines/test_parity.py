@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from feature_pipelines.parity import differing_bits, ulp_distance
+from feature_pipelines.parity import differing_bits, differing_rows, row_ulps, ulp_distance
 
 LARGEST = np.iinfo(np.uint64).max
 
@@ -57,3 +57,14 @@ def test_differing_bits_refuses_arrays_that_do_not_correspond() -> None:
 def test_ulp_distance_counts_floats_in_between(left: float, right: float, expected: int) -> None:
     assert ulp_distance(np.array([left]), np.array([right])).tolist() == [expected]
     assert ulp_distance(np.array([right]), np.array([left])).tolist() == [expected]
+
+
+def test_rows_of_several_values_differ_where_any_does_by_the_largest_distance() -> None:
+    left = np.array([[1.0, 2.0], [0.0, 1.0], [1.0, math.nan]])
+    right = left.copy()
+    right[1] = [-0.0, np.nextafter(1.0, 2.0)]
+    assert differing_rows(left, right).tolist() == [False, True, False]
+    assert row_ulps(left, right).tolist() == [0, 1, 0]
+    assert differing_rows(left[:, 0], right[:, 0]).tolist() == [False, True, False]
+    assert row_ulps(left[:, 1], right[:, 1]).tolist() == [0, 1, 0]
+    assert differing_rows(left[:0], right[:0]).tolist() == row_ulps(left[:0], right[:0]).tolist() == []

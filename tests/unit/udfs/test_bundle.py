@@ -146,7 +146,7 @@ CONDITIONS = [
     "permuted",
     "beside nulls",
     "strided, reversed and Fortran order",
-    "2 native threads",
+    "2 to 4 native threads",
     "two Python threads at once",
     "JSON and Arrow",
 ]

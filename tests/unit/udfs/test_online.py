@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from prometheus_client import CollectorRegistry
 
-from feature_pipelines.errors import ContractError, DefinitionError
+from feature_pipelines.errors import ContractError, DefinitionError, ModelIntegrityError
 from feature_pipelines.stores.base import unreadable
 from jobs.online.metrics import Observed, ServingMetrics
 from tests.toy.bits import bits_of
@@ -23,7 +23,7 @@ from tests.toy.memory_store import MemoryStore
 from tests.toy.stored_rates import stored_rows, write_rates
 from tests.toy.workspace import rate_rows
 from udfs.answered import Answered
-from udfs.online import OnlineScorer
+from udfs.online import OUR_FAULTS, OnlineScorer
 from udfs.scorer import Scorer
 
 DAY = 86_400_000_000
@@ -208,6 +208,23 @@ def test_our_own_failure_is_an_answer_with_an_incident_id_and_no_data(
     assert incident in caplog.text
     assert type(failure).__name__ in caplog.text
     assert "secret" not in caplog.text + str(answers)
+
+
+def test_model_that_is_not_reproduced_in_this_process_is_said_by_a_code_of_its_own(
+    houses: Scorer, caplog: pytest.LogCaptureFixture
+) -> None:
+    class NotReproduced:
+        def score(self, matrix: np.ndarray) -> np.ndarray:
+            raise ModelIntegrityError("the compiled loop does not reproduce the model's golden rows here")
+
+    online = OnlineScorer(dataclasses.replace(houses, evaluator=NotReproduced()), None, clock=lambda: NOW)
+    with caplog.at_level(logging.ERROR):
+        (answer,) = online.answer([{**asking(), "rate_pct": 1.0, "rate_pct_floor": 0.5}])
+    error = answer["error"]
+    assert (error["code"], error["retryable"]) == ("MODEL_NOT_REPRODUCED", False)
+    assert "the compiled loop does not reproduce" in caplog.text
+    assert error["message"].rpartition(" ")[2] in caplog.text
+    assert OUR_FAULTS == ("INTERNAL", "MODEL_NOT_REPRODUCED")
 
 
 class Taken:

@@ -19,7 +19,8 @@ import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 import pytest
 
-from feature_pipelines.columns import Float64, Int64
+from feature_pipelines.columns import Binary, Float64, Int64, Vector
+from feature_pipelines.definitions import FeatureSet
 from feature_pipelines.errors import ConfigurationError
 from feature_pipelines.parity import differing_bits
 from feature_pipelines.schema import Field, Schema
@@ -102,9 +103,9 @@ class Taken:
         self.taken.append(answered)
 
 
-def rows_of(directory: Path) -> list[dict[str, Any]]:
-    """Return what the log of the toy model holds, by process and number."""
-    files = sorted((directory / "houses").glob("date=*/*.parquet"))
+def rows_of(directory: Path, model: str = "houses") -> list[dict[str, Any]]:
+    """Return what the log of a model holds, by process and number."""
+    files = sorted((directory / model).glob("date=*/*.parquet"))
     if not files:
         return []
     table = ds.dataset(files, schema=SCHEMA).to_table()
@@ -380,6 +381,35 @@ def test_full_queue_drops_and_counts_and_the_gap_is_seen(
     assert [row["sequence"] for row in rows_of(tmp_path / "log")] == [*range(1, 10), 13]
 
 
+def test_images_that_wait_are_bounded_by_their_bytes(
+    make_log: Callable[..., PredictionLog], clock: Clock, tmp_path: Path
+) -> None:
+    images = LoggedModel(
+        "faces", "1", "", "", "p", "", (), ("id", "face"), ("id",), frozenset(), frozenset(), binary=("face",)
+    )
+
+    def asked(*sizes: int | None) -> Answered:
+        rows = [{"id": i, "face": None if size is None else "A" * size} for i, size in enumerate(sizes)]
+        n = len(rows)
+        return Answered(images, clock(), [0] * n, rows, [{}] * n, np.empty((0, 0)), [], {}, {}, (0, 0, 0))
+
+    log = make_log(max_queue_bytes=1_000)
+    with log._flushing:  # a disk that does not answer
+        for sizes in ((400, None), (600,), (1,), (None,)):
+            log.write(asked(*sizes))
+        assert log.is_half_full()
+        assert (log.metrics()["queued"], log.metrics()["dropped"]) == (4, 1)
+    log.flush()
+    assert not log.is_half_full()
+    log.write(asked(1_000))
+    log.flush()
+    assert (log.metrics()["written"], log.metrics()["dropped"]) == (5, 1)
+    (gap,) = gaps(tmp_path / "log" / "faces")
+    assert (gap.first, gap.last) == (4, 4)
+    lengths = [len(dict(row["request"])["face"]) - 2 for row in rows_of(tmp_path / "log", "faces")]
+    assert sorted(lengths) == [2, 2, 400, 600, 1_000]  # null is 4 characters
+
+
 def test_directory_that_cannot_be_made_costs_no_answer(houses: Scorer, clock: Clock, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("no directory")
     log = PredictionLog(tmp_path / "file" / "log", clock, flush_seconds=NEVER)
@@ -537,6 +567,15 @@ def test_features_computed_from_personal_data_are_personal_data(houses: Scorer) 
     assert (facts.pii_fields, facts.pii_features) == ({"rate_pct"}, {"rate_pct_gap"})
 
 
+def test_each_value_of_a_vector_computed_from_personal_data_is_personal_data(houses: Scorer) -> None:
+    def outline(face: Binary) -> Vector[Float64, 2]:
+        raise NotImplementedError
+
+    feature_set = FeatureSet("faces", Schema((Field("face", Binary, tags=("pii",)),)), (outline,))
+    facts = LoggedModel.of(dataclasses.replace(houses, feature_set=feature_set), None, "")
+    assert facts.pii_features == {"outline_0", "outline_1"}
+
+
 def test_stored_fields_are_personal_data_too() -> None:
     declared = (Field("birthday", Int64), Field("rooms", Float64))
     columns = {"birthday": np.array([7, 7, 2**60]), "rooms": np.array([0.1, np.nan, np.inf])}
@@ -559,7 +598,9 @@ def test_policy_that_makes_no_sense_is_refused(policy: str, key: bytes | None, m
         PiiPolicy(policy, key)
 
 
-@pytest.mark.parametrize("settings", [{"flush_seconds": 0}, {"sample_share": 1.5}, {"max_queue": 0}])
+@pytest.mark.parametrize(
+    "settings", [{"flush_seconds": 0}, {"sample_share": 1.5}, {"max_queue": 0}, {"max_queue_bytes": 0}]
+)
 def test_setting_out_of_its_bounds_is_refused(settings: dict[str, Any], clock: Clock, tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match="sample_share"):
         PredictionLog(tmp_path, clock, **settings)

@@ -72,6 +72,15 @@ def test_the_estimators_library_is_pinned_as_it_was_installed(
     assert pinned == [*plain, "lightgbm==4.7.0", f"{installed}==3.2.0"]
 
 
+def test_what_features_import_is_pinned() -> None:
+    plain = registry_module._requirements()
+    assert registry_module._requirements((), ["numpy", "scipy"]) == plain
+    pillow = f"pillow=={registry_module.metadata.version('pillow')}"
+    assert [line for line in registry_module._requirements((), ["numpy", "PIL"]) if line not in plain] == [
+        pillow
+    ]
+
+
 def test_a_library_of_no_known_distribution_is_refused() -> None:
     with pytest.raises(ModelError, match="the model needs catboost, of which no installed distribution says"):
         registry_module._requirements(["catboost"])

@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from feature_pipelines.columns import DType
+from feature_pipelines.columns import DType, Float64, Int32, Vector
 from feature_pipelines.errors import DefinitionError, ModelIntegrityError
+from feature_pipelines.reasons import Reason, RowError, RowsRefused
 from feature_pipelines.wire import encode
 from tests.toy.answers import NOW, score_rows
 from tests.toy.bits import bits_of
@@ -219,3 +220,98 @@ def test_order_size_and_neighbours_change_no_bit(houses: Scorer) -> None:
     assert verdicts(score_rows(houses, rows[::-1])) == expected[::-1]
     bad = {"house_id": 1}
     assert verdicts(score_rows(houses, [r for row in rows for r in (bad, row)]))[1::2] == expected
+
+
+# --- refusing
+
+
+def whole_kilograms(weight_kg: Float64) -> Vector[Float64, 2]:
+    _refuse(weight_kg % 1 != 0, Reason.BAD_VALUE, "no whole number of kilograms")
+    return np.stack([weight_kg, -weight_kg])
+
+
+def few_items(n_items: Int32) -> Float64:
+    _refuse(n_items >= 4, Reason.OUT_OF_RANGE, "too many items")
+    return n_items.astype(np.float64)
+
+
+def _refuse(refused: np.ndarray, code: Reason, message: str) -> None:
+    if refused.any():
+        raise RowsRefused(RowError(int(i), code, "", message) for i in np.flatnonzero(refused))
+
+
+REFUSING = parcel_scorer(
+    dataclasses.replace(
+        PARCELS.feature_set, features=(*PARCELS.feature_set.features, whole_kilograms, few_items)
+    )
+)
+
+
+def test_refused_rows_have_their_code_and_the_others_the_bits_that_they_have_without_them() -> None:
+    changes = {
+        1: {"weight_kg": 1.5},
+        3: {"n_items": 4},
+        4: {"weight_kg": 2.5, "n_items": 4},
+        6: {"weight_kg": -1},
+    }
+    rows = [wire_parcel(i, **{"n_items": 1, **changes.get(i, {})}) for i in range(8)]
+    good = verdicts(score_rows(REFUSING, [wire_parcel(i, n_items=1) for i in range(8)]))
+
+    found = verdicts(score_rows(REFUSING, rows))
+
+    assert found == [
+        good[0],
+        "BAD_VALUE weight_kg",
+        good[2],
+        "OUT_OF_RANGE n_items",
+        "BAD_VALUE weight_kg",
+        good[5],
+        "OUT_OF_RANGE weight_kg",
+        good[7],
+    ]
+    assert found == [verdicts(score_rows(REFUSING, [row]))[0] for row in rows]
+
+
+def test_a_batch_of_refused_rows_alone_scores_none() -> None:
+    rows = [wire_parcel(i, weight_kg=0.5) for i in range(3)]
+    columns, errors = REFUSING.feature_set.sources.from_rows(rows)
+    scored = score_columns(REFUSING, columns, errors, 3, with_features=True)
+    assert [error[:3] for error in scored.errors] == [(i, Reason.BAD_VALUE, "weight_kg") for i in range(3)]
+    assert scored.features is not None
+    assert scored.features.shape == (len(REFUSING.feature_set.feature_names), 0)
+
+
+def test_refusing_and_raising_rows_are_told_apart() -> None:
+    rows = [wire_parcel(i, n_items=1) for i in range(40)]
+    rows[7]["weight_kg"] = 0.5
+    rows[20]["n_items"] = 9  # handling_fee raises
+    rows[33]["n_items"] = 4
+    found = verdicts(score_rows(REFUSING, rows))
+    assert [found[i] for i in (7, 20, 33)] == [
+        "BAD_VALUE weight_kg",
+        "FEATURE_ERROR handling_fee",
+        "OUT_OF_RANGE n_items",
+    ]
+    assert not any(" " in verdict for i, verdict in enumerate(found) if i not in (7, 20, 33))
+
+
+def test_clean_rows_are_evaluated_once() -> None:
+    asked = []
+
+    def counted(weight_kg: Float64) -> Float64:
+        asked.append(len(weight_kg))
+        _refuse(weight_kg == 0.5, Reason.BAD_VALUE, "")
+        return weight_kg
+
+    scorer = parcel_scorer(dataclasses.replace(PARCELS.feature_set, features=(counted,)))
+    score_rows(scorer, [wire_parcel(i) for i in range(5)])
+    assert asked == [5]
+    score_rows(
+        scorer,
+        [
+            wire_parcel(0, weight_kg=0.5),
+            *(wire_parcel(i) for i in range(1, 5)),
+            wire_parcel(0, weight_kg=0.5),
+        ],
+    )
+    assert asked == [5, 6, 4]

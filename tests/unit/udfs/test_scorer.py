@@ -17,7 +17,7 @@ from sklearn.preprocessing import StandardScaler
 from threadpoolctl import threadpool_info, threadpool_limits
 from xgboost import XGBRegressor
 
-from feature_pipelines.errors import DefinitionError, ModelError
+from feature_pipelines.errors import ModelError
 from feature_pipelines.evaluate import FeatureRaised
 from tests.toy.houses import FEATURES
 from udfs.scorer import LibraryEvaluator, OutputSpec, Scorer, Strategy, use_one_thread
@@ -47,32 +47,6 @@ def columns(n: int) -> dict[str, Any]:
         "rate_pct": np.full(n, 2.0),
         "rate_pct_floor": np.full(n, 0.5),
     }
-
-
-def test_output_of_a_classification_has_a_score_and_a_label() -> None:
-    spec = OutputSpec("classification", 0.25)
-    assert {name: dtype.kind for name, dtype in spec.fields.items()} == {"score": "float64", "label": "bool"}
-    below, at, above = np.nextafter(0.25, 0), 0.25, np.nextafter(0.25, 1)
-    assert spec.columns(np.array([below, at, above]))["label"].tolist() == [False, True, True]
-
-
-def test_output_of_a_regression_is_the_score_alone() -> None:
-    spec = OutputSpec("regression")
-    assert list(spec.fields) == ["score"]
-    assert list(spec.columns(np.array([1.0]))) == ["score"]
-
-
-@pytest.mark.parametrize(
-    ("task", "threshold", "message"),
-    [
-        ("ranking", None, r"task 'ranking' must be 'classification' or 'regression'"),
-        ("classification", None, r"a classification output needs a threshold"),
-        ("regression", 0.5, r"a regression output takes no threshold"),
-    ],
-)
-def test_output_that_makes_no_sense_is_refused(task: str, threshold: float | None, message: str) -> None:
-    with pytest.raises(DefinitionError, match=message):
-        OutputSpec(task, threshold)
 
 
 @pytest.mark.parametrize("n", [0, 1, 7, 8, 9, 1024, 1025, 3000])
@@ -176,11 +150,24 @@ def test_library_evaluator_takes_the_positive_class() -> None:
     assert scores.tolist() == estimator.predict_proba(matrix.T)[:, 1].tolist()
 
 
-def test_library_evaluator_refuses_three_classes() -> None:
-    matrix = np.arange(12, dtype=np.float64).reshape(2, 6)
-    estimator = LogisticRegression(max_iter=500).fit(matrix.T, [0, 1, 2, 0, 1, 2])
-    with pytest.raises(ModelError, match=r"the classifier has 3 classes; this output is for two"):
-        LibraryEvaluator(estimator, "classification").score(matrix)
+def three_classes() -> tuple[np.ndarray, LogisticRegression]:
+    matrix = np.random.default_rng(1).normal(size=(2, 60))
+    return matrix, LogisticRegression().fit(matrix.T, np.arange(60) % 3)
+
+
+def test_library_evaluator_gives_a_score_for_each_of_several_classes() -> None:
+    matrix, estimator = three_classes()
+    scores = LibraryEvaluator(estimator, "classification", Strategy(24, 24, "row"), 3).score(matrix)
+    assert scores.shape == (60, 3)
+    np.testing.assert_allclose(scores, estimator.predict_proba(matrix.T), rtol=1e-12)
+    assert LibraryEvaluator(estimator, "classification", n_classes=3).score(matrix[:, :0]).shape == (0, 3)
+
+
+@pytest.mark.parametrize(("n_classes", "said"), [(2, "two"), (4, "4")])
+def test_library_evaluator_refuses_another_number_of_classes(n_classes: int, said: str) -> None:
+    matrix, estimator = three_classes()
+    with pytest.raises(ModelError, match=rf"the classifier has 3 classes; this output is for {said}"):
+        LibraryEvaluator(estimator, "classification", n_classes=n_classes).score(matrix)
 
 
 def test_forest_fitted_on_two_threads_scores_in_the_order_of_its_trees() -> None:

@@ -34,9 +34,10 @@ def test_every_variable_is_read_and_named_in_the_docstring(tmp_path: Path) -> No
         "ONESCORE_PREDICTION_LOG_PII": "hash",
         "ONESCORE_PREDICTION_LOG_PII_KEY": "key",
         "ONESCORE_PREDICTION_LOG_MAX_QUEUE": "10",
+        "ONESCORE_PREDICTION_LOG_MAX_QUEUE_BYTES": "1000",
     }
     expected = ServingSettings(
-        f"sqlite:///{tmp_path}/online.db", 40, str(tmp_path / "log"), 0.5, 0.25, "hash", "key", 10
+        f"sqlite:///{tmp_path}/online.db", 40, str(tmp_path / "log"), 0.5, 0.25, "hash", "key", 10, 1000
     )
     assert ServingSettings.read(environment) == expected
     assert all(f"{name} " in (serving.__doc__ or "") for name in environment)

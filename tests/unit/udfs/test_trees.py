@@ -409,8 +409,8 @@ def test_sets_outputs_and_float32_are_evaluated_alike_in_every_way(
     matrix = rng.normal(size=(N_FEATURES, n_rows))
     chosen = rng.random(matrix.shape) < 0.6
     matrix[chosen] = rng.choice([*SPECIAL, 0.5, *trees.bounds], chosen.sum())
-    expected = np.array([walk_flat(trees, row) for row in matrix.T]).reshape(n_rows, n_outputs).T
-    expected = bits(expected[0] if n_outputs == 1 else expected)
+    expected = np.array([walk_flat(trees, row) for row in matrix.T]).reshape(n_rows, n_outputs)
+    expected = bits(expected[:, 0] if n_outputs == 1 else expected)
     assert bits(trees._score_interpreted(matrix)) == expected
     assert bits(trees._score_compiled(matrix, udfs.trees_loop.load_loop())) == expected
 

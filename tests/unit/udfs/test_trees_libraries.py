@@ -236,8 +236,8 @@ def test_several_classes_give_a_row_of_scores_each(name):
     assert trees.n_outputs == n_classes > 2
     for n_rows in (0, 1, 5, 300):
         scores = trees.score(np.full((N_FEATURES, n_rows), 0.25))
-        assert scores.shape == (n_classes, n_rows)
-        assert np.allclose(scores.sum(axis=0), 1.0) or "all" in name
+        assert scores.shape == (n_rows, n_classes)
+        assert np.allclose(scores.sum(axis=1), 1.0) or "all" in name
 
 
 def test_kinds_cover_what_differs_in_the_arrays():
@@ -319,7 +319,7 @@ def test_values_that_the_library_refuses_are_refused(name, value, is_refused, n_
     with np.errstate(over="ignore"):
         if not is_refused:
             assert estimator.predict(matrix.T).shape == (n_rows,)
-            assert exported(name).score(matrix).shape[-1] == n_rows
+            assert exported(name).score(matrix).shape[0] == n_rows
             return
         with pytest.raises(ValueError, match=r"infinity|NaN"):
             estimator.predict(matrix.T)

@@ -20,7 +20,7 @@ from tests.toy.memory_store import MemoryStore
 from tests.toy.stored_rates import write_rates
 from tests.toy.workspace import rate_rows
 from udfs.bundle import load_bundle
-from udfs.online import OnlineScorer
+from udfs.online import OUR_FAULTS, OnlineScorer
 
 N = 60
 ROWS = house_wire(N)
@@ -154,10 +154,11 @@ def test_broken_body_among_good_ones_is_refused_alone(online: OnlineScorer) -> N
     assert empty == b'{"predictions":[]}'
 
 
-def test_incident_is_an_error_of_the_whole_request() -> None:
+@pytest.mark.parametrize("code", OUR_FAULTS)
+def test_incident_is_an_error_of_the_whole_request(code: str) -> None:
     class Failing:
         def answer(self, rows: Any, **_: Any) -> list[dict[str, Any]]:
-            return [{"error": {"code": "INTERNAL", "message": "incident 77"}}] * len(rows)
+            return [{"error": {"code": code, "message": "incident 77"}}] * len(rows)
 
     async def scenario() -> None:
         failing: Any = Failing()
@@ -165,6 +166,7 @@ def test_incident_is_an_error_of_the_whole_request() -> None:
         with pytest.raises(ContractError, match="incident 77") as refused:
             await batcher.answer(body(1), False)
         assert refused.value.evidence["status"] == 500
+        assert refused.value.evidence["code"] == code
         batcher.close()
 
     asyncio.run(scenario())

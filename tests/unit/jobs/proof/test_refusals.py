@@ -58,6 +58,12 @@ def test_refusal_of_what_the_batch_found_missing_too_is_the_policys(houses: Skew
     assert {(found.cause[i], found.where[i]) for i in alike} == {(Cause.CONFIGURATION, "rates")}
 
 
+def test_process_that_could_not_reproduce_the_model_is_another_platform(houses: SkewedHouses) -> None:
+    found = refused(houses, "MODEL_NOT_REPRODUCED")
+    assert set(found.cause[:20]) == {Cause.PLATFORM}
+    assert set(found.where[:20]) == {"compiled loop"}
+
+
 def test_view_that_no_store_could_answer_for_is_missing(houses: SkewedHouses) -> None:
     found = refused(houses, "STORED_FEATURES_MISSING")
     assert {(found.cause[i], found.where[i]) for i in present(houses)} == {(Cause.MISSING, "rates")}

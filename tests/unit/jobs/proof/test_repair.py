@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import importlib
 import io
+import json
 import shlex
 from dataclasses import replace
 from pathlib import Path
@@ -14,8 +15,11 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from jobs.proof.aggregate import Totals
+from jobs.proof.class_scores import CLASS_SCORES
 from jobs.proof.corrections import CORRECTIONS_SCHEMA, corrected, corrections_of
 from jobs.proof.corrections_table import read_corrections, write_corrections
+from jobs.proof.counting import count_differing
 from jobs.proof.repair import Target, plan
 from tests.toy.skewed_houses import Answered, SkewedHouses
 
@@ -37,8 +41,13 @@ TYPES = {
     "offline_score": pa.float64(),
     "online_label": pa.bool_(),
     "offline_label": pa.bool_(),
+    "online_class_label": pa.string(),
+    "offline_class_label": pa.string(),
+    "online_class_scores": CLASS_SCORES,
+    "offline_class_scores": CLASS_SCORES,
     "online_error": pa.string(),
     "offline_error": pa.string(),
+    "is_flip": pa.bool_(),
 }
 DEFAULT = {
     "process": "p",
@@ -54,13 +63,32 @@ DEFAULT = {
     "offline_score": 0.75,
     "online_label": False,
     "offline_label": True,
+    "online_class_label": None,
+    "offline_class_label": None,
+    "online_class_scores": None,
+    "offline_class_scores": None,
     "online_error": None,
     "offline_error": None,
 }
 
 
+def totals(*parts: pa.Table) -> Totals:
+    """What tasks count of differing rows."""
+    made = Totals()
+    for part in parts:
+        of_task = Totals()
+        of_task.counts["differing"] = part.num_rows
+        count_differing(of_task, part)
+        made.merge(Totals.from_json(json.loads(json.dumps(of_task.to_json()))))
+    return made
+
+
 def differing(*rows: dict[str, Any]) -> pa.Table:
     full = [{**DEFAULT, "sequence": i, **row} for i, row in enumerate(rows)]
+    for row in full:
+        kind = "label" if row["offline_class_label"] is None else "class_label"
+        labels = row[f"online_{kind}"], row[f"offline_{kind}"]
+        row["is_flip"] = None not in labels and labels[0] != labels[1]
     arrays = {
         name: pa.array([row[name] for row in full], pa.int64()).cast(UTC)
         if type_ == UTC
@@ -71,18 +99,18 @@ def differing(*rows: dict[str, Any]) -> pa.Table:
 
 
 def ranges(*days: int) -> list[tuple[str, str]]:
-    made = plan([differing(*({"as_of_ts": day * DAY + 5} for day in days))], TARGET)
+    made = plan(totals(differing(*({"as_of_ts": day * DAY + 5} for day in days))), TARGET)
     return [(one["from"][:10], one["to"][:10]) for one in made["backfill"]]
 
 
 def test_nothing_differs_and_nothing_is_to_be_done() -> None:
-    made = plan([], TARGET)
+    made = plan(totals(), TARGET)
     assert (made["rows"], made["steps"], made["backfill"], made["commands"]) == (0, [], [], [])
 
 
 def test_decisions_are_those_that_correcting_changes() -> None:
     rows = [{}, {}, {"online_label": True, "offline_label": False}, {"online_label": True}]
-    assert plan([differing(*rows)], TARGET)["decisions"] == {
+    assert plan(totals(differing(*rows)), TARGET)["decisions"] == {
         "flips": 3,
         "to_positive": 2,
         "to_negative": 1,
@@ -93,7 +121,7 @@ def test_decisions_are_those_that_correcting_changes() -> None:
 def test_rows_of_a_cause_are_one_step_with_what_to_do() -> None:
     stale = {"cause": "STALE", "where": "plane, weather"}
     both = {"cause": "INTERACTION", "where": "plane, carrier", "parts": ["STALE", "EXTRACTED"]}
-    made = plan([differing(stale, {}), differing(stale, stale, both, {"cause": "UNEXPLAINED"})], TARGET)
+    made = plan(totals(differing(stale, {}), differing(stale, stale, both, {"cause": "UNEXPLAINED"})), TARGET)
     assert [(s["cause"], s["where"], s["rows"]) for s in made["steps"]] == [
         ("STALE", "plane, weather", 3),
         ("EXTRACTED", "carrier", 1),
@@ -110,7 +138,7 @@ def test_rows_of_a_cause_are_one_step_with_what_to_do() -> None:
 
 
 def test_another_version_is_pinned_by_number() -> None:
-    made = plan([differing({"cause": "MODEL_VERSION", "where": "version 2"})], TARGET)
+    made = plan(totals(differing({"cause": "MODEL_VERSION", "where": "version 2"})), TARGET)
     assert made["commands"][0] == "python -m jobs.serve_realtime --model flights --set model.version=3"
 
 
@@ -121,19 +149,19 @@ def test_touched_days_are_merged_into_ranges() -> None:
 
 def test_of_too_many_ranges_the_nearest_are_joined_and_every_row_stays_in_one() -> None:
     days = [day * 3 + (50 if day > 30 else 0) for day in range(60)]
-    made = plan([differing(*({"as_of_ts": day * DAY} for day in days))], TARGET)["backfill"]
+    made = plan(totals(differing(*({"as_of_ts": day * DAY} for day in days))), TARGET)["backfill"]
     assert len(made) == 2
     assert sum(one["rows"] for one in made) == 60
 
 
 def test_only_scores_that_differ_and_the_batch_can_write_are_scored_again() -> None:
     equal_score = {"online_score": 0.75, "online_label": True}
-    made = plan([differing({"request_in_table": False}, equal_score)], TARGET)
+    made = plan(totals(differing({"request_in_table": False}, equal_score)), TARGET)
     assert (made["rows"], made["scores_to_correct"], made["not_in_table"], made["backfill"]) == (2, 1, 1, [])
     zero = {"online_score": 0.0, "offline_score": -0.0, "online_label": True}
     refused = {"online_score": None, "online_label": None, "online_error": "WRONG_TYPE"}
-    assert plan([differing(zero, refused)], TARGET)["scores_to_correct"] == 2
-    assert plan([differing(refused, refused)], replace(TARGET, has_as_of=False))["backfill"] == []
+    assert plan(totals(differing(zero, refused)), TARGET)["scores_to_correct"] == 2
+    assert plan(totals(differing(refused, refused)), replace(TARGET, has_as_of=False))["backfill"] == []
 
 
 def test_corrections_are_written_and_then_seen_by_the_comparison_that_was_asked_for() -> None:
@@ -141,12 +169,12 @@ def test_corrections_are_written_and_then_seen_by_the_comparison_that_was_asked_
     target = replace(TARGET, comparison=asked, overrides=("score.batch_rows=300", "input.source=a table"))
     begin = "python -m jobs.reconcile_scores --model flights --set score.batch_rows=300 --set 'input.source=a table' "
     command = f"{begin}{shlex.join(asked)} --corrections"
-    made = plan([differing({})], target)
+    made = plan(totals(differing({})), target)
     assert made["commands"][-1] == command
     assert made["commands"].count(command) == 1
     assert "--set score.batch_rows=300" in made["backfill"][0]["command"]
     assert made["notes"] == []
-    made = plan([differing({})], replace(target, corrections=None))
+    made = plan(totals(differing({})), replace(target, corrections=None))
     assert made["commands"][-2:] == [command, command]
     assert "first run writes the corrections" in made["notes"][0]
 
@@ -155,7 +183,7 @@ def test_reference_that_is_not_registered_is_never_named_by_a_version() -> None:
     target = Target("flights", "", views=("plane",), comparison=("--bundle", "model dir"))
     rows = [{"cause": "MODEL_VERSION", "where": "version 2"}, {}]
     rows.append({"cause": "INTERACTION", "where": "plane", "parts": ["STALE", "MODEL_VERSION"]})
-    made = plan([differing(*rows)], target)
+    made = plan(totals(differing(*rows)), target)
     needs = {step["cause"]: "takes a registered version" in step["do"] for step in made["steps"]}
     assert needs == {"MODEL_VERSION": True, "EXTRACTED": False, "INTERACTION": False}
     verify = "python -m jobs.reconcile_scores --model flights --bundle 'model dir' --corrections"
@@ -169,7 +197,7 @@ def test_reference_that_is_not_registered_is_never_named_by_a_version() -> None:
 def test_commands_are_those_that_jobs_take(environment: str | None) -> None:
     rows = [{"cause": "STALE", "where": "plane"}, {"cause": "MODEL_VERSION", "where": "version 2"}]
     target = replace(TARGET, environment=environment, comparison=("--model-version", "3"))
-    made = plan([differing(*rows)], target)
+    made = plan(totals(differing(*rows)), target)
     assert len(made["commands"]) == 4
     for command in made["commands"][:-1]:
         python, _, module, *arguments = shlex.split(command)

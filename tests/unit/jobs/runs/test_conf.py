@@ -105,8 +105,9 @@ def test_spark_values_are_text_as_spark_reads_them() -> None:
             "train.split_at=2013-10-01T00:00:00",
             "train.split_at (--set train.split_at): Input should have timezone info",
         ),
-        ("train.task=ranking", "'classification' or 'regression', got 'ranking'"),
+        ("train.task=ranking", "'classification', 'multiclass' or 'regression', got 'ranking'"),
         ("train.label_above=null", "label_above: expected a number with task: classification"),
+        ("train.task=multiclass", "classification, and null with task: multiclass or regression"),
         (
             "spark.remote=localhost",
             "spark.remote (--set spark.remote): expected a Spark Connect URL sc://host:port",
