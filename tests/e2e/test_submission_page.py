@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import contextlib
 import csv
 import io
 import json
@@ -16,6 +18,7 @@ import pytest
 from playwright.sync_api import Browser, Page, expect
 
 from tests.toy.bits import bits_of
+from tests.toy.digits_bundle import digit_files, write_digits_bundle
 from tests.toy.house_bundle import house_wire
 from tests.toy.pages import PHONE, accessibility_problems, chromium, opened
 from tests.toy.processes import free_port, server, wait_until
@@ -50,16 +53,12 @@ class Gateway:
     env: dict[str, str]
 
 
-@pytest.fixture(scope="module")
-def gateway(
-    bundle: Path, process_env: dict[str, str], tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Gateway]:
-    """A gateway of the toy model, without a worker."""
-    directory = tmp_path_factory.mktemp("gateway")
-    write_store(directory / "online.db")
+@contextlib.contextmanager
+def gateway_of(model: str, bundle: Path, directory: Path, env: dict[str, str]) -> Iterator[Gateway]:
+    """Run a gateway, without a worker."""
     port, output = free_port(), directory / "gateway.log"
-    env = process_env | {"ONESCORE_HOME": str(directory), "ONESCORE_CONF_DIR": str(CONF_DIR)}
-    shared = ["--model", "houses", "--bundle", str(bundle)]
+    env = env | {"ONESCORE_HOME": str(directory), "ONESCORE_CONF_DIR": str(CONF_DIR)}
+    shared = ["--model", model, "--bundle", str(bundle)]
     for setting in (
         f"store.url=sqlite:///{directory}/online.db",
         "dashboard.refresh_seconds=0.2",
@@ -73,6 +72,17 @@ def gateway(
         yield Gateway(f"http://127.0.0.1:{port}/", directory, work, env)
         process.terminate()
         assert process.wait(20) == 0
+
+
+@pytest.fixture(scope="module")
+def gateway(
+    bundle: Path, process_env: dict[str, str], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Gateway]:
+    """A gateway of the toy model, without a worker."""
+    directory = tmp_path_factory.mktemp("gateway")
+    write_store(directory / "online.db")
+    with gateway_of("houses", bundle, directory, process_env) as running:
+        yield running
 
 
 @pytest.fixture
@@ -274,3 +284,44 @@ def test_what_the_worker_answers_shows_on_the_dashboard(
         page.get_by_role("link", name="Dashboard").click()
         expect(page.locator("#title")).to_have_text("houses")
         expect(page.get_by_role("link", name="Submissions")).to_be_visible()
+
+
+def test_pictures_are_shown_with_what_the_model_says_of_each(
+    browser: Browser, process_env: dict[str, str], tmp_path: Path
+) -> None:
+    bundle = tmp_path / "bundle"
+    write_digits_bundle(bundle)
+    pictures = [*digit_files(15, 500), ("no-picture.png", b"this is no picture")]
+    rows = [{"image_id": name, "image": base64.b64encode(png).decode()} for name, png in pictures]
+    expected = OnlineScorer(load_bundle(bundle), None, clock=lambda: 0).answer(rows)
+    with (
+        gateway_of("digits", bundle, tmp_path, process_env) as gateway,
+        server(gateway.work, env=gateway.env, cwd=tmp_path, log=tmp_path / "worker.log"),
+        opened(browser, gateway.url) as page,
+    ):
+        expect(page.locator("#drop-text")).to_contain_text("Images, or one CSV or JSON file")
+        page.locator("#files").set_input_files(
+            [{"name": name, "mimeType": "image/png", "buffer": png} for name, png in pictures]
+        )
+        ticket = page.locator(".ticket")
+        expect(ticket.get_by_role("heading")).to_have_text("16 images")
+        expect(ticket.locator(".pill")).to_have_text("Done", timeout=60_000)
+        ticket.get_by_role("button", name="Show answers").click()
+        shown = ticket.locator(".gallery li")
+        expect(shown).to_have_count(len(pictures))
+        expect(shown.last).to_contain_text("cannot be shown")
+        for i, (answer, (name, _)) in enumerate(zip(expected, pictures, strict=True)):
+            expect(shown.nth(i)).to_contain_text(name)
+            if "error" in answer:
+                expect(shown.nth(i)).to_contain_text(answer["error"]["code"])
+                continue
+            expect(shown.nth(i).locator("strong")).to_have_text(answer["label"])
+            expect(shown.nth(i)).to_contain_text(f"{100 * answer['score']:.1f} %")
+        assert {len(answer) > 1 for answer in expected} == {True, False}
+        sizes = shown.locator("img").evaluate_all("images => images.map(image => image.naturalWidth)")
+        assert sizes == [8] * 15
+        assert accessibility_problems(page) == []
+        page.reload()
+        ticket.get_by_role("button", name="Show answers").click()
+        expect(ticket.locator("tbody tr")).to_have_count(len(pictures))
+        assert str(tmp_path) not in page.content()
