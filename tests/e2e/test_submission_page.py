@@ -316,7 +316,8 @@ def test_pictures_are_shown_with_what_the_model_says_of_each(
                 expect(shown.nth(i)).to_contain_text(answer["error"]["code"])
                 continue
             expect(shown.nth(i).locator("strong")).to_have_text(answer["label"])
-            expect(shown.nth(i)).to_contain_text(f"{100 * answer['score']:.1f} %")
+            share = "100 %" if answer["score"] == 1 else f"{100 * answer['score']:.1f} %"
+            expect(shown.nth(i)).to_contain_text(share)
         assert {len(answer) > 1 for answer in expected} == {True, False}
         sizes = shown.locator("img").evaluate_all("images => images.map(image => image.naturalWidth)")
         assert sizes == [8] * 15
