@@ -34,6 +34,7 @@ _FILES = (
     "index.html",
     "dashboard.js",
     "charts.js",
+    "panels.js",
     "page.js",
     "stream.js",
     "dashboard.css",

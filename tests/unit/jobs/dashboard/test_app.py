@@ -42,6 +42,7 @@ def test_page_and_files_are_served_with_every_protection_and_hold_nothing_inline
     for name in (
         "dashboard.js",
         "charts.js",
+        "panels.js",
         "page.js",
         "stream.js",
         "dashboard.css",
