@@ -48,7 +48,7 @@ _RETRY_MS = 2_000
 
 
 class Access(enum.Enum):
-    """What a caller may see: nothing, figures without any field of a request, or all of it."""
+    """What a caller may see: nothing, figures without any single answer, or all of it."""
 
     NONE = "none"
     FIGURES = "figures"
@@ -164,7 +164,7 @@ def _asked(request: Request, guard: Guard) -> dict[str, Any] | Response:
     return {
         "model": request.query_params.get("model") or None,
         "seconds": int(window),
-        "with_requests": access is Access.ALL,
+        "with_answers": access is Access.ALL,
     }
 
 

@@ -17,7 +17,7 @@ from jobs.dashboard.cell import PARTS, Cell
 from jobs.dashboard.logged_rows import LoggedRows
 from jobs.dashboard.recent import Recent, ShownFields
 from jobs.dashboard.rules import Facts
-from jobs.dashboard.windows import WINDOWS, Windows, span_of
+from jobs.dashboard.windows import WINDOWS, Windows, latest, span_of
 from jobs.online.log_gaps import Missing
 
 __all__ = ["Board"]
@@ -35,7 +35,7 @@ class _Model:
     processes: dict[str, int] = field(default_factory=dict)
     missing: Missing | None = None
     skew: dict[str, Any] | None = None
-    outside: int = 0
+    ahead: int = 0
     unreadable: int = 0
 
 
@@ -65,8 +65,9 @@ class Board:
         if not len(rows):
             return
         known = self._models[model]
-        known.outside += known.windows.add(rows, now)
-        known.newest_ts = max(known.newest_ts, int(rows.served.max()))
+        known.ahead += known.windows.add(rows, now)
+        served = rows.served[rows.served <= latest(now)]
+        known.newest_ts = max(known.newest_ts, int(served.max()) if len(served) else 0)
         for code, process in enumerate(rows.process.names):
             mine = rows.served[rows.process.codes == code]
             known.processes[process] = max(known.processes.get(process, 0), int(mine.max()))
@@ -120,7 +121,7 @@ class Board:
         return sorted(self._models, key=lambda name: (-self._models[name].newest_ts, name))
 
     def snapshot(
-        self, model: str | None, seconds: int, now: int, *, with_requests: bool = True
+        self, model: str | None, seconds: int, now: int, *, with_answers: bool = True
     ) -> dict[str, Any]:
         """Return every figure of a model's window as JSON values; times are microseconds since 1970, UTC.
 
@@ -128,7 +129,7 @@ class Board:
             model: None = the one that answered last.
             seconds: one of WINDOWS.
             now: microseconds.
-            with_requests: whether fields of requests may be among the recent answers.
+            with_answers: whether single answers may be in it, with fields of their requests; else "recent" is None.
         """
         step = WINDOWS[seconds]
         from_ts, to_ts = span_of(seconds, now, step)
@@ -158,7 +159,7 @@ class Board:
                 "newest_ts": known.newest_ts or None,
                 "lost_rows": None if known.missing is None else known.missing.lost,
                 "queued_rows": None if known.missing is None else known.missing.queued,
-                "uncounted_rows": known.outside,
+                "ahead_rows": known.ahead,
                 "unreadable_files": known.unreadable,
                 "processes": [
                     {"process": process, "newest_ts": newest_ts, "rows": window.cell.processes[process]}
@@ -166,7 +167,7 @@ class Board:
                 ],
             },
             "skew": known.skew,
-            "recent": known.recent.rows(with_requests=with_requests),
+            "recent": known.recent.rows() if with_answers else None,
             "alerts": [
                 {
                     "name": alert.rule.name,

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import NamedTuple
@@ -73,8 +73,11 @@ class Follower:
         Args:
             now: microseconds.
         """
-        found = {path: (model, changed) for path, model, changed in self._files(now)}
-        self._seen &= found.keys()
+        dates = _dates(now)
+        found = {path: (model, changed) for path, model, changed in self._files(dates)}
+        self._seen = {
+            path for path in self._seen if path.parent.name in dates
+        }  # not: that are there; a disk may come back
         new = sorted(found.keys() - self._seen, key=lambda path: (-found[path][1], path.name))
         for path in new[:_FILES_AT_ONCE]:
             self._read(path, found[path][0], now)
@@ -84,11 +87,8 @@ class Follower:
         n_waiting = max(len(new) - _FILES_AT_ONCE, 0)
         return Progress(n_waiting, self._directory.is_dir(), bool(new) or is_news)
 
-    def _files(self, now: int) -> Iterator[tuple[Path, str, float]]:
-        """Yield (path, model, time of change) of the files that a window may reach."""
-        at = datetime.fromtimestamp(now / 1e6, UTC)
-        days = {at - timedelta(seconds=LONGEST_SECONDS) - _MARGIN, at, at + _MARGIN, at - timedelta(days=1)}
-        dates = {f"date={day:%Y-%m-%d}" for day in days}
+    def _files(self, dates: Set[str]) -> Iterator[tuple[Path, str, float]]:
+        """Yield (path, model, time of change) of the files of some days."""
         for directory in self._models():
             for date in dates:
                 try:
@@ -143,3 +143,10 @@ class Follower:
         with self.lock:
             self._board.forget(now)
         return is_news
+
+
+def _dates(now: int) -> set[str]:
+    """Return the directories of the days that a window may reach."""
+    at = datetime.fromtimestamp(now / 1e6, UTC)
+    days = (at - timedelta(seconds=LONGEST_SECONDS) - _MARGIN, at - timedelta(days=1), at, at + _MARGIN)
+    return {f"date={day:%Y-%m-%d}" for day in days}

@@ -77,20 +77,20 @@ class Live:
             self._wake()
 
     def snapshot(
-        self, model: str | None, seconds: int, *, with_requests: bool
+        self, model: str | None, seconds: int, *, with_answers: bool
     ) -> tuple[tuple[int, int], bytes]:
         """Return the JSON of a snapshot, and its state: as long as that is the same, so is the snapshot but for the time.
 
         Args:
-            model, seconds, with_requests: see `Board.snapshot`.
+            model, seconds, with_answers: see `Board.snapshot`.
         """
         now = self._clock()
         state = (self._version, now // (FINE_SECONDS * 1_000_000))
-        key = (model, seconds, with_requests)
+        key = (model, seconds, with_answers)
         with self._follower.lock:
             cached = self._cached.get(key)
             if cached is None or cached[0] != state:
-                found = self._board.snapshot(model, seconds, now, with_requests=with_requests)
+                found = self._board.snapshot(model, seconds, now, with_answers=with_answers)
                 found["follows"] = {
                     "is_there": self._progress.is_there,
                     "is_rebuilt": self._is_rebuilt,

@@ -86,18 +86,9 @@ class Recent:
         )
         self._rows = ranked[: self._n]
 
-    def rows(self, *, with_requests: bool) -> list[dict[str, Any]]:
-        """Return the answers, newest first.
-
-        Args:
-            with_requests: whether fields of the requests may be among them.
-        """
-        if with_requests:
-            return self._rows
-        return [
-            {name: value for name, value in row.items() if name not in ("id", "request")}
-            for row in self._rows
-        ]
+    def rows(self) -> list[dict[str, Any]]:
+        """Return the answers, newest first."""
+        return self._rows
 
 
 def _plain(table: pa.Table) -> pa.Table:

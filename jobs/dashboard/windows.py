@@ -13,7 +13,16 @@ from dataclasses import dataclass
 from jobs.dashboard.cell import Cell, ScoreRange
 from jobs.dashboard.logged_rows import LoggedRows
 
-__all__ = ["COARSE_SECONDS", "FINE_SECONDS", "LONGEST_SECONDS", "WINDOWS", "Window", "Windows", "span_of"]
+__all__ = [
+    "COARSE_SECONDS",
+    "FINE_SECONDS",
+    "LONGEST_SECONDS",
+    "WINDOWS",
+    "Window",
+    "Windows",
+    "latest",
+    "span_of",
+]
 
 FINE_SECONDS, COARSE_SECONDS = 10, 300
 _FINE_KEPT_SECONDS, LONGEST_SECONDS = 3_600, 86_400
@@ -49,24 +58,25 @@ class Windows:
         self._coarse: dict[int, Cell] = {}
 
     def add(self, rows: LoggedRows, now: int) -> int:
-        """Count rows; return how many are too old, or later than any window, and were not counted.
+        """Count rows; return how many were not counted because a clock is ahead. What no window reaches any more is left out.
 
         Args:
             rows: in any order.
             now: microseconds.
         """
-        first, last = self._oldest(now, COARSE_SECONDS), now + COARSE_SECONDS * _SECOND
-        outside = 0
+        first, last = self._oldest(now, COARSE_SECONDS), latest(now)
+        ahead = 0
         for start, part in rows.cells(FINE_SECONDS * _SECOND):
+            if start > last:
+                ahead += len(part)
             if not first <= start <= last:
-                outside += len(part)
                 continue
             cell = Cell.of(part, self._ranges)
             coarse = start // (COARSE_SECONDS * _SECOND) * (COARSE_SECONDS * _SECOND)
             self._coarse.setdefault(coarse, Cell()).merge(cell)
             if start >= self._oldest(now, FINE_SECONDS):
                 self._fine.setdefault(start, Cell()).merge(cell)
-        return outside
+        return ahead
 
     def forget(self, now: int) -> None:
         """Drop cells that no window reaches any more."""
@@ -105,6 +115,11 @@ class Windows:
             else (LONGEST_SECONDS, WINDOWS[86_400])
         )
         return span_of(kept, now, step)[0] - step * _SECOND
+
+
+def latest(now: int) -> int:
+    """Return until when rows may be served that are counted: another machine's clock may be ahead, but not by much."""
+    return now + COARSE_SECONDS * _SECOND
 
 
 def span_of(seconds: int, now: int, step_seconds: int | None = None) -> tuple[int, int]:

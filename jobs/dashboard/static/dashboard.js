@@ -169,6 +169,11 @@ function drawEmpty(data) {
 }
 
 function drawRecent({ recent }) {
+  if (recent === null) {
+    say(byId("recent-lead"), "Single answers are other callers' too: they are shown to who has the dashboard's own key (dashboard.key).");
+    show(byId("recent"), false);
+    return;
+  }
   say(byId("recent-lead"), recent.length ? `Newest first. No personal data: fields tagged so are never sent here.` : "None is kept (dashboard.recent_rows is 0), or none came yet.");
   show(byId("recent"), recent.length > 0);
   if (!byId("recent").children.length) {

@@ -216,7 +216,7 @@ export function drawLog({ log, versions, now_ts: now, totals }, open) {
     ["Lost", lost],
     ["Not yet written", log.queued_rows === null ? "cannot be told" : plural(log.queued_rows, "row")],
     ...(log.unreadable_files ? [["Unreadable", el("strong", { class: "is-bad" }, plural(log.unreadable_files, "file"))]] : []),
-    ...(log.uncounted_rows ? [["Not counted", `${plural(log.uncounted_rows, "row")} beyond the last day, or of a clock that is ahead`]] : []),
+    ...(log.ahead_rows ? [["Not counted", `${plural(log.ahead_rows, "row")} of a clock that is ahead`]] : []),
     ["Versions", versions.length ? versions.map((one) => `${one.version || "not known"}: ${share(one.rows, totals.rows)}`).join(", ") : "–"],
     ["Processes", processes.length ? `${count(processes.length)} answered in this time` : "none answered in this time"],
   ]), ...(processes.length ? [el("details", { class: "as-table" }, el("summary", {}, "Show processes"),

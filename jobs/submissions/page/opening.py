@@ -26,8 +26,8 @@ _LOOPBACK = "loopback"  # who asks where no key is configured
 class Pages:
     """The page of submissions and, where a prediction log is configured, the dashboard.
 
-    Who may submit may see the dashboard's figures. Fields of requests are other callers' too: they are shown where there is one
-    caller, this machine, or to who has `dashboard.key`, which then is the only key that opens the dashboard.
+    Who may submit may see the dashboard's figures. Single answers are other callers' too: they are shown where there is one caller,
+    this machine, or to who has `dashboard.key`, which then is the only key that opens the dashboard.
 
     Args:
         conf: of a model.

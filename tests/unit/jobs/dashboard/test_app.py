@@ -93,9 +93,9 @@ def test_the_key_is_taken_in_either_header(live: Live, sent: dict[str, str]) -> 
     assert answer.headers["cache-control"] == "no-store"
 
 
-def test_who_may_see_figures_alone_gets_no_field_of_a_request(live: Live) -> None:
+def test_who_may_see_figures_alone_gets_no_single_answer(live: Live) -> None:
     answer = call(dashboard_app(live, lambda _: Access.FIGURES), "/data")
-    assert answer.json["totals"]["rows"] == 1
+    assert (answer.json["totals"]["rows"], answer.json["recent"]) == (1, None)
     assert b"82.5" not in answer.body
 
 

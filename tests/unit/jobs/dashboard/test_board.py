@@ -170,7 +170,7 @@ def test_memory_is_bounded_whatever_the_log_holds() -> None:
     assert sum(board.knows(f"model-{i}") for i in range(100)) == 31
 
 
-def test_cells_that_no_window_reaches_are_dropped_and_later_rows_counted() -> None:
+def test_cells_that_no_window_reaches_are_dropped_and_so_are_their_rows() -> None:
     board = board_of([answered(1, NOW - MINUTE)])
     later = NOW + 25 * 60 * MINUTE
     board.forget(later)
@@ -179,12 +179,16 @@ def test_cells_that_no_window_reaches_are_dropped_and_later_rows_counted() -> No
         "toy", LoggedRows.of(log_table([answered(2, later - MINUTE), answered(3, NOW - MINUTE)])), later
     )
     found = board.snapshot("toy", 86_400, later)
-    assert (found["totals"]["rows"], found["log"]["uncounted_rows"]) == (1, 1)
+    assert (found["totals"]["rows"], found["log"]["ahead_rows"]) == (1, 0)
 
 
-def test_a_clock_that_is_far_ahead_makes_no_cells() -> None:
-    board = board_of([answered(1, NOW + 60 * MINUTE)])
-    assert board.snapshot("toy", 300, NOW)["log"]["uncounted_rows"] == 1
+def test_a_clock_that_is_far_ahead_makes_no_cells_and_no_newest_answer() -> None:
+    found = board_of([answered(1, NOW + 60 * MINUTE), answered(2, NOW - MINUTE)]).snapshot("toy", 300, NOW)
+    assert (found["log"]["ahead_rows"], found["log"]["newest_ts"], found["totals"]["rows"]) == (
+        1,
+        NOW - MINUTE,
+        1,
+    )
 
 
 def test_logs_without_the_columns_of_several_classes_are_read() -> None:

@@ -34,7 +34,7 @@ def live_of(directory: Path, now: int = NOW, *overrides: str) -> Live:
 def shown(live: Live, model: str | None = None, seconds: int = 3_600, *, polls: int = 1) -> dict[str, Any]:
     for _ in range(polls):
         live.poll()
-    found: dict[str, Any] = json.loads(live.snapshot(model, seconds, with_requests=True)[1])
+    found: dict[str, Any] = json.loads(live.snapshot(model, seconds, with_answers=True)[1])
     return found
 
 
@@ -94,6 +94,16 @@ def test_retention_and_broken_files_cost_nothing_but_their_rows(
     assert shown(live)["totals"]["rows"] == 2
     shutil.rmtree(tmp_path / "log")
     assert shown(live)["follows"]["is_there"] is False
+
+
+def test_a_disk_that_was_away_is_not_counted_twice(tmp_path: Path) -> None:
+    write_mixed(tmp_path, "two")
+    live = live_of(tmp_path)
+    before = shown(live)["totals"]
+    (tmp_path / "log").rename(tmp_path / "away")
+    shown(live)
+    (tmp_path / "away").rename(tmp_path / "log")
+    assert shown(live)["totals"] == before
 
 
 def test_only_days_that_a_window_reaches_are_opened(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -172,9 +182,9 @@ def test_a_snapshot_is_computed_once_for_all_readers_and_waiters_are_woken(tmp_p
     write_rows(tmp_path / "log", [answered(1, NOW - MINUTE)])
     live = live_of(tmp_path)
     live.poll()
-    first = live.snapshot(None, 300, with_requests=True)
+    first = live.snapshot(None, 300, with_answers=True)
     live.poll()
-    assert live.snapshot(None, 300, with_requests=True)[1] is first[1]
+    assert live.snapshot(None, 300, with_answers=True)[1] is first[1]
 
     async def wait() -> bool:
         with live.watched() as changed:
@@ -183,7 +193,7 @@ def test_a_snapshot_is_computed_once_for_all_readers_and_waiters_are_woken(tmp_p
             return await asyncio.wait_for(changed.wait(), 5)
 
     assert asyncio.run(wait())
-    assert live.snapshot(None, 300, with_requests=True)[0] != first[0]
+    assert live.snapshot(None, 300, with_answers=True)[0] != first[0]
 
 
 def test_the_thread_goes_on_after_a_failure_and_ends_when_closed(

@@ -45,7 +45,7 @@ def test_fields_tagged_personal_or_not_declared_are_never_shown() -> None:
     row = answered(1, NOW, request=REQUEST, error_code="UNKNOWN_FIELD", error_field=f"mine-{CANARY}")
     recent = Recent(5, ShownFields.of(FEATURES))
     recent.add(log_table([row]))
-    [found] = recent.rows(with_requests=True)
+    [found] = recent.rows()
     assert CANARY not in json.dumps(found)
     assert found["id"] == {"id": "7"}
     assert found["request"] == {"area_m2": "82.5", "town": "x" * 79 + "…", "picture": "5 bytes"}
@@ -55,17 +55,9 @@ def test_fields_tagged_personal_or_not_declared_are_never_shown() -> None:
 def test_of_a_model_that_is_not_known_no_field_is_shown() -> None:
     recent = Recent(5, None)
     recent.add(log_table([answered(1, NOW, request=REQUEST)]))
-    [found] = recent.rows(with_requests=True)
+    [found] = recent.rows()
     assert (found["id"], found["request"]) == ({}, {})
     assert "82.5" not in json.dumps(found)
-
-
-def test_who_may_see_figures_alone_gets_no_field_of_a_request() -> None:
-    recent = Recent(5, ShownFields.of(FEATURES))
-    recent.add(log_table([answered(1, NOW, request=REQUEST)]))
-    [found] = recent.rows(with_requests=False)
-    assert "82.5" not in json.dumps(found)
-    assert found["score"] == 0.5
 
 
 def test_the_newest_are_kept_in_whatever_order_files_come() -> None:
@@ -74,7 +66,7 @@ def test_the_newest_are_kept_in_whatever_order_files_come() -> None:
     for part in (rows[3:6], rows[6:], rows[:3]):
         assert recent.wants(part[-1]["served_ts"]) == (part is not rows[:3] and part[-1]["sequence"] != 3)
         recent.add(log_table(part))
-    assert [row["sequence"] for row in recent.rows(with_requests=True)] == [9, 8, 7]
+    assert [row["sequence"] for row in recent.rows()] == [9, 8, 7]
     assert not Recent(0, None).wants(NOW)
 
 
@@ -90,7 +82,7 @@ def test_an_answer_is_shown_with_its_label_views_and_times() -> None:
     recent = Recent(1, None)
     table = log_table([row])
     recent.add(table.select(shown_columns(table.schema)))
-    [found] = recent.rows(with_requests=True)
+    [found] = recent.rows()
     assert (found["label"], found["class_scores"]) == ("7", {"7": 0.9, "1": 0.1})
     assert found["views"] == {
         "rates": {"status": "PRESENT", "age_seconds": 2.5},
@@ -98,5 +90,5 @@ def test_an_answer_is_shown_with_its_label_views_and_times() -> None:
     }
     older = log_table([answered(2, NOW + 1, label=False)], without=("class_label", "class_scores"))
     recent.add(older)
-    assert recent.rows(with_requests=True)[0]["label"] == "false"
+    assert recent.rows()[0]["label"] == "false"
     assert shown_columns(log_table([row], without=("request",)).schema) == []
