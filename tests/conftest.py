@@ -105,13 +105,20 @@ def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
         yield running
 
 
-@pytest.fixture
-def postgres_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The URL of an empty database of a real PostgreSQL server; see `tests.toy.postgres_servers`."""
+@pytest.fixture(scope="session")
+def postgres_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """A real PostgreSQL server, for all tests that need one; see `tests.toy.postgres_servers`."""
     from tests.toy.postgres_servers import postgres_server
 
-    with postgres_server(tmp_path_factory.mktemp("postgres")) as url:
-        yield url
+    with postgres_server(tmp_path_factory.mktemp("postgres")) as running:
+        yield running
+
+
+@pytest.fixture
+def postgres_url(postgres_server: Any) -> str:
+    """The URL of an empty database of it."""
+    url: str = postgres_server.new_database()
+    return url
 
 
 @pytest.fixture(scope="session")

@@ -14,6 +14,7 @@ from typing import Annotated, Any
 
 import orjson
 from fastapi import APIRouter, Path, Query
+from pydantic import BaseModel
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
@@ -22,6 +23,7 @@ from jobs.online.protocol import refuse
 from jobs.submissions.app_models import (
     ErrorAnswer,
     Listed,
+    Notify,
     ReferenceBody,
     RowsBody,
     State,
@@ -44,7 +46,17 @@ _IDEMPOTENCY_KEY = re.compile(r"[\x21-\x7e]{1,255}")
 _LIST_MOST = 1000
 _MOST = 2**53
 _Id = Annotated[str, Path(pattern="^[0-9a-f]{32}$", description="of the submission")]
-_SCHEMA = {"anyOf": [RowsBody.model_json_schema(), ReferenceBody.model_json_schema()]}
+
+
+def _inlined(model: type[BaseModel]) -> dict[str, Any]:
+    """Return a model's schema without references, which would lead nowhere in the document that it becomes a part of."""
+    schema = model.model_json_schema()
+    schema.pop("$defs", None)
+    schema["properties"]["notify"] = {"anyOf": [Notify.model_json_schema(), {"type": "null"}]}
+    return schema
+
+
+_SCHEMA = {"anyOf": [_inlined(RowsBody), _inlined(ReferenceBody)]}
 _BODY = {
     "required": True,
     "content": {

@@ -214,6 +214,12 @@ class Ledger:
         with self.database.reading() as connection:
             return list(connection.scalars(query))
 
+    def open_since(self, before: int, limit: int = 500) -> list[str]:
+        """Return the ids of what is open and came before a time, the oldest first, at most `limit` of them."""
+        query = sa.select(_T.id).where(_T.state.in_(OPEN), _T.created_ts < before)
+        with self.database.reading() as connection:
+            return list(connection.scalars(query.order_by(_T.created_ts).limit(limit)))
+
     def delete(self, ids: Sequence[str]) -> None:
         """Delete submissions that have ended, with their answers."""
         with self.database.writing() as connection:

@@ -29,6 +29,7 @@ from jobs.runs.settings_async import revealed_database_url
 from jobs.submissions.batch_process import BatchProcess
 from jobs.submissions.database import Database
 from jobs.submissions.engine_names import APPLICATION, APPLICATION_VERSION, LARGE_QUEUE, QUEUE, WORKFLOW
+from jobs.submissions.housekeeping import expire, settle
 from jobs.submissions.ledger import Ledger, Submission
 from jobs.submissions.models import Models
 from jobs.submissions.scorer_pool import Crashed, ScorerPool, Unscored
@@ -39,7 +40,8 @@ from jobs.submissions.worker_metrics import WorkerMetrics
 
 __all__ = ["run_worker"]
 
-_EXPIRE_EVERY_SECONDS = 60.0
+_HOUSEKEEPING_SECONDS = 60.0
+_SETTLED_AFTER_US = 300_000_000
 _HOUR_US = 3_600_000_000
 _AHEAD = 4  # so many are taken for each process that scores, which then waits for no look into the queue
 
@@ -108,7 +110,6 @@ def _launch(
     database: Database, executor_id: str, poll_seconds: float, scorers: int, run: Callable[[str], None]
 ) -> None:
     """Start the engine in this process."""
-    os.environ.setdefault("DBOS__APPVERSION", APPLICATION_VERSION)
     config: DBOSConfig = {
         "name": APPLICATION,
         "system_database_url": database.plain_url,
@@ -138,15 +139,16 @@ def _launch(
 
 
 def _until(ending: threading.Event, ledger: Ledger, client: DBOSClient, retention_hours: float) -> None:
-    """Wait to be told to end; meanwhile delete what has been kept long enough, the engine's history of it first."""
-    while not ending.wait(min(_EXPIRE_EVERY_SECONDS, retention_hours * 360)):
+    """Wait to be told to end; meanwhile keep house."""
+    while not ending.wait(min(_HOUSEKEEPING_SECONDS, retention_hours * 360)):
         try:
-            before = _now() - round(retention_hours * _HOUR_US)
-            while ids := ledger.expired(before):
-                client.delete_workflows(ids)
-                ledger.delete(ids)
+            expire(ledger, client, _now() - round(retention_hours * _HOUR_US))
+            n = settle(ledger, client, _now() - _SETTLED_AFTER_US)
         except Exception as exc:  # noqa: BLE001 - a database that is away comes back
-            event("expiry_failed", raised=type(exc).__name__)
+            event("housekeeping_failed", raised=type(exc).__name__)
+        else:
+            if n:
+                event("lost_by_engine", submissions=n)
     client.destroy()
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 import threading
 from pathlib import Path
 
@@ -228,6 +229,12 @@ def test_operators_are_told(place, gateway):
         "/ready",
     }
     assert "http" not in json.dumps(described["paths"])
+    references = set(re.findall(r'"\$ref": "#/([^"]+)"', json.dumps(described)))
+    assert references
+    for reference in references:
+        found = described
+        for part in reference.split("/"):
+            found = found[part]
 
 
 def test_the_prediction_log_holds_each_answer_once(place, gateway):

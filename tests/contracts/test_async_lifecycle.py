@@ -27,7 +27,12 @@ def poison(tmp_path_factory):
 @pytest.fixture(scope="module")
 def place(poison, process_env, tmp_path_factory):
     directory = tmp_path_factory.mktemp("lifecycle")
-    settings = ("submissions.chunk_rows=2", "submissions.scorers=2", "submissions.dead_after_seconds=3")
+    settings = (
+        "submissions.chunk_rows=2",
+        "submissions.scorers=2",
+        "submissions.dead_after_seconds=3",
+        "submissions.chunk_timeout_seconds=3",
+    )
     with open_async(directory, process_env, poison, *settings, name="poison") as opened:
         yield opened
 
@@ -39,7 +44,7 @@ def gateway(place):
 
 @pytest.fixture(scope="module")
 def worker(place, gateway):
-    return place.worker("submissions.chunk_timeout_seconds=2")
+    return place.worker()
 
 
 def doses(*values):
@@ -124,6 +129,7 @@ def test_a_frozen_worker_is_taken_for_dead_and_does_no_harm_when_it_comes_back(p
     assert gateway.finished(gateway.submit(doses(1.0)))["state"] == "succeeded"
 
 
+@pytest.mark.slow
 def test_a_process_that_hangs_is_ended_as_if_it_had_crashed(place, gateway, worker):
     hanging = gateway.submit(doses(1.0, HANGING))
     found = gateway.finished(hanging)

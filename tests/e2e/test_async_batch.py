@@ -137,6 +137,7 @@ def test_killed_with_its_worker_it_goes_on_elsewhere(alone, realtime, point):
         assert sum(n for _, n in ledger.stored(id_)) == N
 
 
+@pytest.mark.slow
 def test_a_table_that_was_changed_is_not_scored_in_place_of_what_was_meant(alone):
     where, gateway = alone.directory / "shared" / "plain.parquet", alone.gateway()
     pq.write_table(table(300), where)

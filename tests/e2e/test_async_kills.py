@@ -62,10 +62,11 @@ class Client:
 
 @pytest.fixture
 def place(request, bundle, process_env, tmp_path):
-    settings = SETTINGS
+    settings, env = SETTINGS, dict(process_env)
     if getattr(request, "param", "sqlite") == "postgres":
-        settings = (*settings, f"submissions.database_url={request.getfixturevalue('postgres_url')}")
-    with open_async(tmp_path / "async", process_env, bundle, *settings) as opened:
+        settings = (*settings, "submissions.database_url=env:SUBMISSIONS")
+        env["SUBMISSIONS"] = request.getfixturevalue("postgres_url")
+    with open_async(tmp_path / "async", env, bundle, *settings) as opened:
         opened.through = write_store(opened.directory / "online.db")
         yield opened
 

@@ -13,16 +13,39 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import psycopg
 import pytest
 
 from tests.toy.processes import free_port, is_listening, wait_until
 
-__all__ = ["postgres_server"]
+__all__ = ["PostgresServer", "postgres_server"]
+
+
+class PostgresServer:
+    """A running server.
+
+    Args:
+        port: where it listens.
+    """
+
+    def __init__(self, port: int) -> None:
+        self._port, self._n = port, 0
+
+    def url(self, database: str) -> str:
+        """Return the URL of a database."""
+        return f"postgresql://onescore@127.0.0.1:{self._port}/{database}"
+
+    def new_database(self) -> str:
+        """Make an empty database and return its URL."""
+        self._n += 1
+        with psycopg.connect(self.url("postgres"), autocommit=True) as connection:
+            connection.execute(f"create database submissions_{self._n}".encode())
+        return self.url(f"submissions_{self._n}")
 
 
 @contextlib.contextmanager
-def postgres_server(directory: Path) -> Iterator[str]:
-    """Start a server and yield the URL of its database; fail, saying how to install it, where there is none.
+def postgres_server(directory: Path) -> Iterator[PostgresServer]:
+    """Start a server; fail, saying how to install it, where there is none.
 
     PostgreSQL refuses to run as root, so root starts it as the user `postgres`, in a directory that this user may enter.
     """
@@ -35,7 +58,7 @@ def postgres_server(directory: Path) -> Iterator[str]:
         options = {"user": "postgres", "group": "postgres", "extra_groups": [], "cwd": home}
     environment = {"PATH": os.environ["PATH"], "LC_ALL": "C", "HOME": str(home)}
     data, port, log = home / "data", free_port(), directory / "postgres.log"
-    made = [binaries / "initdb", "-D", data, "-U", "onescore", "--auth=trust", "--no-sync"]
+    made = [binaries / "initdb", "-D", data, "-U", "onescore", "--auth=trust", "--no-sync", "-E", "UTF8"]
     with log.open("wb") as output:
         process = None
         try:
@@ -43,7 +66,7 @@ def postgres_server(directory: Path) -> Iterator[str]:
             command = [binaries / "postgres", "-D", data, "-p", str(port), "-h", "127.0.0.1", "-k", home]
             process = subprocess.Popen(command, env=environment, stdout=output, stderr=output, **options)
             wait_until(lambda: is_listening(port), "postgres listens", seconds=30, log=log)
-            yield f"postgresql://onescore@127.0.0.1:{port}/postgres"
+            yield PostgresServer(port)
         finally:
             if process is not None:
                 process.send_signal(signal.SIGINT)  # clients that are still connected are sent away

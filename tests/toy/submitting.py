@@ -119,7 +119,8 @@ class Async:
     def database(self) -> str:
         """Where submissions are kept."""
         named = [s.partition("=")[2] for s in self.settings if s.startswith("submissions.database_url=")]
-        return named[-1] if named else f"sqlite:///{self.directory}/submissions.db"
+        url = named[-1]
+        return self.env[url.removeprefix("env:")] if url.startswith("env:") else url
 
     @contextlib.contextmanager
     def ledger(self) -> Iterator[Ledger]:

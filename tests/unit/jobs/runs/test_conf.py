@@ -274,7 +274,7 @@ def locations() -> list[str]:
     texts = [key for key, field in declared.items() if "str" in str(field.annotation)]
     others = {
         *("spark.app_name", "spark.log_level", "spark.conf", "mlflow.experiment", "input.row_id"),
-        *("input.partitions", "output.pass_through", "serve.host", "serve.log_pii"),
+        *("input.partitions", "output.pass_through", "serve.host", "serve.log_pii", "submissions.host"),
         *("dashboard.host", "dashboard.alerts"),
     }
     return [key for key in texts if not key.startswith(plain) and key not in others]

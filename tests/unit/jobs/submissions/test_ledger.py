@@ -9,6 +9,19 @@ from jobs.submissions.database import Database
 from jobs.submissions.intake import Intake
 from jobs.submissions.ledger_chunk import Chunk
 from jobs.submissions.work import missing_chunks
+from tests.toy.kept import Kept
+
+
+@pytest.fixture(params=["sqlite", pytest.param("postgres", marks=pytest.mark.slow)])
+def kept(request, tmp_path):
+    """An empty database of each kind."""
+    is_sqlite = request.param == "sqlite"
+    url = f"sqlite:///{tmp_path}/kept.db" if is_sqlite else request.getfixturevalue("postgres_url")
+    database = Database(url)
+    database.prepare()
+    found = Kept(database)
+    yield found
+    found.close()
 
 
 def chunk(first, n=2, text=b"{}"):

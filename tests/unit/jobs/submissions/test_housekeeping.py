@@ -1,0 +1,60 @@
+"""History goes when its time has come, from the engine too; what the engine lost is ended with a reason, and nothing else is."""
+
+from __future__ import annotations
+
+import pytest
+
+from jobs.submissions.housekeeping import expire, settle
+
+
+@pytest.fixture
+def client(kept):
+    found = kept.database.engine_client()
+    yield found
+    found.destroy()
+
+
+def rows(kept, table):
+    with kept.database.reading() as connection:
+        return connection.exec_driver_sql(f"select count(*) from {table}").scalar()
+
+
+def test_what_ended_long_ago_is_deleted_everywhere(kept, client):
+    ended, other = kept.take(2).submission.id, kept.take(2).submission.id
+    kept.ledger.end(ended, "cancelled")
+    assert expire(kept.ledger, client, kept.now - 100) == 0
+    assert expire(kept.ledger, client, kept.now + 100) == 1
+    assert (kept.ledger.get(ended), kept.ledger.get(other).state) == (None, "queued")
+    for table in ("workflow_status", "workflow_input", "onescore_submissions", "onescore_payloads"):
+        assert rows(kept, table) == 1, table
+
+
+def test_interrupted_between_engine_and_ledger_it_is_found_again(kept, client, monkeypatch):
+    kept.ledger.end(kept.take(2).submission.id, "cancelled")
+    delete = kept.ledger.delete
+    monkeypatch.setattr(kept.ledger, "delete", lambda ids: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        expire(kept.ledger, client, kept.now + 100)
+    monkeypatch.setattr(kept.ledger, "delete", delete)
+    assert expire(kept.ledger, client, kept.now + 100) == 1
+    assert rows(kept, "onescore_submissions") == 0
+
+
+@pytest.mark.parametrize(
+    ("status", "is_lost"), [("ERROR", True), ("CANCELLED", True), ("PENDING", False), ("ENQUEUED", False)]
+)
+def test_what_the_engine_gave_up_is_ended_and_what_it_has_is_not(kept, client, status, is_lost):
+    id_ = kept.take(2).submission.id
+    with kept.database.writing() as connection:
+        connection.exec_driver_sql("update workflow_status set status = ?", (status,))
+    assert settle(kept.ledger, client, kept.now - 100) == 0
+    assert settle(kept.ledger, client, kept.now + 100) == int(is_lost)
+    found = kept.ledger.get(id_)
+    assert (found.state, found.reason) == (("failed", "LOST_BY_ENGINE") if is_lost else ("queued", None))
+
+
+def test_what_the_engine_does_not_know_at_all_is_ended(kept, client):
+    id_ = kept.take(2).submission.id
+    client.delete_workflows([id_])
+    assert settle(kept.ledger, client, kept.now + 100) == 1
+    assert kept.ledger.get(id_).state == "failed"
