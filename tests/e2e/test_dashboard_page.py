@@ -242,7 +242,7 @@ def test_classes_of_several_are_shown_and_models_told_apart(shown: Shown, browse
     wait_until(lambda: len(shown.data()["models"]) == 2, "the other model", 20)
     with opened(browser, f"{shown.url}?model=houses") as page:
         expect(page.locator("#t-classes")).to_have_text("Mean score")
-        page.get_by_label("Model").select_option("digits")
+        page.get_by_label("Model", exact=True).select_option("digits")
         expect(page.locator("#t-classes")).to_have_text("Classes")
         expect(page.locator("#classes .readout")).to_have_text("100 rows with a class, of 10")
         expect(page.locator("#mix li")).to_have_text([f"{digit}10 10.0 %" for digit in range(10)])

@@ -9,6 +9,7 @@ import io
 import json
 import re
 import sys
+import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -95,8 +96,8 @@ def worker(gateway: Gateway) -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def rows() -> list[dict[str, Any]]:
-    """Rows that bring every stored field; one in fifty has no area, which is needed."""
-    found = house_wire(N, seed=4)
+    """Rows that bring every stored field; one in fifty has no area, which is needed. None has an empty text, which CSV cannot say."""
+    found = [row | {"town": row["town"] or "town-1"} for row in house_wire(N, seed=4)]
     for row in found[::50]:
         row["area_m2"] = None
     return found
@@ -136,7 +137,7 @@ def test_a_table_is_sent_watched_shown_and_downloaded(
         expect(ticket.get_by_role("heading")).to_have_text("houses of may.csv")
         log = gateway.directory / "worker.log"
         with server(gateway.work, env=gateway.env, cwd=gateway.directory, log=log):
-            expect(ticket.locator(".pill")).to_have_text("Done", timeout=60_000)
+            expect(ticket.locator(".pill")).to_have_text("Done", timeout=120_000)
         expect(page.locator("#said")).to_have_text(f"houses of may.csv: Done, {N} rows")
         ticket.get_by_role("button", name="Show answers").click()
         expect(ticket.locator("tbody tr")).to_have_count(100)
@@ -186,10 +187,12 @@ def test_several_files_by_dropping_and_what_is_wrong_in_words(
         names = page.locator(".ticket h3")
         expect(names.filter(has_text=re.compile("^(one.csv|two.json)$"))).to_have_count(2)
         expect(page.locator(".ticket", has_text="two.json").locator(".pill")).to_have_text(
-            "Done", timeout=60_000
+            "Done", timeout=120_000
         )
         page.locator(".ticket", has_text="two.json").get_by_role("button", name="Show answers").click()
-        expect(page.locator(".ticket", has_text="two.json").locator("tbody tr")).to_contain_text("area_m2")
+        expect(page.locator(".ticket", has_text="two.json").locator("tbody tr")).to_contain_text(
+            "NULL_NOT_ALLOWED"
+        )
 
         chosen(page, "notes.txt", b"hello", "text/plain")
         expect(page.locator("#problem")).to_have_text("notes.txt is no image, CSV or JSON file.")
@@ -249,13 +252,16 @@ def test_everybody_can_use_it(
 
 
 def test_page_of_another_origin_can_do_nothing(gateway: Gateway, browser: Browser) -> None:
-    with opened(browser, gateway.url) as page:
-        expect(page.locator("#model")).not_to_be_empty()
-        before = page.locator(".ticket").count()
+    def taken() -> int:
+        with urllib.request.urlopen(f"{gateway.url}submissions?limit=1000", timeout=20) as answer:
+            return len(json.loads(answer.read())["submissions"])
+
+    before = taken()
     context = browser.new_context()
     page = context.new_page()
-    other = gateway.url.replace("127.0.0.1", "localhost")  # another origin, though the same machine
-    page.goto(other + "ping")
+    page.goto(
+        gateway.url.replace("127.0.0.1", "localhost") + "ping"
+    )  # another origin, though the same machine
     status = page.evaluate(
         """async (url) => {
           const form = new FormData();
@@ -264,11 +270,9 @@ def test_page_of_another_origin_can_do_nothing(gateway: Gateway, browser: Browse
         }""",
         gateway.url,
     )
-    assert status == 0  # the answer may not be read
     context.close()
-    with opened(browser, gateway.url) as page:
-        expect(page.locator("#model")).not_to_be_empty()
-        assert page.locator(".ticket").count() == before
+    assert status == 0  # the answer may not be read
+    assert taken() == before
 
 
 @pytest.mark.usefixtures("worker")
@@ -279,7 +283,7 @@ def test_what_the_worker_answers_shows_on_the_dashboard(
         expect(page.locator("#model")).not_to_be_empty()
         chosen(page, "live.csv", table)
         expect(page.locator(".ticket", has_text="live.csv").locator(".pill")).to_have_text(
-            "Done", timeout=60_000
+            "Done", timeout=120_000
         )
         page.get_by_role("link", name="Dashboard").click()
         expect(page.locator("#title")).to_have_text("houses")
@@ -305,7 +309,7 @@ def test_pictures_are_shown_with_what_the_model_says_of_each(
         )
         ticket = page.locator(".ticket")
         expect(ticket.get_by_role("heading")).to_have_text("16 images")
-        expect(ticket.locator(".pill")).to_have_text("Done", timeout=60_000)
+        expect(ticket.locator(".pill")).to_have_text("Done", timeout=120_000)
         ticket.get_by_role("button", name="Show answers").click()
         shown = ticket.locator(".gallery li")
         expect(shown).to_have_count(len(pictures))
@@ -319,8 +323,12 @@ def test_pictures_are_shown_with_what_the_model_says_of_each(
             share = "100 %" if answer["score"] == 1 else f"{100 * answer['score']:.1f} %"
             expect(shown.nth(i)).to_contain_text(share)
         assert {len(answer) > 1 for answer in expected} == {True, False}
-        sizes = shown.locator("img").evaluate_all("images => images.map(image => image.naturalWidth)")
-        assert sizes == [8] * 15
+        pictured = shown.locator("img")
+        wait_until(
+            lambda: pictured.evaluate_all("images => images.map(image => image.naturalWidth)") == [8] * 15,
+            "the pictures",
+            20,
+        )
         assert accessibility_problems(page) == []
         page.reload()
         ticket.get_by_role("button", name="Show answers").click()

@@ -8,12 +8,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 __all__ = ["PHONE", "accessibility_problems", "chromium", "opened"]
 
 PHONE = {"width": 390, "height": 844}
 _DESKTOP = {"width": 1280, "height": 900}
+_PATIENCE_MS = 30_000
 _CHROMIUM = os.environ.get("ONESCORE_CHROMIUM", "/usr/bin/chromium")
 _NOTE_VIOLATIONS = """
 window.violations = [];
@@ -26,6 +27,7 @@ document.addEventListener("securitypolicyviolation", (event) => {
 @contextlib.contextmanager
 def chromium() -> Iterator[Browser]:
     """Start Debian's Chromium and end it."""
+    expect.set_options(timeout=_PATIENCE_MS)
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=_CHROMIUM, args=["--no-sandbox"])
         try:
@@ -52,7 +54,7 @@ def opened(browser: Browser, url: str, **options: Any) -> Iterator[Page]:
     context.on("request", lambda request: _note_foreign(request.url, origin, wrong))
     context.add_init_script(_NOTE_VIOLATIONS)
     page = context.new_page()
-    page.set_default_timeout(20_000)
+    page.set_default_timeout(_PATIENCE_MS)
     page.on("pageerror", lambda error: wrong.append(f"exception: {error}"))
     page.on("console", lambda said: wrong.append(f"console: {said.text}") if said.type == "error" else None)
     try:
