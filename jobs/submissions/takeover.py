@@ -58,7 +58,7 @@ class SignsOfLife:
         database: that all workers share.
         executor_id: this worker's.
         dead_after_seconds: how long a sign may stay the same.
-        running: returns the ids of what this worker is at; what it took and is not at, twice in a row, is handed back too.
+        running: returns the ids of what this worker is at; what it took and is not at for as long is handed back too.
         clock: seconds, never going back.
     """
 
@@ -72,7 +72,7 @@ class SignsOfLife:
     ) -> None:
         self._database, self._me, self._after, self._clock = database, executor_id, dead_after_seconds, clock
         self._machine, self._running = machine_id(), running
-        self._lost: set[str] = set()
+        self._lost: dict[str, float] = {}
         self._client = database.engine_client()
         self._seen: dict[str, tuple[int, float]] = {}
         self._ended = threading.Event()
@@ -93,12 +93,12 @@ class SignsOfLife:
 
     def look(self) -> None:
         """See who else lives, and hand back what the dead were at, and what was taken here and never begun."""
+        now = self._clock()
         lost = pending_of(self._client, self._me) - self._running()
-        hand_back(self._client, self._me, lost & self._lost)
-        self._lost = lost - self._lost
+        self._lost = {id_: self._lost.get(id_, now) for id_ in lost}
+        hand_back(self._client, self._me, {id_ for id_, at in self._lost.items() if now - at >= self._after})
         with self._database.reading() as connection:
             rows = connection.execute(sa.select(WORKERS).where(_W.executor_id != self._me)).all()
-        now = self._clock()
         for executor_id, machine, pid, beat in rows:
             known = self._seen.get(executor_id)
             if known is None or known[0] != beat:

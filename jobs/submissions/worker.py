@@ -41,6 +41,7 @@ from jobs.submissions.worker_metrics import WorkerMetrics
 __all__ = ["run_worker"]
 
 _HOUSEKEEPING_SECONDS = 60.0
+_LARGE_POLL_SECONDS = 0.5
 _SETTLED_AFTER_US = 300_000_000
 _HOUR_US = 3_600_000_000
 _AHEAD = 4  # so many are taken for each process that scores, which then waits for no look into the queue
@@ -119,6 +120,7 @@ def _launch(
         "console_log_level": "WARNING",
         "run_migrations": False,
         "max_executor_threads": _AHEAD * scorers + 8,
+        "sys_db_pool_size": _AHEAD * scorers + 6,
     }
     DBOS(config=config)
 
@@ -132,10 +134,17 @@ def _launch(
 
     DBOS.listen_queues([QUEUE, LARGE_QUEUE])
     DBOS.launch()
-    logging.getLogger("dbos").setLevel(logging.WARNING)
-    queue = {"polling_interval_sec": poll_seconds, "on_conflict": "always_update"}
-    DBOS.register_queue(QUEUE, worker_concurrency=_AHEAD * scorers, **queue)  # type: ignore[arg-type]
-    DBOS.register_queue(LARGE_QUEUE, worker_concurrency=1, **queue)  # type: ignore[arg-type]
+    engine_log = logging.getLogger("dbos")
+    engine_log.handlers.clear()  # what it says goes where all goes
+    engine_log.propagate = True
+    _register(QUEUE, _AHEAD * scorers, poll_seconds)
+    _register(LARGE_QUEUE, 1, max(poll_seconds, _LARGE_POLL_SECONDS))
+
+
+def _register(queue: str, at_once: int, poll_seconds: float) -> None:
+    DBOS.register_queue(
+        queue, worker_concurrency=at_once, polling_interval_sec=poll_seconds, on_conflict="always_update"
+    )
 
 
 def _until(ending: threading.Event, ledger: Ledger, client: DBOSClient, retention_hours: float) -> None:

@@ -138,7 +138,7 @@ def test_twenty_kills_at_random_lose_nothing_and_do_nothing_twice(place, bundle)
 
     def submitting():
         while not ended.is_set():
-            client.submit(list(gateways))
+            client.submit(gateways)
             time.sleep(0.05)
 
     threads = [threading.Thread(target=submitting) for _ in range(2)]

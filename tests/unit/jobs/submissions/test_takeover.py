@@ -81,12 +81,27 @@ def test_one_that_lives_keeps_its_work(kept, watch):
     assert status(kept, id_) == "PENDING"
 
 
-def test_what_was_taken_here_and_never_begun_is_handed_back_when_seen_twice(kept, watch):
+def test_what_was_taken_here_and_is_not_begun_for_long_is_handed_back(kept, watch):
     id_ = taken_by(kept, "me")
     watch.look()
+    watch.seconds[0] = 99_999
+    watch.look()
     assert status(kept, id_) == "PENDING"
+    watch.seconds[0] = 100_000
     watch.look()
     assert status(kept, id_) == "ENQUEUED"
+
+
+def test_what_was_begun_meanwhile_is_not(kept, watch):
+    id_ = taken_by(kept, "me")
+    watch.look()
+    watch._running = lambda: {id_}
+    watch.seconds[0] = 100_000
+    watch.look()
+    watch._running = set
+    watch.seconds[0] = 150_000
+    watch.look()
+    assert status(kept, id_) == "PENDING"
 
 
 def test_who_leaves_hands_back_what_it_was_at_and_is_forgotten(kept, watch):

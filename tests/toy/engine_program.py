@@ -1,0 +1,71 @@
+"""The engine in a worker, its run replaced by a fake, as a program of its own: its threads end with no test, but with their process.
+
+python -m tests.toy.engine_program DATABASE_URL
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+
+from jobs.submissions import worker
+from jobs.submissions.database import Database
+from jobs.submissions.takeover import SignsOfLife, pending_of
+from jobs.submissions.work import Stopping
+from tests.toy.kept import Kept
+from tests.toy.processes import wait_until
+
+__all__ = ["main"]
+
+
+class _Running:
+    """Stands in the place of Work: notes what it is given, holds what it is told to hold, and can be stopped."""
+
+    def __init__(self) -> None:
+        self.seen: list[str] = []
+        self.held: set[str] = set()
+        self.holds, self.stopped = threading.Event(), threading.Event()
+
+    def run(self, id_: str) -> None:
+        self.seen.append(id_)
+        if self.holds.is_set():
+            self.held.add(id_)
+            self.stopped.wait(30)
+            self.held.discard(id_)
+            raise Stopping
+
+    def running(self) -> set[str]:
+        return set(self.held)
+
+    def stop(self) -> None:
+        self.stopped.set()
+
+
+def main(url: str) -> None:
+    """Take in, cancel, run, leave; print what came of it."""
+    database = Database(url)
+    database.prepare()
+    kept, work = Kept(database), _Running()
+    cancelled = kept.take(1).submission.id
+    kept.intake.withdraw(cancelled)
+    signs = SignsOfLife(database, "me", 1_000.0, work.running)
+    worker._launch(database, "me", 0.02, 1, work.run)
+    ids = [kept.take(n).submission.id for n in (1, 2, 11)]
+    wait_until(lambda: len(work.seen) >= 3, "all are run", 30)
+    client = database.engine_client()
+    wait_until(lambda: not pending_of(client, "me"), "all have ended", 10)
+    print("run once:", sorted(work.seen) == sorted(ids))
+    work.holds.set()
+    left = kept.take(1).submission.id
+    wait_until(lambda: left in work.held, "it is begun", 10)
+    print("at it:", pending_of(client, "me") == {left})
+    worker._leave(work, signs, 5)  # type: ignore[arg-type]
+    print("left behind:", [one.status for one in client.list_workflows(workflow_ids=[left])])
+    print("begun:", work.seen.count(left), work.seen.count(cancelled))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])
+    sys.stdout.flush()
+    os._exit(0)
