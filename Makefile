@@ -1,6 +1,6 @@
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-full check bench dist clean java redis postgres
+.PHONY: help demo test test-full check bench dist clean java redis chromium postgres
 
 PY := .venv/bin/python
 ANY_ZONE := tests/unit/feature_pipelines tests/unit/jobs/tables $(addprefix tests/laws/test_,as_of.py row_local.py one_contract.py portable_bits.py)
@@ -13,10 +13,10 @@ help: ## show this list
 demo: java .venv/.demo ## ingest real flights, train, register, score a million requests, show the result
 	@$(PY) -m jobs.run_demo
 
-test: java redis .venv/.test check ## the checks and every test but the slow ones (up to 25 minutes)
+test: java redis chromium .venv/.test check ## the checks and every test but the slow ones (up to 25 minutes)
 	@$(PY) -m pytest -m "not slow"
 
-test-full: java redis postgres .venv/.test ## the slow tests: kill sweeps, clusters; and the law tests in another time zone
+test-full: java redis postgres chromium .venv/.test ## the slow tests: kill sweeps, clusters; and the law tests in another time zone
 	@$(PY) -m pytest -m "slow"
 	@TZ=Asia/Kathmandu $(PY) -m pytest -m "not slow" $(ANY_ZONE)
 
@@ -52,6 +52,9 @@ java:
 
 redis:
 	@.ci/check-redis
+
+chromium:
+	@.ci/check-chromium
 
 postgres:
 	@.ci/check-postgres

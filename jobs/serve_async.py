@@ -14,6 +14,7 @@ from jobs.online.supervisor import listen
 from jobs.runs.command import job_parser, load_from, run
 from jobs.runs.progress import table
 from jobs.submissions.gateway import run_gateway
+from jobs.submissions.page.opening import Pages
 from jobs.submissions.served import resolve_served
 
 __all__ = ["main"]
@@ -26,7 +27,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         __doc__,
         "A submission that was answered with 202 is scored, whatever happens to this process; `jobs.work_async` starts who scores "
         "it. The alias is resolved once, and again by SIGHUP; a submission keeps its version. SIGTERM finishes the requests under way "
-        "and exits with 0. GET /openapi.json describes the routes.",
+        "and exits with 0. GET / is a page for people, /dashboard/ shows the prediction log live; GET /openapi.json describes the routes.",
     )
     parser.add_argument("--host", help="where to listen (default: submissions.host)")
     parser.add_argument(
@@ -56,7 +57,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         )
         return 0
     log_json()
-    return run_gateway(conf, arguments.bundle, listen(settings.host, settings.port))
+    listening = listen(settings.host, settings.port)
+    return run_gateway(conf, arguments.bundle, listening, pages=lambda gateway: Pages(conf, gateway))
 
 
 if __name__ == "__main__":

@@ -3,9 +3,7 @@
 Files appear whole and never change, so each is counted once, when it is first seen. What was there before the tail began is not
 counted: counters start at zero with the watcher, as a server's own start with the server, and no restart counts a row twice.
 Retention may delete files at any time.
-
-What a process numbered and no file holds is lost if later numbers are in one, or if nothing of it came for a while (the disk is
-full, the process was killed); until then it is queued. This module knows nothing of HTTP or stores.
+This module knows nothing of HTTP or stores.
 """
 
 from __future__ import annotations
@@ -19,8 +17,8 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from jobs.online.log_gaps import GapWatch
 from jobs.online.metrics import ServingMetrics
-from udfs.prediction_files import gaps
 from udfs.prediction_schema import SCHEMA
 
 __all__ = ["LogTail"]
@@ -51,8 +49,7 @@ class LogTail:
         timer: Callable[[], float] = time.monotonic,
     ) -> None:
         self._directory, self._metrics = directory, metrics
-        self._overdue_seconds, self._timer = overdue_seconds, timer
-        self._tails: dict[tuple[str, str, int], float] = {}
+        self._gaps = GapWatch(overdue_seconds, timer)
         self._seen = self._names()
 
     def poll(self) -> int:
@@ -80,24 +77,9 @@ class LogTail:
 
     def _count_gaps(self) -> None:
         """Say how many rows are in no file: those that will not be, and those that may yet be written."""
-        now, lost, queued = self._timer(), 0, 0
-        tails: dict[tuple[str, str, int], float] = {}
-        for directory in sorted(path for path in self._directory.glob("*") if path.is_dir()):
-            try:
-                found = gaps(directory)
-            except (OSError, ValueError) as exc:
-                _LOGGER.error("gaps of the prediction log cannot be told: %s", type(exc).__name__)
-                continue
-            for gap in found:
-                n, key = gap.last - gap.first + 1, (directory.name, gap.process, gap.first)
-                if gap.is_tail:
-                    tails[key] = self._tails.get(key, now)
-                if gap.is_tail and now - tails[key] < self._overdue_seconds:
-                    queued += n
-                else:
-                    lost += n
-        self._tails = tails
-        self._metrics.gaps(lost, queued)
+        directories = sorted(path for path in self._directory.glob("*") if path.is_dir())
+        found = self._gaps.look(directories).values()
+        self._metrics.gaps(sum(missing.lost for missing in found), sum(missing.queued for missing in found))
 
     def _names(self) -> set[str]:
         return {str(path.relative_to(self._directory)) for path in self._directory.glob(_FILES)}

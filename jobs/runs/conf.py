@@ -44,6 +44,7 @@ from jobs.runs.settings import (
     setting,
 )
 from jobs.runs.settings_async import SubmissionsSettings
+from jobs.runs.settings_dashboard import DashboardSettings
 from jobs.runs.settings_notify import NotifySettings
 from jobs.runs.settings_serverless import ServerlessSettings
 from jobs.runs.settings_skew import SkewSettings
@@ -95,6 +96,7 @@ class Conf(Section):
     serverless: ServerlessSettings
     skew: SkewSettings
     stream: StreamSettings
+    dashboard: DashboardSettings
     submissions: SubmissionsSettings
     notify: NotifySettings
 
@@ -224,7 +226,8 @@ def key_table() -> str:
             for name, values in read.items()
             if any(key[: len(path)] == path for key in values)
         ]
-        default = json.dumps(defaults.get(path, {}), ensure_ascii=False)
+        entries = {key[-1]: value for key, value in defaults.items() if key[: len(path)] == path}
+        default = json.dumps(defaults.get(path, entries), ensure_ascii=False)
         cells = [
             f"`{'.'.join(path)}`",
             field.description or "",

@@ -14,14 +14,13 @@ import ipaddress
 import signal
 import socket
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import uvicorn
 import uvloop
 from fastapi import APIRouter
-from starlette.types import ASGIApp
 
 from feature_pipelines.errors import ConfigurationError, OnescoreError
 from jobs.online.json_logs import event
@@ -36,6 +35,7 @@ from jobs.submissions.intake import Intake
 from jobs.submissions.keys import Authenticate, Caller, KeyStore, KnownKeys
 from jobs.submissions.ledger import Ledger
 from jobs.submissions.outbox import Outbox
+from jobs.submissions.page.opening import Pages
 from jobs.submissions.rate import RateLimit
 from jobs.submissions.served import ServedModel, resolve_served
 from jobs.submissions.targets import targets_of
@@ -60,7 +60,7 @@ def run_gateway(
     listening: socket.socket,
     *,
     routers: Sequence[APIRouter] = (),
-    page: ASGIApp | None = None,
+    pages: Callable[[Gateway], Pages] | None = None,
 ) -> int:
     """Serve until told to end; return the exit code.
 
@@ -68,7 +68,8 @@ def run_gateway(
         conf: of a model.
         bundle: the model's directory; None = the registry's version.
         listening: the socket; closed at the end.
-        routers, page: see `make_app`.
+        routers: see `make_app`.
+        pages: makes what people see; None = there is no page.
 
     Raises:
         OnescoreError: the model, the database or a setting will not do.
@@ -107,9 +108,11 @@ def run_gateway(
         check_notify=lambda notify: targets_of(notify, conf.notify),
     )
     ending: list[bool] = []
+    shown = None if pages is None else pages(gateway)
+    page = None if shown is None else shown.app
     app = make_app(gateway, is_draining=lambda: bool(ending), routers=routers, page=page)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(_serve(app, listening, served, ending, settings.shutdown_seconds))
+        runner.run(_serve(app, listening, served, ending, settings.shutdown_seconds, shown))
     keys.close()
     intake.close()
     database.close()
@@ -118,7 +121,12 @@ def run_gateway(
 
 
 async def _serve(
-    app: Any, listening: socket.socket, served: ServedModel, ending: list[bool], shutdown_seconds: float
+    app: Any,
+    listening: socket.socket,
+    served: ServedModel,
+    ending: list[bool],
+    shutdown_seconds: float,
+    pages: Pages | None,
 ) -> None:
     loop = asyncio.get_running_loop()
     server = _Server(
@@ -145,13 +153,21 @@ async def _serve(
     def end() -> None:
         if not ending:
             ending.append(True)
+            if pages is not None:  # its streams never end by themselves
+                loop.run_in_executor(None, pages.close)
             begin(_drain(server))
 
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, end)
     loop.add_signal_handler(signal.SIGHUP, lambda: begin(_reload(served)))
     begin(_say_when_ready(server, listening, served))
-    await server.serve(sockets=[listening])
+    if pages is not None:
+        pages.start()
+    try:
+        await server.serve(sockets=[listening])
+    finally:
+        if pages is not None:
+            await asyncio.to_thread(pages.close)
 
 
 async def _drain(server: _Server) -> None:

@@ -1,0 +1,173 @@
+"""The dashboard as an ASGI application, for a server of its own or below a path of another one.
+
+    GET /            the page
+        /static/...  its files
+        /data        ?model=&window= : a snapshot as JSON
+        /events      ?model=&window= : a snapshot now and whenever something changed, as server-sent events
+
+The page and its files hold nothing and need no key; figures do. This module computes none of them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import enum
+import hmac
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+import orjson
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.routing import Route
+
+from jobs.dashboard.assets import Assets
+from jobs.dashboard.browser import Protected
+from jobs.dashboard.live import Live
+from jobs.dashboard.windows import WINDOWS
+
+__all__ = ["Access", "Guard", "by_key", "dashboard_app"]
+
+_FILES = (
+    "index.html",
+    "dashboard.js",
+    "charts.js",
+    "panels.js",
+    "page.js",
+    "stream.js",
+    "dashboard.css",
+    "theme.css",
+    "icon.svg",
+)
+_DEFAULT_SECONDS = 900
+_MOST_STREAMS = 64
+_BEAT_SECONDS = 10.0
+_RETRY_MS = 2_000
+
+
+class Access(enum.Enum):
+    """What a caller may see: nothing, figures without any single answer, or all of it."""
+
+    NONE = "none"
+    FIGURES = "figures"
+    ALL = "all"
+
+
+Guard = Callable[[Request], Access]
+
+
+def by_key(key: str | None) -> Guard:
+    """Return a guard that lets in who sends the key as `Authorization: Bearer` or `X-API-Key`; without a key, everybody.
+
+    Args:
+        key: None only where the loopback interface alone is served.
+    """
+
+    def guard(request: Request) -> Access:
+        if key is None:
+            return Access.ALL
+        scheme, _, bearer = request.headers.get("authorization", "").partition(" ")
+        given = bearer if scheme.lower() == "bearer" else request.headers.get("x-api-key", "")
+        return Access.ALL if hmac.compare_digest(given.encode(), key.encode()) else Access.NONE
+
+    return guard
+
+
+def dashboard_app(live: Live, guard: Guard, *, loopback_only: bool = False, home: str | None = None) -> Any:
+    """Return the application; who mounts it starts and closes `live`.
+
+    Args:
+        live: what it shows.
+        guard: says what a caller may see.
+        loopback_only: see `Protected`.
+        home: path of the page of submissions, which the page then links to; None = there is none.
+    """
+    assets = Assets(dict.fromkeys(_FILES, "jobs.dashboard"))
+    streams = 0
+
+    async def page(request: Request) -> Response:
+        return assets.answer(request, "index.html")
+
+    async def static(request: Request) -> Response:
+        return assets.answer(request, request.path_params["name"])
+
+    async def links(_: Request) -> Response:
+        return JSONResponse({"home": home})
+
+    async def data(request: Request) -> Response:
+        found = _asked(request, guard)
+        if isinstance(found, Response):
+            return found
+        _, body = await asyncio.to_thread(live.snapshot, **found)
+        return Response(body, media_type="application/json", headers={"cache-control": "no-store"})
+
+    async def events(request: Request) -> Response:
+        nonlocal streams
+        found = _asked(request, guard)
+        if isinstance(found, Response):
+            return found
+        if streams >= _MOST_STREAMS:
+            return _refused(503, "OVERLOADED", "too many dashboards are open", {"retry-after": "10"})
+
+        async def stream() -> AsyncIterator[bytes]:
+            nonlocal streams
+            streams += 1
+            try:
+                async for message in _messages(live, found):
+                    yield message
+            finally:
+                streams -= 1
+
+        headers = {"cache-control": "no-store", "x-accel-buffering": "no"}
+        return StreamingResponse(stream(), media_type="text/event-stream", headers=headers)
+
+    routes = [
+        Route("/", page),
+        Route("/static/{name}", static),
+        Route("/links", links),
+        Route("/data", data),
+        Route("/events", events),
+    ]
+    return Protected(Starlette(routes=routes), loopback_only=loopback_only)
+
+
+async def _messages(live: Live, asked: dict[str, Any]) -> AsyncIterator[bytes]:
+    """Yield a snapshot now, and whenever it is another one; a comment where nothing happens, so that a dead connection shows."""
+    yield b"retry: %d\n\n" % _RETRY_MS
+    last = None
+    with live.watched() as changed:
+        while not live.is_closed:
+            changed.clear()
+            state, body = await asyncio.to_thread(live.snapshot, **asked)
+            if state != last:
+                last = state
+                yield b"id: %d-%d\nevent: snapshot\ndata: %b\n\n" % (*state, body)
+            else:
+                yield b": nothing new\n\n"
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_BEAT_SECONDS):
+                    await changed.wait()
+
+
+def _asked(request: Request, guard: Guard) -> dict[str, Any] | Response:
+    """Return which snapshot is asked for, or why there is none."""
+    access = guard(request)
+    if access is Access.NONE:
+        return _refused(401, "UNAUTHENTICATED", "send a key", {"www-authenticate": "Bearer"})
+    unknown = set(request.query_params) - {"model", "window"}
+    window = request.query_params.get("window", str(_DEFAULT_SECONDS))
+    if unknown or window not in map(str, WINDOWS):
+        windows = ", ".join(map(str, WINDOWS))
+        return _refused(422, "BAD_PARAMS", f"the query may have model, and window: one of {windows}")
+    return {
+        "model": request.query_params.get("model") or None,
+        "seconds": int(window),
+        "with_answers": access is Access.ALL,
+    }
+
+
+def _refused(status: int, code: str, message: str, headers: dict[str, str] | None = None) -> Response:
+    body = orjson.dumps({"error": {"code": code, "message": message}})
+    return Response(body, status, headers, "application/json")

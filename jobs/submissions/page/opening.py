@@ -1,0 +1,78 @@
+"""The pages of a gateway as its configuration describes them. This module answers no request."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from starlette.requests import Request
+from starlette.types import ASGIApp
+
+from feature_pipelines.errors import ContractError
+from jobs.dashboard.alerts import Notifier
+from jobs.dashboard.app import Access, Guard, by_key, dashboard_app
+from jobs.dashboard.live import Live
+from jobs.dashboard.opening import open_live
+from jobs.runs.conf import Conf
+from jobs.submissions.app_routes import Gateway
+from jobs.submissions.page.app import described_model, pages_app
+
+__all__ = ["Pages"]
+
+_LOOPBACK = "loopback"  # who asks where no key is configured
+
+
+class Pages:
+    """The page of submissions and, where a prediction log is configured, the dashboard.
+
+    Who may submit may see the dashboard's figures. Single answers are other callers' too: they are shown where there is one caller,
+    this machine, or to who has `dashboard.key`, which then is the only key that opens the dashboard.
+
+    Args:
+        conf: of a model.
+        gateway: says who asks, and which version is served.
+        notifiers: are told of the dashboard's alerts.
+    """
+
+    def __init__(self, conf: Conf, gateway: Gateway, *, notifiers: Sequence[Notifier] = ()) -> None:
+        self._conf, self._gateway = conf, gateway
+        self._live: Live | None = None
+        dashboard: Any = None
+        if conf.serve.log_directory is not None:
+            feature_set = gateway.served.now.feature_set
+            self._live = open_live(conf, Path(conf.serve.log_directory), feature_set, notifiers=notifiers)
+            dashboard = dashboard_app(self._live, self._guard(), home="/")
+        self.app: ASGIApp = pages_app(self._about, gateway.caller, dashboard=dashboard)
+
+    def start(self) -> None:
+        """Begin to follow the log."""
+        if self._live is not None:
+            self._live.start()
+
+    def close(self) -> None:
+        """Stop; open streams end."""
+        if self._live is not None:
+            self._live.close()
+
+    def _guard(self) -> Guard:
+        key = self._conf.dashboard.key
+        return self._by_caller if key is None else by_key(key.reveal())
+
+    def _by_caller(self, request: Request) -> Access:
+        try:
+            caller = self._gateway.caller(request)
+        except ContractError:
+            return Access.NONE
+        return Access.ALL if caller.key_id == _LOOPBACK else Access.FIGURES
+
+    def _about(self) -> Mapping[str, Any]:
+        pinned, feature_set = self._gateway.served.now
+        limits = self._gateway.limits
+        return described_model(
+            feature_set,
+            model=pinned.name,
+            version=pinned.version,
+            max_rows=limits.max_rows,
+            max_body_bytes=limits.max_body_bytes,
+        )
