@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
 from feature_pipelines.definitions import FeatureSet
@@ -11,10 +11,12 @@ from jobs.dashboard.alerts import Alerts, LogNotifier, Notifier
 from jobs.dashboard.board import Board
 from jobs.dashboard.follower import Follower
 from jobs.dashboard.live import Live
+from jobs.dashboard.notifying import TargetNotifier, known_targets
 from jobs.dashboard.recent import ShownFields
 from jobs.dashboard.rules import parse_rule
 from jobs.dashboard.skew_status import SkewWatch
 from jobs.online.log_gaps import GapWatch
+from jobs.online.sending import Sender
 from jobs.runs.conf import Conf
 
 __all__ = ["open_live"]
@@ -29,7 +31,6 @@ def open_live(
     directory: Path,
     feature_set: FeatureSet | None,
     *,
-    notifiers: Sequence[Notifier] = (),
     clock: Callable[[], int] = _now,
 ) -> Live:
     """Return a dashboard that is not started yet.
@@ -38,12 +39,14 @@ def open_live(
         conf: its `dashboard` section, the model's name, and where skew reports are.
         directory: the prediction log; it may come later.
         feature_set: of the model; says which fields of its requests may be shown. None = none.
-        notifiers: are told of alerts, besides this process's log.
         clock: microseconds since 1970, UTC.
     """
     settings = conf.dashboard
     rules = [parse_rule(name, text) for name, text in settings.alerts.items() if text is not None]
-    alerts = Alerts(rules, [LogNotifier(), *notifiers], repeat_seconds=settings.alert_repeat_seconds)
+    told: list[Notifier] = [LogNotifier()]
+    if settings.notify:
+        told.append(TargetNotifier(Sender(conf.notify), known_targets(settings.notify, conf.notify)))
+    alerts = Alerts(rules, told, repeat_seconds=settings.alert_repeat_seconds)
     shown = {} if feature_set is None else {conf.model.name: ShownFields.of(feature_set)}
     board = Board(alerts, shown=shown, n_recent=settings.recent_rows)
     follower = Follower(

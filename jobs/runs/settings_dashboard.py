@@ -52,6 +52,7 @@ class DashboardSettings(Section):
         "class_share.LABEL, latency_ms.PART.FIGURE, age_seconds.VIEW.FIGURE, status_share.VIEW.STATUS, rows_per_second, and without "
         "`over` lost_rows, silent_seconds, skew_differing_rows, skew_age_seconds; null: no such rule"
     )
+    notify: list[str] = setting("names of `notify.targets` that are told of alerts, besides the log")
     alert_repeat_seconds: float = setting(
         "how long until somebody is told again of what still holds", "s", gt=0
     )

@@ -11,13 +11,13 @@ from concurrent.futures import Future, ThreadPoolExecutor, wait
 
 from feature_pipelines.errors import OnescoreError
 from jobs.online.json_logs import event
+from jobs.online.sending import Sender
 from jobs.runs.settings_notify import NotifySettings
 from jobs.submissions.database import Database
 from jobs.submissions.guarded import resolved
 from jobs.submissions.ledger import Ledger
 from jobs.submissions.messages import as_json, as_text
 from jobs.submissions.outbox import Delivery, Outbox
-from jobs.submissions.sending import Sender
 from jobs.submissions.webhook import post_webhook, secret_bytes, signed_headers
 
 __all__ = ["Notifier"]

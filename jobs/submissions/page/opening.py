@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,6 @@ from starlette.requests import Request
 from starlette.types import ASGIApp
 
 from feature_pipelines.errors import ContractError
-from jobs.dashboard.alerts import Notifier
 from jobs.dashboard.app import Access, Guard, by_key, dashboard_app
 from jobs.dashboard.live import Live
 from jobs.dashboard.opening import open_live
@@ -32,16 +31,15 @@ class Pages:
     Args:
         conf: of a model.
         gateway: says who asks, and which version is served.
-        notifiers: are told of the dashboard's alerts.
     """
 
-    def __init__(self, conf: Conf, gateway: Gateway, *, notifiers: Sequence[Notifier] = ()) -> None:
+    def __init__(self, conf: Conf, gateway: Gateway) -> None:
         self._conf, self._gateway = conf, gateway
         self._live: Live | None = None
         dashboard: Any = None
         if conf.serve.log_directory is not None:
             feature_set = gateway.served.now.feature_set
-            self._live = open_live(conf, Path(conf.serve.log_directory), feature_set, notifiers=notifiers)
+            self._live = open_live(conf, Path(conf.serve.log_directory), feature_set)
             dashboard = dashboard_app(self._live, self._guard(), home="/")
         self.app: ASGIApp = pages_app(self._about, gateway.caller, dashboard=dashboard)
 

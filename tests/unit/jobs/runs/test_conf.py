@@ -281,7 +281,7 @@ def locations() -> list[str]:
         *("stream.format", "stream.options", "stream.columns", "stream.select"),
         *("stream.trigger", "stream.event_time", "stream.watermark"),
         *("submissions.host", "notify.targets", "notify.email_domains"),
-        *("dashboard.host", "dashboard.alerts"),
+        *("dashboard.host", "dashboard.alerts", "dashboard.notify"),
     }
     return [key for key in texts if not key.startswith(plain) and key not in others]
 
