@@ -33,6 +33,7 @@ bench: java redis .venv/.bench ## measure against the alternatives; writes .ones
 	@$(PY) -m tests.benchmarks.bench_serving
 	@$(PY) -m tests.benchmarks.bench_reconcile
 	@$(PY) -m tests.benchmarks.bench_trees
+	@$(PY) -m tests.proof.confusion
 
 dist: .venv/.test ## build wheel and sdist into dist/
 	@rm -rf build dist

@@ -1,4 +1,4 @@
-"""Forget an entity: remove it from the online store, the prediction log, the scored table and the quarantine table.
+"""Forget an entity: remove it from online store, prediction log, scored and quarantine table, corrections and reports of skew.
 
 python -m jobs.forget_entity --model flights --key tailnum=N3ELAA --dry-run
 """
@@ -26,7 +26,8 @@ _EPILOG = """
 Several --key name one entity together: a row must have all of the values. Run the job once for each value if any of them is enough.
 It may be killed and run again, beside servers and other jobs; what servers hold in memory reaches the log within
 serve.log_flush_seconds, so run it again after that. A Delta table's log keeps the least and greatest
-values of removed files for delta.logRetentionDuration (30 days). exit 1: a file of the prediction log could not be read.
+values of removed files for delta.logRetentionDuration (30 days). Corrections and rows of reports are told by the entity's rows in the log,
+or by the row's id where that names it. exit 1: a file of the prediction log, or a report, could not be read.
 """
 
 
@@ -65,7 +66,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         "\nnot rewritten by this job; what these hold of the entity stays, and a rebuild brings it back from them"
     )
     print(table(dict(kept_elsewhere(conf, feature_set))))
-    unreadable = done.log.unreadable if done.log is not None else []
+    unreadable = list(done.log.unreadable) if done.log is not None else []
+    unreadable += done.reports.unreadable if not isinstance(done.reports, str) else []
     for path in unreadable:
         say(f"error: {path} cannot be read, so whether it holds the entity is not known")
     return 1 if unreadable else 0
@@ -80,7 +82,10 @@ def _removed(done: Forgotten, remark: str) -> dict[str, Any]:
             "files rewritten": done.log.files,
             **({"note": remark} if remark else {}),
         }
-    return {"online store": store, "prediction log": log, **done.tables}
+    reports: Any = done.reports
+    if not isinstance(done.reports, str):
+        reports = {"differing rows": done.reports.rows, "reports rewritten": done.reports.reports}
+    return {"online store": store, "prediction log": log, "reports of skew": reports, **done.tables}
 
 
 def _shown(view: ForgottenView) -> int | str:

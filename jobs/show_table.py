@@ -16,6 +16,8 @@ from jobs.tables.delta import open_table
 
 __all__ = ["main"]
 
+_MAX_BYTES = 16
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the job; see --help."""
@@ -47,12 +49,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     print(table(facts))
     for i, row in enumerate(rows.head(arguments.rows, filter=wanted).to_pylist(), 1):
         print(f"\nrow {i}")
-        print(
-            table(
-                {name: value if isinstance(value, bool | int) else str(value) for name, value in row.items()}
-            )
-        )
+        print(table({name: _shown(value) for name, value in row.items()}))
     return 0
+
+
+def _shown(value: object) -> bool | int | str:
+    """Return a value as it is printed: all of it, but for a file in a column, of which the beginning tells what it is."""
+    if isinstance(value, bool | int):
+        return value
+    if isinstance(value, bytes) and len(value) > _MAX_BYTES:
+        return f"{value[:_MAX_BYTES]!r}... ({len(value):,} bytes)"
+    return str(value)
 
 
 if __name__ == "__main__":

@@ -142,13 +142,23 @@ def test_tasks_need_no_delta_and_no_mlflow_on_workers(process_env: dict[str, str
     forbidden = "deltalake,mlflow,pydantic,yaml,sklearn,skops,pandas,matplotlib"
     tasks = [module for module in MODULES if module.startswith("jobs.") and module.endswith("_task")]
     assert len(tasks) >= 4
-    others = ["jobs.runs.staging", "jobs.tables.delta_stream", "feature_pipelines.offline.view_batches"]
+    others = [
+        "jobs.runs.staging",
+        "jobs.proof.logged_views",
+        "jobs.tables.delta_stream",
+        "feature_pipelines.offline.view_batches",
+    ]
     import_blocked([*tasks, *others], process_env, forbidden=forbidden)
 
 
 def test_who_runs_tasks_sends_them_the_code() -> None:
     """A task travels by the name of its module, which a worker without this project can import only once it was sent."""
-    sent_by = {"jobs.runs.staging": "jobs.runs.score_run", "jobs.runs.stream_batch": "jobs.runs.stream_model"}
+    sent_by = {
+        "jobs.runs.staging": "jobs.runs.score_run",
+        "jobs.runs.shuffled_view": "jobs.runs.score_run",
+        "jobs.proof.logged_views": "jobs.proof.reconcile_run",
+        "jobs.runs.stream_batch": "jobs.runs.stream_model",
+    }
     by_the_user = {
         "feature_pipelines.offline.as_of_join"
     }  # a layer below what sends code: its docstring says so

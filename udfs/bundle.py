@@ -6,6 +6,9 @@
     trees.npz        the estimator as flat arrays, only if they gave the estimator's bits on the certification rows
     golden.json      golden rows with the bits of their features and scores
     manifest.json    the SHA-256 of each of these; its own SHA-256 is the model's digest
+    measured.json    what certification measured: for how many rows there was time, seconds, costs; no part of the model's content
+
+The same training on the same platform gives the same digest.
 
 Loading checks every file against the manifest, the manifest against the expected digest, the contract version, the fingerprint,
 and replays the golden rows; the compiled loop of flat trees repeats that in whichever process it comes into use.
@@ -50,10 +53,12 @@ __all__ = ["FORMAT_VERSION", "bundle_digest", "load_bundle", "read_golden", "wri
 FORMAT_VERSION = 3
 """The newest version of the directory's layout that this release writes and reads. Later releases load every earlier format.
 
-2 is written only where a reader of 1 would score otherwise: another strategy than its own, boosters in the
-estimator's file, or flat trees that format 1 of their file cannot say; 3 only where the output has several classes.
+1: scikit-learn alone, one strategy. 2: other strategies, boosters in the estimator's file, more kinds of flat trees. 3: several classes;
+measured.json beside the manifest, where earlier formats have in model.json what it holds.
 """
 
+_MEASURED = "measured.json"
+_MEASURED_FACTS = ("conditions", "rejected", "cost", "seconds")
 _GOLDEN_ROWS = 64
 _STORED_ROWS = 2_048
 
@@ -119,11 +124,12 @@ def write_bundle(
         directory / "golden.json",
         record_golden(scorer, {n: take(c, golden) for n, c in columns.items()}, len(golden)),
     )
+    measured = {name: certification.pop(name) for name in _MEASURED_FACTS if name in certification}
     module, _, attribute = reference.partition(":")
     _write_json(
         directory / "model.json",
         {
-            "format_version": _format_needed(certification, evaluator, output),
+            "format_version": FORMAT_VERSION,
             "contract_version": CONTRACT_VERSION,
             "name": name,
             "feature_set": {"module": module.rpartition(".")[2], "name": attribute or "FEATURES"},
@@ -139,6 +145,7 @@ def write_bundle(
     )
     files = {str(p.relative_to(directory)): p for p in sorted(directory.rglob("*")) if p.is_file()}
     _write_json(directory / "manifest.json", {name: _sha256(path) for name, path in files.items()})
+    _write_json(directory / _MEASURED, measured)
     return bundle_digest(directory)
 
 
@@ -199,8 +206,19 @@ def _opened(directory: Path, expected_digest: str | None) -> tuple[dict[str, byt
         n.removeprefix("features/"): content for n, content in files.items() if n.startswith("features/")
     }
     feature_set = import_packaged(sources, where["module"], where["name"], model["feature_fingerprint"])
-    info = {**model, "digest": hashlib.sha256(files["manifest.json"]).hexdigest()}
+    certification = {**model["certification"], **_measured_of(files.get(_MEASURED, b""))}
+    digest = hashlib.sha256(files["manifest.json"]).hexdigest()
+    info = {**model, "certification": certification, "digest": digest}
     return files, GoldenRows.of(info, feature_set, json.loads(files["golden.json"]))
+
+
+def _measured_of(content: bytes) -> dict[str, Any]:
+    """Return what was measured, which nothing vouches for and nothing depends on; nothing where it is not there or damaged."""
+    try:
+        said = json.loads(content)
+    except ValueError:
+        return {}
+    return {name: said[name] for name in _MEASURED_FACTS if name in said} if isinstance(said, dict) else {}
 
 
 def _write_features(directory: Path, reference: str) -> None:
@@ -298,16 +316,6 @@ def _measured(certificate: Certificate, cost: Mapping[str, Any]) -> dict[str, An
     return {**certificate.to_json(), "cost": dict(cost)}
 
 
-def _format_needed(certification: Mapping[str, Any], evaluator: Evaluator, output: OutputSpec) -> int:
-    """Return the oldest format whose readers score these bits."""
-    if output.classes:
-        return 3
-    if isinstance(evaluator, FlatTrees) and evaluator.format_version > 1:
-        return 2
-    old = Strategy().to_json()
-    return 1 if certification.get("strategy", old) == old and not certification["libraries"] else 2
-
-
 def _load_evaluator(files: Mapping[str, bytes], model: Mapping[str, Any], output: OutputSpec) -> Evaluator:
     if model["certification"]["evaluator"] == "trees":
         return FlatTrees.load(files["trees.npz"])
@@ -334,7 +342,7 @@ def _checked_files(directory: Path, expected_digest: str | None) -> dict[str, by
         recorded = dict(json.loads(files["manifest.json"]))
     except ValueError as exc:
         raise ModelIntegrityError(f"the model's manifest.json is damaged: {exc}") from exc
-    present = files.keys() - {"manifest.json"}
+    present = files.keys() - {"manifest.json", _MEASURED}
     changed = sorted(
         name
         for name in recorded.keys() & present

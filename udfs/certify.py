@@ -36,6 +36,7 @@ _ALONE_ROWS = 2_048
 _FORM_ROWS = 1_000
 _SECONDS = 0.5  # what one condition may take, about; a slow evaluator is asked for fewer rows
 _CALLS_PER_SIZE = 4
+_NATIVE_THREADS = (2, 3, 4)
 
 
 @dataclass(frozen=True)
@@ -108,8 +109,8 @@ def certify(
 
     The conditions: the same call again; rows alone; batches of 2 to 33 and of 127 to 129 rows; 10,000 rows (repeated where there
     are fewer; of a slow evaluator as many as the condition's name says); in permuted order; each beside rows of nothing but NaN; a
-    strided, a reversed and a Fortran-ordered matrix; native pools (BLAS, OpenMP) of 2 threads, where all else is asked on 1; two
-    Python threads at once. Up to 4,096 rows are used, fewer of a slow evaluator, so that each condition takes about half a second;
+    strided, a reversed and a Fortran-ordered matrix; native pools (BLAS, OpenMP) of 2, 3 and 4 threads, where all else is asked on 1;
+    two Python threads at once. Up to 4,096 rows are used, fewer of a slow evaluator, so that each condition takes about half a second;
     a few seconds in all. Thread limits are put back.
 
     Args:
@@ -337,13 +338,15 @@ def _layouts(asking: _Asking) -> Iterator[Asked]:
     yield "a matrix in Fortran's order", asking.every, asking.score(np.asfortranarray(asking.matrix))
 
 
-def _two_native_threads(asking: _Asking) -> Iterator[Asked]:
-    parts = [asking.every, *(np.arange(size) % asking.n_rows for size in (1, 2, 8, 33, 129, 1_025))]
-    with _native_threads(2) as limited:
-        if not limited:
-            raise _NotTaken("threadpoolctl is not installed")
-        for index in parts:
-            yield f"a batch of {len(index)} rows", index, asking.score(asking.rows(index))
+def _more_native_threads(asking: _Asking) -> Iterator[Asked]:
+    """Ask on 2, 3 and 4 threads, however many cores there are: a library cuts its work by how many threads it was told to use."""
+    for n in _NATIVE_THREADS:
+        sizes = (1, 2, 8, 33, 129, 1_025) if n == _NATIVE_THREADS[0] else (8, 129)
+        with _native_threads(n) as limited:
+            if not limited:
+                raise _NotTaken("threadpoolctl is not installed")
+            for index in (asking.every, *(np.arange(size) % asking.n_rows for size in sizes)):
+                yield f"a batch of {len(index)} rows on {n} threads", index, asking.score(asking.rows(index))
 
 
 @contextmanager
@@ -380,6 +383,6 @@ _WAYS: dict[str, Callable[[_Asking], Iterator[Asked]]] = {
     "permuted": _permuted,
     "beside nulls": _beside_nulls,
     "strided, reversed and Fortran order": _layouts,
-    "2 native threads": _two_native_threads,
+    "2 to 4 native threads": _more_native_threads,
     "two Python threads at once": _two_at_once,
 }

@@ -7,6 +7,9 @@ their Booster classes are not on the list: the bytes go to the library's own rea
 
 from __future__ import annotations
 
+import io
+import json
+import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -29,6 +32,8 @@ _TRUSTED_TYPES = frozenset(
         "lightgbm.sklearn.LGBMRegressor",
         "xgboost.sklearn.XGBClassifier",
         "xgboost.sklearn.XGBRegressor",
+        # the fitted members of voting and stacking, by name: a dict
+        "sklearn.utils._bunch.Bunch",
         # the fitted copies in a CalibratedClassifierCV, and their sigmoid
         "sklearn.calibration._CalibratedClassifier",
         "sklearn.calibration._SigmoidCalibration",
@@ -47,13 +52,16 @@ _TRUSTED_TYPES = frozenset(
 plain values and arrays alone, and none calls what it is given."""
 
 _BOOSTERS = ("lightgbm", "xgboost")
+_SCHEMA = "schema.json"
 
 
 def dump_estimator(path: Path, estimator: Any) -> Any:
     """Write a fitted estimator and return it as `load_estimator` gives it back, for the caller to compare.
 
+    Equal estimators give equal bytes.
+
     Args:
-        path: of the file, which has a time of writing in it: equal estimators do not give equal bytes.
+        path: of the file.
         estimator: comes out as it went in.
 
     Raises:
@@ -62,8 +70,36 @@ def dump_estimator(path: Path, estimator: Any) -> Any:
     import skops.io
 
     with _boosters_as_bytes(estimator):
-        skops.io.dump(estimator, path)
-    return load_estimator(path.read_bytes())
+        content = _stable(skops.io.dumps(estimator))
+    path.write_bytes(content)
+    return load_estimator(content)
+
+
+def _stable(content: bytes) -> bytes:
+    """Return skops's archive without the time of writing, and with numbers in the order of the schema where it has addresses in memory."""
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:
+        files = {name: archive.read(name) for name in archive.namelist()}
+    schema = json.loads(files.pop(_SCHEMA))
+    numbers: dict[int, int] = {}
+    names: dict[str, str] = {}
+    left = [schema]
+    while left:
+        node = left.pop()
+        if isinstance(node, list):
+            left.extend(reversed(node))
+        elif isinstance(node, dict):
+            if "__id__" in node:
+                node["__id__"] = numbers.setdefault(node["__id__"], len(numbers))
+            if isinstance(node.get("file"), str) and node["file"] in files:
+                suffix = node["file"].rpartition(".")[2]
+                node["file"] = names.setdefault(node["file"], f"{len(names)}.{suffix}")
+            left.extend(reversed(node.values()))
+    renamed = {new: files[old] for old, new in names.items()}
+    written = io.BytesIO()
+    with zipfile.ZipFile(written, "w", zipfile.ZIP_STORED) as archive:
+        for name, part in {**renamed, _SCHEMA: json.dumps(schema, indent=2).encode()}.items():
+            archive.writestr(zipfile.ZipInfo(name), part)  # of 1980
+    return written.getvalue()
 
 
 def load_estimator(content: bytes) -> Any:
@@ -82,9 +118,12 @@ def load_estimator(content: bytes) -> Any:
             untrusted=sorted(untrusted),
         )
     estimator = skops.io.loads(content, trusted=sorted(_TRUSTED_TYPES))
+    given = _given_members(estimator)
     for part in _boosted_parts(estimator):
         library = _library(part)
         stored = part._Booster
+        if stored is None and id(part) in given:
+            continue
         if not (isinstance(stored, np.ndarray) and stored.dtype == np.uint8):
             raise ModelIntegrityError(
                 f"the model's {type(part).__name__} holds no booster in {library}'s format"
@@ -108,6 +147,13 @@ def _library(part: Any) -> str:
 
 def _boosted_parts(estimator: Any) -> list[Any]:
     return [part for part in parts_of(estimator) if _library(part) in _BOOSTERS and "_Booster" in vars(part)]
+
+
+def _given_members(estimator: Any) -> set[int]:
+    """Return the ids of what voting and stacking were given, of which they fitted copies."""
+    ensembles = [part for part in parts_of(estimator) if {"estimators", "estimators_"} <= vars(part).keys()]
+    given = [[one.estimators, getattr(one, "final_estimator", None)] for one in ensembles]
+    return {id(part) for part in parts_of(given)}
 
 
 @contextmanager

@@ -24,12 +24,12 @@ _SIDE = 8
 _HALF = _SIDE // 2
 _PLACES = np.arange(_SIDE, dtype=np.float64)[:, np.newaxis]
 _MAX_BYTES = 65_536
-_MAX_PIXELS = 262_144
+_MAX_PIXELS = 16_384
 
 REQUEST = Schema(
     (
         Field("image_id", String, "identifies the image"),
-        Field("image", Binary, "one digit, bright on dark: a PNG, 8-bit grey, 8 x 8 to 512 x 512 pixels"),
+        Field("image", Binary, "one digit, bright on dark: a PNG, 8-bit grey, 8 x 8 to 128 x 128 pixels"),
     )
 )
 

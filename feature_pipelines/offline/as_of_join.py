@@ -39,8 +39,10 @@ from feature_pipelines.offline.view_batches import (
 )
 from feature_pipelines.views import FeatureView
 
-__all__ = ["JoinPlan", "as_of_join", "batches_ddl", "join_prepared", "plan_join"]
+__all__ = ["FOUND_TS", "JoinPlan", "as_of_join", "batches_ddl", "join_prepared", "plan_join"]
 
+FOUND_TS = "__found_ts"
+"""The event_ts of the row that was found, also of an expired one, microseconds: `join_prepared` gives it beside the answer."""
 _LEFT, _SIDE = "__left", "__side"
 _MAX_TIES = 50_000
 _NEVER = -(2**63)
@@ -110,7 +112,7 @@ def as_of_join(
         hot_key_rows,
     )
     rows = whole.mapInArrow(ViewBatches(view, plan.ties), batches_ddl(view, types))
-    return join_prepared(prepared, rows, view, plan)
+    return join_prepared(prepared, rows, view, plan).drop(FOUND_TS)
 
 
 @dataclass(frozen=True)
@@ -162,7 +164,7 @@ def plan_join(requests: DataFrame, times: DataFrame, view: FeatureView, hot_key_
 
 
 def join_prepared(requests: DataFrame, rows: DataFrame, view: FeatureView, plan: JoinPlan) -> DataFrame:
-    """Return the join of canonical sides.
+    """Return the join of canonical sides: what `as_of_join` returns, and FOUND_TS.
 
     Args:
         requests: the key columns, TIME, SALT and the struct `__left`, whose columns come out.
@@ -194,7 +196,7 @@ def join_prepared(requests: DataFrame, rows: DataFrame, view: FeatureView, plan:
 
 
 def _answer(view: FeatureView, keys: Sequence[str]) -> list[Column]:
-    """Return the view's fields, the status and event_ts of each request, from its NEWEST and TIME."""
+    """Return the view's fields, the status, event_ts and FOUND_TS of each request, from its NEWEST and TIME."""
     newest = F.col(NEWEST)
     status = F.when(newest.isNull() | newest[DELETED], Status.NOT_FOUND.value)
     if view.ttl_seconds is not None:
@@ -211,7 +213,9 @@ def _answer(view: FeatureView, keys: Sequence[str]) -> list[Column]:
         for name, value in zip(view.fields.names, value_names(view), strict=True)
     ]
     event_ts = F.timestamp_micros(F.when(present, newest[EVENT]))
-    return [*fields, status.alias(f"{view.name}__status"), event_ts.alias(f"{view.name}__{EVENT_TS}")]
+    answer = [status.alias(f"{view.name}__status"), event_ts.alias(f"{view.name}__{EVENT_TS}")]
+    found = status.isin(Status.PRESENT.value, Status.EXPIRED.value)
+    return [*fields, *answer, F.when(found, newest[EVENT]).alias(FOUND_TS)]
 
 
 def _check(requests: DataFrame, features: DataFrame, view: FeatureView, as_of: str) -> None:

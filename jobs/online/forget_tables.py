@@ -1,9 +1,9 @@
-"""How an entity is told in the two tables that scoring writes: by repeated columns or the row's id, and by the original row."""
+"""How an entity is told in tables that jobs write: by repeated columns, the row id, the original row, or its place in the log."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from functools import partial
 
 import numpy as np
@@ -12,9 +12,10 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from jobs.online.entity import Entity
+from jobs.online.log_rewriting import places_of
 from jobs.tables.removal import RowTest
 
-__all__ = ["quarantine_test", "scored_test"]
+__all__ = ["logged_test", "quarantine_test", "scored_test"]
 
 _ID = "row_id"
 
@@ -22,6 +23,26 @@ _ID = "row_id"
 def quarantine_test(entity: Entity) -> RowTest:
     """Return which quarantined rows are the entity's: by the original row, which is JSON."""
     return RowTest(("row",), lambda batch: _each(batch.column("row"), entity.is_row))
+
+
+def logged_test(entity: Entity, places: Collection[str], row_id: tuple[str, ...]) -> RowTest:
+    """Return which rows that stand for logged answers are the entity's: by their place in the log, or by the row's id.
+
+    Args:
+        entity: what to forget.
+        places: of its rows in the log, "process/sequence".
+        row_id: the fields that the row's id is made of; if they name the entity, rows are told that are in the log no more.
+    """
+    known = pa.array(sorted(set(places)), pa.string())
+    by_id = scored_test(entity, [_ID], row_id)
+
+    def mask(batch: pa.RecordBatch) -> NDArray[np.bool_]:
+        found = pc.is_in(places_of(batch), known).to_numpy(zero_copy_only=False)
+        if isinstance(by_id, RowTest):
+            found = found | by_id.mask(batch)
+        return np.asarray(found, np.bool_)
+
+    return RowTest(("process", "sequence", _ID), mask)
 
 
 def scored_test(entity: Entity, columns: list[str], row_id: tuple[str, ...]) -> RowTest | list[str]:

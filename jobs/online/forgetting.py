@@ -16,12 +16,14 @@ from feature_pipelines.definitions import FeatureSet
 from feature_pipelines.stores.opening import open_store
 from jobs.online.entity import Entity
 from jobs.online.forget_store import ForgottenView, forget_in_store
-from jobs.online.forget_tables import quarantine_test, scored_test
+from jobs.online.forget_tables import logged_test, quarantine_test, scored_test
 from jobs.online.log_rewriting import Rewritten, forget_in_log
 from jobs.online.replay_store import default_logs, default_store
 from jobs.online.store_conf import store_url
+from jobs.proof.forget_reports import ForgottenReports, forget_in_reports
 from jobs.runs.conf import Conf
 from jobs.tables.delta_read import is_delta, open_table, table_schema
+from jobs.tables.files import is_local, normal_uri
 from jobs.tables.removal import Owed, RowTest, count_rows, owed, remove_rows
 
 __all__ = ["Forgotten", "forget", "kept_elsewhere", "log_directory", "store_owes"]
@@ -34,12 +36,14 @@ class Forgotten:
     Args:
         store: by view; the text says why there is no store to ask.
         log: of the model's prediction log; None = there is none.
+        reports: of the reports of reconciliations; the text says why none were looked at.
         tables: rows by location; the text says why a table was not touched.
         owed: by location.
     """
 
     store: dict[str, ForgottenView] | str = ""
     log: Rewritten | None = None
+    reports: ForgottenReports | str = ""
     tables: dict[str, int | str] = field(default_factory=dict)
     owed: dict[str, Owed] = field(default_factory=dict)
 
@@ -47,7 +51,9 @@ class Forgotten:
 def forget(
     conf: Conf, feature_set: FeatureSet, entity: Entity, log: Path | None, now: datetime, *, dry_run: bool
 ) -> Forgotten:
-    """Remove an entity from the online store, the prediction log, the scored and the quarantine table.
+    """Remove an entity from the online store, what reconciliations wrote, the prediction log, the scored and the quarantine table.
+
+    What reconciliations wrote comes before the log, which says at which places the entity's rows are.
 
     Args:
         conf: names the places.
@@ -61,10 +67,15 @@ def forget(
         UnavailableError, TableError, RunConflictError: a place cannot be worked on; those before it are done.
     """
     done = Forgotten(store=_store(conf, feature_set, entity, dry_run))
-    if log is not None:
-        key = conf.serve.log_pii_key.reveal().encode() if conf.serve.log_pii_key is not None else None
-        done.log = forget_in_log(log, entity, key, dry_run=dry_run)
     row_id = tuple(feature_set.row_id if conf.input.row_id is None else conf.input.row_id)
+    places: list[str] = []
+    key = conf.serve.log_pii_key.reveal().encode() if conf.serve.log_pii_key is not None else None
+    if log is not None:
+        done.log = forget_in_log(log, entity, key, dry_run=True)
+        places = done.log.places
+    _forget_reconciled(conf, logged_test(entity, places, row_id), now, done, dry_run)
+    if log is not None and not dry_run:
+        done.log = forget_in_log(log, entity, key, dry_run=False)
     for table, is_scored in ((conf.output.scored, True), (conf.output.quarantine, False)):
         location = conf.table_location(table)
         if not is_delta(location):
@@ -80,6 +91,19 @@ def forget(
         done.tables[location] = _rows(location, test, now, dry_run)
         done.owed[location] = owed(location, test)
     return done
+
+
+def _forget_reconciled(conf: Conf, test: RowTest, now: datetime, done: Forgotten, dry_run: bool) -> None:
+    """Remove rows from the table of corrections and from reports."""
+    corrections = conf.table_location(conf.skew.corrections)
+    if is_delta(corrections):
+        done.tables[corrections] = _rows(corrections, test, now, dry_run)
+        done.owed[corrections] = owed(corrections, test)
+    if not is_local(conf.skew.directory):
+        done.reports = "NOT TOUCHED: skew.directory is no directory that this machine has mounted"
+        return
+    directory = Path(normal_uri(conf.skew.directory)) / conf.model.name
+    done.reports = forget_in_reports(directory, test.mask, dry_run=dry_run)
 
 
 def log_directory(conf: Conf, option: str | None) -> Path | None:
@@ -111,6 +135,10 @@ def kept_elsewhere(conf: Conf, feature_set: FeatureSet) -> list[tuple[str, str]]
         (str(default_logs(conf)), "logs of replays, with the requests; --log names others"),
         (conf.storage.runs, "runs: what an unfinished one has staged"),
         (conf.storage.cache, "copies of models and views; may be deleted at any time"),
+        (
+            "MLflow's runs of reconcile_scores",
+            "copies of their reports as they were: delete the runs, then mlflow gc",
+        ),
         ("registered versions of the model", "golden rows and fitted vocabularies"),
     ]
     return [*named.items(), *found]

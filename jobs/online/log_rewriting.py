@@ -25,7 +25,7 @@ from feature_pipelines.errors import RunConflictError
 from jobs.online.entity import Entity
 from udfs.prediction_files import record_removed, write_file
 
-__all__ = ["RemovedDays", "Rewritten", "forget_in_log", "remove_days"]
+__all__ = ["RemovedDays", "Rewritten", "forget_in_log", "places_of", "remove_days"]
 
 _FILES = "date=*/part-*.parquet"
 _LOCK = ".rewriting.lock"
@@ -33,11 +33,12 @@ _LOCK = ".rewriting.lock"
 
 @dataclass
 class Rewritten:
-    """Rows removed, files rewritten for it, and files that could not be read."""
+    """Rows removed, files rewritten for it, files that could not be read; and the places, "process/sequence", of the rows."""
 
     rows: int = 0
     files: int = 0
     unreadable: list[str] = field(default_factory=list)
+    places: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -124,7 +125,8 @@ def _forget_in_file(
     path: Path, entity: Entity, hashes: dict[str, frozenset[str]], done: Rewritten, dry_run: bool
 ) -> None:
     try:
-        requests = pq.read_table(path, columns=["request"], partitioning=None).column("request")
+        read = pq.read_table(path, columns=["request", "process", "sequence"], partitioning=None)
+        requests = read.column("request")
         mask = np.ones(len(requests), np.bool_)
         for name in entity.names:
             mask &= _has(requests, name, partial(entity.is_text, name, hashes=hashes[name]))
@@ -138,6 +140,13 @@ def _forget_in_file(
         return
     done.rows += int(mask.sum())
     done.files += bool(mask.any())
+    done.places += places_of(read.filter(pa.array(mask))).to_pylist()
+
+
+def places_of(rows: pa.Table | pa.RecordBatch) -> pa.Array:
+    """Return where each row is in the log: "process/sequence"."""
+    texts = [rows.column("process").cast(pa.string()), rows.column("sequence").cast(pa.string())]
+    return pc.binary_join_element_wise(*texts, "/")
 
 
 def _has(requests: pa.ChunkedArray, name: str, is_wanted: Callable[[str | None], bool]) -> NDArray[np.bool_]:

@@ -13,9 +13,10 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from feature_pipelines.parity import differing_bits, ulp_distance
 from udfs.scorer import OutputSpec
 
-__all__ = ["CLASS_SCORES", "ClassScores", "compared_form", "in_form_of"]
+__all__ = ["CLASS_SCORES", "ClassScores", "compared_form", "in_form_of", "ulps_apart"]
 
 CLASS_SCORES = pa.map_(pa.string(), pa.float64())
 """The type of a column with the score of each class by its name."""
@@ -68,6 +69,26 @@ def _masked(maps: pa.MapArray, refused: NDArray[np.bool_]) -> pa.Array:
 def compared_form(score: NDArray[np.float64], classes: ClassScores | None) -> NDArray[np.float64]:
     """Return what is compared of rows: the score, shape (n,), or with several classes (n, 1 + n_classes), the score first."""
     return score if classes is None else np.column_stack([score, classes.values])
+
+
+def ulps_apart(
+    online: NDArray[np.float64], offline: NDArray[np.float64]
+) -> tuple[NDArray[np.uint64], NDArray[np.int64]]:
+    """Return how far apart rows are, the maximum where one side has no score; and which of a row's values it is that differs so.
+
+    Of several classes the largest distance counts. A class of which one side alone has a score has none.
+
+    Args:
+        online, offline: in the form of compared_form.
+    """
+    distance = ulp_distance(online, offline)
+    if distance.ndim == 1:
+        return distance, np.zeros(len(distance), dtype=np.int64)
+    distance[:, 1:][np.isnan(online[:, 1:]) != np.isnan(offline[:, 1:])] = 0
+    place = distance.argmax(axis=1)
+    same = distance[np.arange(len(place)), place] == 0  # a sign of zero, or a class that one side lacks
+    place[same] = differing_bits(online[same], offline[same]).argmax(axis=1)
+    return distance.max(axis=1, initial=0), place
 
 
 def in_form_of(wanted: OutputSpec, output: OutputSpec, scores: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -19,6 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from feature_pipelines.errors import VerificationError
 from feature_pipelines.schema import Field
 from jobs.proof.aggregate import Totals
 from jobs.proof.causes import Explained, World, explain
@@ -27,11 +28,13 @@ from jobs.proof.differing_rows import DIFFERING_SCHEMA, differing_table
 from jobs.proof.log_files import LogFile
 from jobs.proof.log_rows import LogRows, read_rows
 from jobs.proof.logged_side import Pairing, online_of
+from jobs.proof.logged_views import staged_found
 from jobs.proof.pairs import Pairs
 from jobs.proof.platforms import SubprocessReplay
 from jobs.proof.recompute import recompute, requests_of
 from jobs.proof.requests import Declared, JoinedRows, Within
 from jobs.proof.worst_rows import worst_rows
+from jobs.runs.staged_views import StagedRows, StagedView
 from jobs.tables.files import filesystem_of
 from jobs.tables.sink import ParquetSink
 from udfs.answered import LoggedModel
@@ -89,6 +92,7 @@ class CompareTask:
         key, types: see LogKeys.
         within, batch_rows: see read_rows.
         corrections: a Parquet file of corrections that rows may have, by process; None = none are looked at.
+        staged: by name, the views that were joined beforehand, with a file for each of `units`.
         output, prefix: where files of differing rows go, and how their names begin.
     """
 
@@ -104,17 +108,13 @@ class CompareTask:
     within: Within
     batch_rows: int
     corrections: str | None
+    staged: Mapping[str, StagedView]
     output: str
     prefix: str
 
     def __call__(self, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         """Compare the units; yield a row for each (see RESULT)."""
-        if not self.is_joined:
-            for number in (n for batch in batches for n in batch.column(0).to_pylist()):
-                yield self._result(number, None)
-            return
-        joined = JoinedRows(batches)
-        while (unit := joined.enter()) is not None:
+        for unit, joined in JoinedRows.units(batches, self.is_joined):
             yield self._result(unit, joined)
 
     def _result(self, unit: int, joined: JoinedRows | None) -> pa.RecordBatch:
@@ -130,6 +130,7 @@ class CompareTask:
         """Compare one unit."""
         totals, clock, first = Totals(), _Stages(), 0
         comparison = _Comparison(self, unit, totals, clock)
+        beside = {name: StagedRows(view, unit) for name, view in self.staged.items()}
         clock.add("load")
         names = _READ_OF_CLASSES if comparison.facts.class_scores else _READ
         for rows, repeated in read_rows(self.units[unit], names, self.batch_rows, self.within):
@@ -139,10 +140,15 @@ class CompareTask:
                 continue
             of_table = joined.next(unit, first, len(rows)) if joined is not None else None
             first += len(rows)
+            staged = {name: staged.next(len(rows)) for name, staged in beside.items()}
             clock.add("join")
-            for differing in comparison.compare(rows, of_table):
+            for differing in comparison.compare(rows, of_table, staged):
                 sink.append(differing)
             clock.add("write")
+        if any(staged.rows != first for staged in beside.values()):
+            raise VerificationError(
+                f"the log was rewritten meanwhile: unit {unit} had another number of rows; run again"
+            )
         totals.seconds.update(clock.seconds)
         return totals
 
@@ -206,14 +212,18 @@ class _Comparison:
                 self.worlds[digest] = World.of(scorer, shipped.version, model_directory(shipped.name))
         return self.worlds[digest]
 
-    def compare(self, rows: LogRows, of_table: pa.RecordBatch | None) -> Iterator[pa.Table]:
+    def compare(
+        self, rows: LogRows, of_table: pa.RecordBatch | None, staged: Mapping[str, pa.RecordBatch]
+    ) -> Iterator[pa.Table]:
         """Count the rows, and yield those that differ."""
         feature_set = self.kernel.scorer.feature_set
         requests = requests_of(
             rows, of_table, self.task.declared, self.facts.pii_fields, frozenset(feature_set.inputs)
         )
         self.clock.add("columns")
-        offline = recompute(self.kernel, requests, rows.times("as_of_ts"))
+        views = {view.name: view for view in feature_set.views}
+        joined = {name: staged_found(views[name], found) for name, found in staged.items()}
+        offline = recompute(self.kernel, requests, rows.times("as_of_ts"), joined)
         self.clock.add("score")
         online = online_of(rows, offline, self.facts)
         differing, flips = count_rows(self.totals, rows, online, offline, self.facts, self.corrections)

@@ -10,8 +10,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from feature_pipelines.parity import differing_bits, differing_rows, row_ulps, ulp_distance
+from feature_pipelines.parity import differing_bits, differing_rows
 from jobs.proof.aggregate import Totals
+from jobs.proof.class_scores import ulps_apart
 from jobs.proof.corrections import corrected
 from jobs.proof.log_rows import LogRows
 from jobs.proof.logged_side import Online, bare_pairs, is_refused
@@ -59,7 +60,7 @@ def count_rows(
     mended = _corrected(rows, online, offline, differing, corrections)
     for mask in (differing, flips, features):
         mask &= ~mended
-    ulps = row_ulps(ours, theirs)
+    ulps, _ = ulps_apart(ours, theirs)
     ulps[mended] = 0
     _count_scores(totals, ours, theirs, facts, scores & both & ~mended, int(both.sum()))
     _count_fields(totals, online, offline, facts, features, both)
@@ -108,7 +109,7 @@ def _count_scores(
             ours, theirs = online[:, at], offline[:, at]
             wrong = differing_bits(ours, theirs)
             totals.fields[name].add(n, ours[wrong], theirs[wrong])
-        furthest = (differing_bits(online, offline) * (1.0 + ulp_distance(online, offline))).argmax(axis=1)
+        _, furthest = ulps_apart(online, offline)
         online, offline = (side[np.arange(len(index)), furthest] for side in (online, offline))
     totals.fields["score"].add(n, online, offline)
 

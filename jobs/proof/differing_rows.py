@@ -8,9 +8,8 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from feature_pipelines.parity import row_ulps
 from jobs.proof.causes import Explained
-from jobs.proof.class_scores import CLASS_SCORES
+from jobs.proof.class_scores import CLASS_SCORES, ulps_apart
 from jobs.proof.logged_side import is_refused
 from jobs.proof.pairs import Pairs, Side
 
@@ -76,7 +75,7 @@ def differing_table(pairs: Pairs, explained: Explained, flips: NDArray[np.bool_]
         "detail": explained.detail,
         "online_score": pa.array(online.score, mask=is_refused(online.error)),
         "offline_score": pa.array(offline.score, mask=is_refused(offline.error)),
-        "ulps": pa.array(row_ulps(online.scores, offline.scores).astype(np.float64), mask=no_score),
+        "ulps": pa.array(ulps_apart(online.scores, offline.scores)[0].astype(np.float64), mask=no_score),
         **_decisions("online", online),
         **_decisions("offline", offline),
         "online_error": list(online.error),

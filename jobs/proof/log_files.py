@@ -85,7 +85,8 @@ def files_of(log: Path, model: str, from_ts: int | None = None, to_ts: int | Non
         from_ts, to_ts: only days that have a part in [from_ts, to_ts), by when rows were served, microseconds; None = open.
 
     Raises:
-        ConfigurationError: no such directory. TableError: it has no log of this model (lists whose there are), or no file.
+        ConfigurationError: no such directory. TableError: it has no log of this model (lists whose there are, or the replays of which it
+            has logs), or no file.
     """
     if not log.is_dir():
         raise ConfigurationError(
@@ -94,6 +95,14 @@ def files_of(log: Path, model: str, from_ts: int | None = None, to_ts: int | Non
         )
     directory = log / quote(model, safe="")
     if not directory.is_dir():
+        inner = sorted(path.name for path in log.iterdir() if (path / directory.name).is_dir())
+        if inner:
+            raise TableError(
+                f"prediction log {log}: it holds {len(inner)} log(s) of replays, and one is compared at a time: --log {log / inner[-1]}"
+                + (f". Others: {', '.join(inner[-2:-7:-1])}" if inner[1:] else ""),
+                log=str(log),
+                logs=inner,
+            )
         others = [unquote(path.name) for path in sorted(log.iterdir()) if any(path.glob("date=*"))]
         raise TableError(
             f"prediction log {log}: no row of model {model!r} is in it.{did_you_mean(model, others)}",

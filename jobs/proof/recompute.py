@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from feature_pipelines.columns import Column, concat, take
+from feature_pipelines.columns import Column, Columns, concat, take
 from feature_pipelines.lookup import Status
 from feature_pipelines.missing import apply_missing
 from feature_pipelines.reasons import RowError
@@ -172,13 +172,19 @@ class Recomputed:
         return Side(columns, self.matrix[:, index], score, label, statuses, times, error, classes)
 
 
-def recompute(kernel: Kernel, requests: Requests, as_of: NDArray[np.int64]) -> Recomputed:
+def recompute(
+    kernel: Kernel,
+    requests: Requests,
+    as_of: NDArray[np.int64],
+    joined: Mapping[str, tuple[Columns, NDArray[np.int8], NDArray[np.int64]]] | None = None,
+) -> Recomputed:
     """Score requests as of given times, as the batch job does.
 
     Args:
         kernel: the reference version, with its indexed views.
         requests: n rows.
         as_of: microseconds, (n,).
+        joined: by view that has no index what was looked up for these rows already, as `AsOfIndex.lookup_timed` gives it.
     """
     n = len(as_of)
     feature_set = kernel.scorer.feature_set
@@ -188,6 +194,9 @@ def recompute(kernel: Kernel, requests: Requests, as_of: NDArray[np.int64]) -> R
         if view.name in requests.found:
             columns, status = requests.found[view.name]
             found[view.name] = {name: columns[name] for name in view.fields.names}, status
+        elif view.name in (joined or {}):
+            columns, status, event_ts[view.name] = (joined or {})[view.name]
+            found[view.name] = columns, status
         elif view.name in kernel.indexes:
             keys = [requests.columns[name] for name in view.keys.values()]
             fields, status, event_ts[view.name] = kernel.indexes[view.name].lookup_timed(keys, as_of)

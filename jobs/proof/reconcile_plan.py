@@ -85,6 +85,7 @@ class ReconcilePlan:
         declared: what is read of it.
         key: the row id's fields.
         views: the views to look up, with their pinned tables.
+        by_shuffle: those of them that are joined to the logged rows by shuffle, as they are too large for an index.
     """
 
     conf: Conf
@@ -102,6 +103,7 @@ class ReconcilePlan:
     declared: Declared
     key: tuple[Field, ...]
     views: Mapping[str, tuple[FeatureView, Snapshot]]
+    by_shuffle: tuple[str, ...]
 
     @property
     def types(self) -> pa.Schema:
@@ -136,7 +138,11 @@ class ReconcilePlan:
             },
             "requests": "of the log" if self.snapshot is None else self.snapshot.label,
             "joined by": ", ".join(f.name for f in self.key) if self.snapshot is not None else "-",
-            "views": {name: snapshot.label for name, (_, snapshot) in self.views.items()} or "none",
+            "views": {
+                name: snapshot.label + (", joined by shuffle" if name in self.by_shuffle else "")
+                for name, (_, snapshot) in self.views.items()
+            }
+            or "none",
             "tasks": len(self.log_units),
         }
 
@@ -154,7 +160,7 @@ def make_plan(conf: Conf, asked: Asked, spark: Any = None) -> ReconcilePlan:
         spark: needed if the requests or a view are a catalog table.
 
     Raises:
-        ConfigurationError: no log directory, a key that requests do not carry, a view that is too large. TableError: the log has
+        ConfigurationError: no log directory, a key that requests do not carry. TableError: the log has
             nothing of this model, or a table is missing. ContractError: a file of the log, or a table, lacks columns.
         ModelError, UnavailableError: the reference cannot be had.
     """
@@ -177,6 +183,7 @@ def make_plan(conf: Conf, asked: Asked, spark: Any = None) -> ReconcilePlan:
     if snapshot is not None:
         needed = {*(f.name for f in declared.all), *(f.name for f in key)}
         columns = tuple(name for name in snapshot.schema.names if name in needed)
+    views = {view.name: (view, _pinned(conf, view, spark)) for view in wanted}
     return ReconcilePlan(
         conf=conf,
         asked=asked,
@@ -194,7 +201,8 @@ def make_plan(conf: Conf, asked: Asked, spark: Any = None) -> ReconcilePlan:
         columns=columns,
         declared=declared,
         key=key,
-        views={view.name: (view, _pinned(conf, view, spark)) for view in wanted},
+        views=views,
+        by_shuffle=tuple(name for name, (_, pinned) in views.items() if not fits_index(pinned, conf.score)),
     )
 
 
@@ -247,15 +255,7 @@ def _declared(feature_set: FeatureSet, wanted: list[FeatureView], available: set
 
 def _pinned(conf: Conf, view: FeatureView, spark: Any) -> Snapshot:
     location = conf.table_location(conf.views[view.name])
-    snapshot = pin_view(view, location, spark, version=conf.view_versions.get(view.name))
-    if not fits_index(snapshot, conf.score):
-        raise ConfigurationError(
-            f"view {view.name!r}: {snapshot.label} is larger than score.max_index_rows ({conf.score.max_index_rows:,}) or "
-            f"score.max_index_bytes ({conf.score.max_index_bytes:,}) allows, and this job looks views up in memory; raise them by "
-            "--set where workers have the memory",
-            view=view.name,
-        )
-    return snapshot
+    return pin_view(view, location, spark, version=conf.view_versions.get(view.name))
 
 
 def _others(

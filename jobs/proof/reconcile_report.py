@@ -33,7 +33,7 @@ from jobs.proof.worst_rows import instant_text
 from jobs.reports.skew_report import write_report
 from jobs.runs.conf import Conf
 from jobs.runs.progress import say
-from jobs.runs.settings import SkewSettings
+from jobs.runs.skew_settings import SkewSettings
 from jobs.runs.tracking import connect_from
 from udfs.platform import describe_platform
 from udfs.registry import asking

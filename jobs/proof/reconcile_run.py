@@ -21,18 +21,22 @@ from feature_pipelines.errors import ConfigurationError, VerificationError
 from jobs.proof.aggregate import Totals
 from jobs.proof.compare_task import RESULT, CompareTask, ShippedVersion
 from jobs.proof.corrections_table import read_corrections
+from jobs.proof.key_bounds import KeyBounds, LogBounds, has_order
+from jobs.proof.logged_views import stage_logged
 from jobs.proof.reconcile_plan import ReconcilePlan
 from jobs.proof.requests import ID, ORDINAL, UNIT, LogKeys, ReadRequests
+from jobs.runs.progress import say
 from jobs.runs.views import index_view
 from jobs.runs.worker_errors import errors_of_workers
 from jobs.tables.files import is_local, normal_uri
-from jobs.tables.snapshot import check_snapshot
+from jobs.tables.snapshot import Unit, check_snapshot, plan_units
 from udfs.prediction_files import read_platforms
 from udfs.shipped import ship
 
 __all__ = ["Compared", "compare", "lay_corrections", "skew_directory", "stages"]
 
 _MOST_TASKS = 1_000
+_MANY = 2
 _ROWS_OF_A_GROUP = 65_536
 
 
@@ -73,13 +77,17 @@ def compare(spark: SparkSession, plan: ReconcilePlan, parts: Path) -> Compared:
     started = time.perf_counter()
     if plan.snapshot is not None:
         check_snapshot(plan.snapshot)
-    indexes = {name: index_view(*view) for name, view in plan.views.items()}
+    indexes = {name: index_view(*view) for name, view in plan.views.items() if name not in plan.by_shuffle}
     reference = ShippedVersion(ship(spark, plan.bundle, indexes, [jobs]), plan.model.version)
     served = {
         one.served.digest: ShippedVersion(ship(spark, one.bundle, {}, [jobs]), one.served.version)
         for one in plan.others
         if one.bundle is not None
     }
+    n = len(plan.log_units)
+    frame = _joined(spark, plan) if plan.snapshot is not None else spark.range(0, n, 1, n)
+    with errors_of_workers():
+        staged = stage_logged(spark, plan, frame, parts)
     task = CompareTask(
         reference=reference,
         served=served,
@@ -93,11 +101,10 @@ def compare(spark: SparkSession, plan: ReconcilePlan, parts: Path) -> Compared:
         within=plan.asked.within,
         batch_rows=plan.conf.score.batch_rows,
         corrections=lay_corrections(plan, parts),
+        staged=staged,
         output=str(parts),
         prefix="part",
     )
-    n = len(plan.log_units)
-    frame = _joined(spark, plan) if plan.snapshot is not None else spark.range(0, n, 1, n)
     with errors_of_workers():
         lines = [json.loads(row[0]) for row in frame.mapInArrow(task, RESULT).collect()]
     if sorted(line[0] for line in lines) != list(range(n)):
@@ -128,18 +135,23 @@ def _joined(spark: SparkSession, plan: ReconcilePlan) -> DataFrame:
     """Return the logged rows' places with their requests, sorted, all rows of a group of files in one partition."""
     schema: Any = plan.snapshot.schema if plan.snapshot is not None else None
     names = tuple(f.name for f in plan.key)
-    read = ReadRequests(
-        plan.declared, plan.request_units, plan.columns, schema.serialize().to_pybytes(), names
-    )
-    keys = LogKeys(
+    of_log = (
         plan.log_units,
         plan.key,
         plan.types.serialize().to_pybytes(),
         plan.asked.within,
         plan.conf.score.batch_rows,
     )
-    requests = _numbers(spark, len(plan.request_units)).mapInArrow(read, plan.declared.ddl())
-    logged = _numbers(spark, len(plan.log_units)).mapInArrow(keys, LogKeys.DDL)
+    log_units = _numbers(spark, len(plan.log_units))
+    units, bounds = plan.request_units, None
+    if _may_be_narrower(plan):
+        with errors_of_workers():
+            parts = log_units.mapInArrow(LogBounds(*of_log), LogBounds.DDL).collect()
+        bounds = KeyBounds.of(bytes(part[0]) for part in parts)
+        units = _units_within(plan, bounds)
+    read = ReadRequests(plan.declared, units, plan.columns, schema.serialize().to_pybytes(), names, bounds)
+    requests = _numbers(spark, len(units)).mapInArrow(read, plan.declared.ddl())
+    logged = log_units.mapInArrow(LogKeys(*of_log), LogKeys.DDL)
     # Spark takes frames that Python makes for tiny and would send all requests to the driver and every executor
     return (
         logged.join(requests.hint("merge"), on=ID, how="left")
@@ -147,6 +159,29 @@ def _joined(spark: SparkSession, plan: ReconcilePlan) -> DataFrame:
         .repartition(min(len(plan.log_units), _MOST_TASKS), UNIT)
         .sortWithinPartitions(UNIT, ORDINAL)
     )
+
+
+def _may_be_narrower(plan: ReconcilePlan) -> bool:
+    """Whether much of the requests table may have no row in the log: looking at the log first costs a pass over its requests."""
+    requests = sum(unit.rows for unit in plan.request_units)
+    has_bounds = (plan.asked.from_ts, plan.asked.to_ts) != (None, None)
+    is_ordered = any(has_order(f.type) for f in plan.types)
+    return is_ordered and (has_bounds or requests > _MANY * sum(file.rows for file in plan.log.files))
+
+
+def _units_within(plan: ReconcilePlan, bounds: KeyBounds) -> tuple[Unit, ...]:
+    """Return the units of the requests table that may have requests of the log, and say how many rows they have."""
+    units: tuple[Unit, ...] = ()
+    if plan.snapshot is not None:
+        units = tuple(
+            plan_units(plan.snapshot, unit_rows=plan.conf.score.unit_rows, may_hold=bounds.may_hold)
+        )
+    rows, of = (sum(unit.rows for unit in some) for some in (units, plan.request_units))
+    if rows < of:
+        say(
+            f"reading {rows:,} of {of:,} requests: the keys of the others lie outside those of the logged rows"
+        )
+    return units
 
 
 def _numbers(spark: SparkSession, n: int) -> DataFrame:

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from numpy.typing import NDArray
 
 from feature_pipelines.columns import Column, Nullable, Strings, freeze, values_and_valid
 from feature_pipelines.errors import VerificationError
@@ -33,6 +34,7 @@ __all__ = [
     "canonical_array",
     "canonical_column",
     "errors_of",
+    "key_arrays",
     "key_types",
     "log_ids",
 ]
@@ -105,15 +107,31 @@ class Declared:
         return ", ".join([f"{ID} string", f"{THERE} boolean", f"{ERROR} string", *columns])
 
 
+class Bounds(Protocol):
+    """Says which requests may have a row in the log; see key_bounds."""
+
+    def mask(self, rows: pa.RecordBatch) -> NDArray[np.bool_]:
+        """Return which."""
+        ...
+
+
 @dataclass(frozen=True)
 class ReadRequests:
-    """A function for `mapInArrow` over unit numbers: the requests of these units, each with its id and first error."""
+    """A function for `mapInArrow` over unit numbers: the requests of these units, each with its id and first error.
+
+    Args:
+        declared: what is read; `columns` its columns and those of the key.
+        units: of the table; `schema` the table's, serialised.
+        key: the key's fields.
+        bounds: those that cannot have a row in the log are left out; None = all may.
+    """
 
     declared: Declared
     units: tuple[Unit, ...]
     columns: tuple[str, ...]
     schema: bytes
     key: tuple[str, ...]
+    bounds: Bounds | None = None
 
     def __call__(self, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         """Yield the rows."""
@@ -124,7 +142,11 @@ class ReadRequests:
             for rows in read_unit(unit, list(self.columns), batch_rows=_BATCH_ROWS, schema=schema):
                 ids = row_ids(rows, self.key, unit.file_uri, ordinal)
                 ordinal += rows.num_rows
-                yield self._canonical(rows, ids)
+                if self.bounds is not None:
+                    mask = pa.array(self.bounds.mask(rows))
+                    rows, ids = rows.filter(mask), ids.filter(mask)
+                if rows.num_rows:
+                    yield self._canonical(rows, ids)
 
     def _canonical(self, rows: pa.RecordBatch, ids: pa.Array) -> pa.RecordBatch:
         columns, broken = columns_from_arrow(Schema(self.declared.all), rows)
@@ -188,6 +210,15 @@ def log_ids(rows: LogRows, key: Sequence[Field], types: pa.Schema, place: str) -
         place: what begins the id of a row of which the log lacks a part of the key, or has one that the table's type cannot hold;
             no table's row has that one.
     """
+    if not key:
+        return pa.array([f"{place}#{i}" for i in range(len(rows))], pa.string())
+    arrays = key_arrays(rows, key, types)
+    batch = pa.RecordBatch.from_arrays(arrays, names=[f.name for f in key])
+    return row_ids(batch, tuple(f.name for f in key), place, 0).cast(pa.string())
+
+
+def key_arrays(rows: LogRows, key: Sequence[Field], types: pa.Schema) -> list[pa.Array]:
+    """Return the key's fields of logged rows in the table's types; null where the log lacks one, or has one that its type cannot hold."""
     arrays = []
     for declared in key:
         column, errors = column_from_texts(declared, rows.maps["request"].values(declared.name))
@@ -198,10 +229,7 @@ def log_ids(rows: LogRows, key: Sequence[Field], types: pa.Schema, place: str) -
         if lacking.any():
             array = pc.if_else(pa.array(lacking), pa.scalar(None, array.type), array)
         arrays.append(_cast(array, types.field(declared.name).type))
-    if not arrays:
-        return pa.array([f"{place}#{i}" for i in range(len(rows))], pa.string())
-    batch = pa.RecordBatch.from_arrays(arrays, names=[f.name for f in key])
-    return row_ids(batch, tuple(f.name for f in key), place, 0).cast(pa.string())
+    return arrays
 
 
 def _cast(array: pa.Array, to: pa.DataType) -> pa.Array:
@@ -221,6 +249,20 @@ class JoinedRows:
     def __init__(self, batches: Iterator[pa.RecordBatch]) -> None:
         self._batches = (batch for batch in batches if batch.num_rows)
         self._held: pa.RecordBatch | None = next(self._batches, None)
+
+    @classmethod
+    def units(
+        cls, batches: Iterator[pa.RecordBatch], is_joined: bool
+    ) -> Iterator[tuple[int, JoinedRows | None]]:
+        """Yield the units that a task gets, each with the rows that stand next; None where the batches are numbers of units alone."""
+        if not is_joined:
+            for batch in batches:
+                for number in batch.column(0).to_pylist():
+                    yield number, None
+            return
+        joined = cls(batches)
+        while (unit := joined.enter()) is not None:
+            yield unit, joined
 
     def enter(self) -> int | None:
         """Return the next unit, whose rows are then taken; None at the end.

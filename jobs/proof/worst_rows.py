@@ -13,11 +13,12 @@ from numpy.typing import NDArray
 from feature_pipelines.columns import DType, take
 from feature_pipelines.definitions import FeatureSet
 from feature_pipelines.lookup import Status
-from feature_pipelines.parity import differing_bits, row_ulps
+from feature_pipelines.parity import differing_bits
 from feature_pipelines.schema import Field, to_wire
 from feature_pipelines.wire import encode
 from jobs.proof.aggregate import WORST
 from jobs.proof.causes import Explained
+from jobs.proof.class_scores import ulps_apart
 from jobs.proof.pairs import NO_TIME, Pairs, Side
 from udfs.answered import LoggedModel
 
@@ -42,7 +43,7 @@ def worst_rows(
         feature_set: the reference's.
     """
     online, offline = pairs.online, pairs.offline
-    ulps = row_ulps(online.scores, offline.scores).astype(np.float64)
+    ulps = ulps_apart(online.scores, offline.scores)[0].astype(np.float64)
     one_refused = np.isnan(online.score) != np.isnan(offline.score)
     ulps[one_refused] = 0.0
     first = (flips | one_refused).astype(np.int64)
@@ -84,8 +85,8 @@ def _row(pairs: Pairs, i: int, facts: LoggedModel, feature_set: FeatureSet) -> d
         "score": {
             "online": scores[0],
             "offline": scores[1],
-            "ulps": int(row_ulps(ours, theirs)[0]) if both else None,
-            "absolute": float(np.abs(ours - theirs).max()) if both else None,
+            "ulps": int(ulps_apart(ours, theirs)[0][0]) if both else None,
+            "absolute": float(np.nanmax(np.abs(ours - theirs))) if both else None,
         },
         "classes": _classes(online, offline, i) if both else [],
         "label": [_label(side, i) for side in (online, offline)],

@@ -37,13 +37,13 @@ from jobs.runs.settings import (
     ScoreSettings,
     Section,
     ServeSettings,
-    SkewSettings,
     SparkSettings,
     StorageSettings,
     StoreSettings,
     TrainSettings,
     setting,
 )
+from jobs.runs.skew_settings import SkewSettings
 from jobs.runs.stream_settings import StreamSettings
 
 __all__ = ["ENVIRONMENTS", "Conf", "key_table", "known_models", "load"]

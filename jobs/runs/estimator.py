@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from sklearn.ensemble import StackingClassifier
 
 from feature_pipelines.errors import ConfigurationError, did_you_mean
 from jobs.runs.settings import TrainSettings
@@ -60,11 +61,16 @@ def make_estimator(settings: TrainSettings) -> Any:
         estimator = factory(**{**known, **params})
     except (TypeError, ValueError) as exc:
         raise ConfigurationError(f"train.params do not fit {reference}: {exc}") from exc
-    if settings.task != "regression" and not hasattr(estimator, "predict_proba"):
+    if settings.task != "regression" and not isinstance(estimator, StackingClassifier):
+        _demand_probability(estimator, reference)  # stacking has it once its last estimator is fitted
+    return estimator
+
+
+def _demand_probability(estimator: Any, reference: str) -> None:
+    if not hasattr(estimator, "predict_proba"):
         raise ConfigurationError(
             f"train.estimator: a classification needs predict_proba, which {reference} does not have with these train.params"
         )
-    return estimator
 
 
 def fit_estimator(
@@ -88,6 +94,8 @@ def fit_estimator(
     """
     with _refusals_named(settings, rows, names):
         estimator.fit(rows, label)
+    if settings.task != "regression":
+        _demand_probability(estimator, _reference(settings))
     use_one_thread(estimator)
 
 

@@ -47,6 +47,8 @@ def labels(
     Raises:
         ContractError: the column is of a type that the task cannot take.
     """
+    if pa.types.is_dictionary(outcome.type):
+        outcome = outcome.cast(outcome.type.value_type)
     if settings.task == "multiclass":
         return _classes(settings.label_column, outcome, is_learned)
     try:
@@ -64,8 +66,6 @@ def labels(
 def _classes(
     name: str, outcome: pa.ChunkedArray, is_learned: NDArray[np.bool_]
 ) -> tuple[NDArray[np.float64], tuple[str, ...]]:
-    if pa.types.is_dictionary(outcome.type):
-        outcome = outcome.cast(outcome.type.value_type)
     if not _is_nameable(outcome.type):
         raise ContractError(
             f"train.label_column: {name!r} is {outcome.type}; the classes of a multiclass model are strings or integers"

@@ -1,4 +1,4 @@
-"""What a view held for each row of a run's input, joined beforehand by shuffle and laid beside it: a file for each unit of work.
+"""What a view held for each row of an input, joined beforehand by shuffle and laid beside it: a file for each unit of work.
 
 The input itself is never rewritten: a task reads its unit as ever and takes from the staged file as many rows as it has read, so ids,
 quarantined originals and the proof of both are the input's. This module knows neither Spark nor how the join was made.
@@ -22,9 +22,9 @@ from feature_pipelines.views import FeatureView
 from jobs.tables.files import child_uri, filesystem_of
 from jobs.tables.sink import WrittenFile
 
-__all__ = ["STATUS", "StagedRows", "StagedView", "staged_columns", "staged_schema"]
+__all__ = ["FOUND", "STATUS", "StagedRows", "StagedView", "staged_columns", "staged_schema"]
 
-STATUS = "__status"
+STATUS, FOUND = "__status", "__found_ts"
 
 
 @dataclass(frozen=True)
@@ -33,11 +33,11 @@ class StagedView:
 
     Args:
         uri: the directory.
-        files: of each unit, in the order of the units; as many rows as the unit, in its order.
+        files: of each unit, in the order of the units; as many rows as the unit, in its order. None: it has no row.
     """
 
     uri: str
-    files: tuple[WrittenFile, ...]
+    files: tuple[WrittenFile | None, ...]
 
     def of_units(self, start: int, stop: int) -> StagedView:
         """Return the files of a chunk."""
@@ -45,7 +45,7 @@ class StagedView:
 
     def is_there(self) -> bool:
         """Return whether every file still is, with the size it was written with."""
-        for file in self.files:
+        for file in filter(None, self.files):
             filesystem, path = filesystem_of(child_uri(self.uri, file.path))
             if filesystem.get_file_info(path).size != file.size:
                 return False
@@ -53,27 +53,29 @@ class StagedView:
 
     def to_json(self) -> dict[str, Any]:
         """Return the value as JSON values."""
-        return {"uri": self.uri, "files": [file.to_json() for file in self.files]}
+        return {"uri": self.uri, "files": [file and file.to_json() for file in self.files]}
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> StagedView:
         """Return what `to_json` wrote."""
-        return cls(value["uri"], tuple(WrittenFile.from_json(text) for text in value["files"]))
+        return cls(value["uri"], tuple(text and WrittenFile.from_json(text) for text in value["files"]))
 
 
 class StagedRows:
     """The staged rows of one unit, taken in order."""
 
     def __init__(self, staged: StagedView, unit: int) -> None:
-        self._name = staged.files[unit].path
-        filesystem, path = filesystem_of(child_uri(staged.uri, self._name))
-        self._batches: Iterator[pa.RecordBatch] = pq.ParquetFile(
-            filesystem.open_input_file(path)
-        ).iter_batches()
+        file = staged.files[unit]
+        self._name = "" if file is None else file.path
+        self._batches: Iterator[pa.RecordBatch] = iter(())
+        if file is not None:
+            filesystem, path = filesystem_of(child_uri(staged.uri, file.path))
+            self._batches = pq.ParquetFile(filesystem.open_input_file(path)).iter_batches()
         self._held: list[pa.RecordBatch] = []
+        self.rows = 0 if file is None else file.rows
 
     def next(self, n: int) -> pa.RecordBatch:
-        """Return the next n rows.
+        """Return the next n rows, at least one.
 
         Raises:
             VerificationError: there are not as many.
@@ -92,9 +94,9 @@ class StagedRows:
 
 
 def staged_schema(view: FeatureView) -> pa.Schema:
-    """Return what a staged file holds: the view's fields, null where there is none, and the Status."""
+    """Return what a staged file holds: the view's fields, null where there is none, the Status, and the event_ts of what was found."""
     fields = [pa.field(f.name, arrow_type(f.dtype)) for f in view.fields]
-    return pa.schema([*fields, pa.field(STATUS, pa.int8(), nullable=False)])
+    return pa.schema([*fields, pa.field(STATUS, pa.int8(), nullable=False), pa.field(FOUND, pa.int64())])
 
 
 def staged_columns(view: FeatureView, rows: pa.RecordBatch) -> tuple[Columns, NDArray[np.int8]]:

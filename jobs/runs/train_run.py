@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -22,7 +21,7 @@ from jobs.runs.progress import say
 from jobs.runs.session import session_for, spark_log
 from jobs.runs.tracking import connect_from
 from jobs.runs.training import FittedModel, TrainingSet, build_training_set, fit_model, without_views
-from udfs.bundle import write_bundle
+from udfs.bundle import read_golden, write_bundle
 from udfs.registry import ModelVersion, asking, register
 
 __all__ = ["TrainedModel", "describe_training", "train", "training_sources"]
@@ -38,7 +37,7 @@ class TrainedModel:
         version: the registered version and the alias it got.
         metrics: of the held-out rows; `auc_without_views` (or macro_auc, r2) is of the features that read no stored view.
         rows_trained, rows_held_out: how many requests.
-        model: the content of the version's model.json.
+        model: what the version's model.json says, and what certification measured.
         classes: of several classes, how well each is told from the others: see `class_table`.
     """
 
@@ -64,7 +63,7 @@ def train(conf: Conf) -> TrainedModel:
         bundle = Path(scratch) / "bundle"
         say("certifying: flat trees against the library, batch sizes, golden rows")
         _write(conf, feature_set, data, fitted, bundle)
-        model = json.loads((bundle / "model.json").read_text())
+        model = dict(read_golden(bundle).info)
         client = connect_from(conf, create=True)
         say("logging and registering")
         with asking("the tracking server"), mlflow.start_run(run_name=f"train {conf.model.name}"):

@@ -8,7 +8,7 @@ not know what is done with the rows.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 
@@ -62,6 +62,7 @@ def plan_units(
     time_column: str | None = None,
     time_from_us: int | None = None,
     time_to_us: int | None = None,
+    may_hold: Callable[[pq.ParquetFile, int], bool] | None = None,
 ) -> list[Unit]:
     """Return the units that together hold every row of a snapshot once, in order of file and position.
 
@@ -74,6 +75,7 @@ def plan_units(
         unit_rows: at least 1.
         time_column: a timestamp column with time zone; of any other type nothing is left out.
         time_from_us, time_to_us: microseconds since 1970-01-01T00:00Z; None is open.
+        may_hold: further says of a row group, by its number, whether it is wanted; the same goes for what is left.
 
     Raises:
         TableError: an unknown time column, or a file that is gone or no Parquet.
@@ -89,7 +91,9 @@ def plan_units(
     def units_of(file: InputFile) -> list[Unit]:
         with open_parquet(file.uri) as parquet:
             keep = [
-                _may_hold(parquet, group, time_column, *wanted) for group in range(parquet.num_row_groups)
+                _may_hold(parquet, group, time_column, *wanted)
+                and (may_hold is None or may_hold(parquet, group))
+                for group in range(parquet.num_row_groups)
             ]
             rows = [parquet.metadata.row_group(group).num_rows for group in range(parquet.num_row_groups)]
         return _grouped(file, rows, keep, unit_rows)

@@ -10,9 +10,15 @@ from importlib import util
 from pathlib import Path
 from typing import Any
 
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
 import pytest
+from pyspark.sql import SparkSession
 
-from tests.toy.workspace import Workspace, house_rows
+from jobs import reconcile_scores, replay_online
+from jobs.runs.command import run
+from tests.toy.reconciled import comparable, log_of, newest_report
+from tests.toy.workspace import Workspace, house_rows, rate_rows
 
 ROOT = Path(__file__).resolve().parents[2]
 _HIDE = '''"""Hides a source tree that an editable install has put on the path: here only the wheel may be found."""
@@ -84,6 +90,50 @@ def many(trained_workspace: Any, tmp_path_factory: pytest.TempPathFactory) -> Wo
     workspace: Workspace = trained_workspace.copy_to(tmp_path_factory.mktemp("many") / "workspace")
     workspace.write("many", house_rows(20_000, seed=5, bad=range(0, 20_000, 1_000)), rows_per_file=5_000)
     return workspace
+
+
+@pytest.fixture(scope="module")
+def asked(trained_workspace: Any, tmp_path_factory: pytest.TempPathFactory) -> Workspace:
+    """A copy of the toy workspace with two months of houses asked through a store, whose rates are others now than they were then."""
+    place: Workspace = trained_workspace.copy_to(tmp_path_factory.mktemp("asked") / "workspace")
+    with pytest.MonkeyPatch.context() as patched:
+        for name, value in place.env().items():
+            patched.setenv(name, value)
+        window = ["--from", "2020-01-01T00:00:00Z", "--to", "2020-03-01T00:00:00Z"]
+        assert run(replay_online.main, ["--model", "houses", *window]) == 0
+    shutil.rmtree(place.table("rates"))
+    rates = rate_rows()
+    at = rates.schema.get_field_index("rate_pct")
+    place.write("rates", rates.set_column(at, "rate_pct", pc.add(rates.column("rate_pct"), 1.0)))
+    return place
+
+
+def asked_flags(place: Workspace, *more: str) -> list[str]:
+    """Return the flags of a job that reconciles the log of these."""
+    pairs = ["score.batch_rows=300", "score.unit_rows=400", *more]
+    return [
+        *("--model", "houses", "--log", str(log_of(place))),
+        *(part for pair in pairs for part in ("--set", pair)),
+    ]
+
+
+@pytest.fixture(scope="module")
+def reconciled(spark: SparkSession, asked: Workspace) -> tuple[dict[str, Any], list[Any]]:
+    """What the job finds on this machine alone."""
+    with pytest.MonkeyPatch.context() as patched:
+        for name, value in asked.env().items():
+            patched.setenv(name, value)
+        assert run(reconcile_scores.main, asked_flags(asked)) == 1
+    return found_in(asked)
+
+
+def found_in(place: Workspace) -> tuple[dict[str, Any], list[Any]]:
+    """Return what the newest reconciliation found: of the report what does not tell when it was made, and the differing rows."""
+    report, directory = newest_report(place)
+    assert report.rows_compared > 1_000
+    assert report.rows_differing > 100
+    rows = pq.read_table(directory / "differing.parquet").to_pylist()
+    return comparable(report), sorted(rows, key=repr)
 
 
 MANY = ["input.source=many", "score.chunk_rows=10000", "score.unit_rows=5000", "score.batch_rows=4999"]

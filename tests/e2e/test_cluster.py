@@ -18,7 +18,7 @@ from deltalake.exceptions import DeltaError
 from pyspark.sql import SparkSession
 
 from jobs.runs.batch import score_table
-from tests.e2e.conftest import ROOT, many_flags, multiset
+from tests.e2e.conftest import ROOT, asked_flags, found_in, many_flags, multiset
 from tests.toy.processes import command_of, descendants, free_port, is_listening, parent, server, wait_until
 from tests.toy.workspace import Workspace
 
@@ -139,6 +139,22 @@ def test_job_on_a_cluster_brings_code_and_model_and_equals_the_local_run(
         )
         >= 1
     )
+
+
+@pytest.mark.parametrize(
+    "more", [(), ("score.max_index_rows=0", "score.hot_key_rows=100")], ids=["index", "shuffle"]
+)
+def test_reconciliation_on_a_cluster_finds_what_the_local_one_does(
+    cluster: Cluster, asked: Workspace, reconciled: tuple[dict[str, Any], list[Any]], more: tuple[str, ...]
+) -> None:
+    command = cluster.submit(asked, *asked_flags(asked, *more), job="reconcile_scores")
+    answer = run(command, cluster.env_of(asked), cluster.directory)
+    said = answer.stdout + answer.stderr  # spark-submit puts what a job says to stderr on its stdout
+    assert answer.returncode == 1, said[-3000:]
+    assert ("rows by shuffle" in said) == bool(more), said[-3000:]
+    assert found_in(asked) == reconciled
+    executors = [path for i in (1, 2) for path in (cluster.directory / f"work-{i}").glob("app-*/*/stderr")]
+    assert any("onescore-code-" in path.read_text() for path in executors)
 
 
 def test_job_outlives_a_worker_that_is_killed_while_its_task_writes(

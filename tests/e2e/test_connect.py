@@ -15,7 +15,7 @@ from jobs.runs.batch import score_table
 from jobs.runs.build_run import build_views
 from jobs.tables.resample import read_all, resampled_rows
 from jobs.tables.snapshot import pin_snapshot
-from tests.e2e.conftest import many_flags, multiset
+from tests.e2e.conftest import asked_flags, found_in, many_flags, multiset
 from tests.toy.bits import bits_by_row
 from tests.toy.depots import FEATURES as DEPOTS
 from tests.toy.depots import event_rows
@@ -109,6 +109,23 @@ def test_job_through_connect_equals_the_local_run(
         assert answer.returncode == 0, answer.stderr[-3000:]
         assert ("joined to 20,000 rows by shuffle" in answer.stderr) == (output == "shuffled")
         assert multiset(many, output) == multiset(many, "local")
+
+
+def test_reconciliation_through_connect_finds_what_the_local_one_does(
+    remote: str,
+    asked: Workspace,
+    reconciled: tuple[dict[str, Any], list[Any]],
+    process_env: dict[str, str],
+    tmp_path: Path,
+) -> None:
+    """Also where the view is joined by shuffle, with its hottest keys split."""
+    for more in ((), ("score.max_index_rows=0", "score.hot_key_rows=100")):
+        flags = asked_flags(asked, f"spark.remote={remote}", *more)
+        command = [sys.executable, "-m", "jobs.reconcile_scores", *flags]
+        answer = finished(command, env={**process_env, **asked.env()}, cwd=tmp_path, seconds=480)
+        assert answer.returncode == 1, answer.stderr[-3000:]
+        assert ("rows by shuffle" in answer.stderr) == bool(more), answer.stderr[-3000:]
+        assert found_in(asked) == reconciled
 
 
 def test_ingest_and_build_through_connect_equal_the_local_run(

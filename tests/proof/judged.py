@@ -8,7 +8,7 @@ told from what is served.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -28,12 +28,14 @@ class Judged:
     Args:
         matrix: how many rows, by (true causes, assigned cause).
         by_variant: (right, all) rows that differ, by variant.
+        said: how many rows, by (variant, assigned cause).
         wrong: of each wrong row its variant, id, truth and what was said.
         undetected, invented: rows that differ and were not found, and that were found and do not.
     """
 
     matrix: Counter[tuple[str, str]] = field(default_factory=Counter)
     by_variant: dict[str, list[int]] = field(default_factory=dict)
+    said: Counter[tuple[str, str]] = field(default_factory=Counter)
     wrong: list[dict[str, Any]] = field(default_factory=list)
     undetected: int = 0
     invented: int = 0
@@ -43,6 +45,14 @@ class Judged:
         """Which share of the differing rows has the right causes."""
         right, rows = (sum(counts[i] for counts in self.by_variant.values()) for i in (0, 1))
         return right / max(rows, 1)
+
+    def below(self, least: Callable[[str], float]) -> dict[str, str]:
+        """Return the variants with a smaller share of right causes than `least` says, and that share."""
+        return {
+            name: f"{right} of {rows}"
+            for name, (right, rows) in self.by_variant.items()
+            if right < least(name) * rows
+        }
 
     def table(self) -> str:
         """Return the confusion matrix for people: a line for each true cause, with the assigned ones."""
@@ -83,6 +93,7 @@ def judge(
         counts[0] += right
         shown = "+".join(sorted(said)) if cause is not None else _NEVER
         judged.matrix[_shown(true), shown] += 1
+        judged.said[variant, shown] += 1
         if not right:
             judged.wrong.append(
                 {

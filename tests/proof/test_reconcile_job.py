@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -22,17 +23,22 @@ from sklearn.ensemble import HistGradientBoostingRegressor
 
 from feature_pipelines.evaluate import evaluate
 from feature_pipelines.schema_arrow import columns_from_arrow
-from jobs import reconcile_scores, replay_online
+from jobs import forget_entity, reconcile_scores, replay_online
+from jobs.proof import reconcile_run
+from jobs.proof.reconcile_plan import Asked, make_plan
 from jobs.proof.skew import SkewReport
+from jobs.reports.skew_report import render_report
 from jobs.runs.command import run
 from jobs.runs.tracking import connect_from
 from tests.toy.local_frames import LocalSession, local_session
+from tests.toy.reconciled import alter, comparable, log_of, logged_files, newest_report
+from tests.toy.runs import directory_tree
 from tests.toy.tenants import FEATURES as TENANTS
 from tests.toy.workspace import Workspace, rate_rows
 from udfs.bundle import load_bundle, write_bundle
 from udfs.online import OnlineScorer
 from udfs.prediction_log import PredictionLog
-from udfs.prediction_rows import SCHEMA, PiiPolicy
+from udfs.prediction_rows import PiiPolicy
 from udfs.scorer import OutputSpec
 
 FROM, TO = "2020-01-01T00:00:00Z", "2020-03-01T00:00:00Z"
@@ -66,32 +72,12 @@ def local(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[LocalSess
         yield session
 
 
-def log_of(place: Workspace) -> Path:
-    (log,) = (place.root / ".onescore" / "replays").iterdir()
-    return log
-
-
 def reconcile(place: Workspace, *arguments: str) -> tuple[int, SkewReport, Path]:
     code = run(
         reconcile_scores.main,
         ["--model", "houses", "--log", str(log_of(place)), "--set", "score.batch_rows=300", *arguments],
     )
-    directory = max((place.root / ".onescore" / "skew" / "houses").iterdir())
-    return code, SkewReport.from_json(json.loads((directory / "report.json").read_text())), directory
-
-
-def logged_files(place: Workspace) -> list[Path]:
-    return sorted((log_of(place) / "houses").glob("date=*/part-*.parquet"))
-
-
-def alter(place: Workspace, change: Callable[[dict[str, Any]], bool]) -> list[dict[str, Any]]:
-    """Change rows of the log in place; return those for which `change` said so."""
-    changed = []
-    for file in logged_files(place):
-        rows = pq.read_table(file, partitioning=None).to_pylist()
-        changed += [row for row in rows if change(row)]
-        pq.write_table(pa.Table.from_pylist(rows, schema=SCHEMA), file)
-    return changed
+    return code, *newest_report(place)
 
 
 def ids_of(rows: list[dict[str, Any]]) -> list[str]:
@@ -165,6 +151,42 @@ def test_stale_input_is_named_with_both_sides_values(local: Any, place: Workspac
     assert [one["name"] for one in report.worst[0]["inputs"]] == ["rate_pct"]
 
 
+@pytest.mark.parametrize("requests", ["houses", "none"])
+def test_view_that_fits_no_memory_is_joined_by_shuffle_to_the_same_report(
+    spark: Any, place: Workspace, capsys: pytest.CaptureFixture[str], requests: str
+) -> None:
+    """Some rates were others, some requests are not in the table, and each status of a look-up occurs."""
+    rates, houses = rate_rows(), place.rows("houses")
+    shutil.rmtree(place.table("rates"))
+    at = rates.schema.get_field_index("rate_pct")
+    place.write("rates", rates.set_column(at, "rate_pct", pc.add(rates.column("rate_pct"), 1.0)))
+    shutil.rmtree(place.table("houses"))
+    place.write("houses", houses.slice(0, 500), rows_per_file=200)
+    bounds = ("--by", "as-of", "--from", "2020-01-05T00:00:00Z", "--requests", requests)
+    large = ("score.max_index_rows=10", "score.hot_key_rows=50", "score.unit_rows=200")
+    code, expected, before = reconcile(place, *bounds)
+    capsys.readouterr()
+    found_code, found, after = reconcile(place, *bounds, *(word for one in large for word in ("--set", one)))
+    assert "view rates: joined to" in capsys.readouterr().err
+    assert (found_code, code) == (1, 1)
+    assert found.rows_differing > 100
+    assert comparable(found) == comparable(expected)
+    rows = [pq.read_table(directory / "differing.parquet").to_pylist() for directory in (before, after)]
+    assert sorted(rows[0], key=repr) == sorted(rows[1], key=repr)
+    statuses = {status for row in found.worst for status in row["statuses"]["rates"]}
+    assert "PRESENT" in statuses
+
+
+def test_requests_are_not_broadcast_however_small_spark_takes_them_to_be(
+    spark: Any, place: Workspace
+) -> None:
+    plan = make_plan(place.conf(), Asked(log_of(place), place.conf().input.source))
+    frame = reconcile_run._joined(spark, plan)
+    said = frame._jdf.queryExecution().toString()
+    assert "SortMergeJoin" in said
+    assert "Broadcast" not in said
+
+
 def test_after_corrections_the_same_command_shows_zero(local: Any, place: Workspace) -> None:
     def other_score(row: dict[str, Any]) -> bool:
         is_one = row["sequence"] in (7, 8)
@@ -180,6 +202,48 @@ def test_after_corrections_the_same_command_shows_zero(local: Any, place: Worksp
     assert "Equal after corrections" in (directory / "report.html").read_text()
     code, report, _ = reconcile(place)
     assert (code, report.rows_differing) == (1, 2)
+
+
+@pytest.mark.parametrize("field", ["house_id", "town"])
+def test_forgotten_entity_leaves_corrections_and_reports(
+    local: Any, place: Workspace, capsys: pytest.CaptureFixture[str], field: str
+) -> None:
+    """By the row's id, also when the log has it no more; by any other field through the places of its rows in the log."""
+
+    def other_score(row: dict[str, Any]) -> bool:
+        row["score"] += 1.0 if row["sequence"] < 40 else 0.0
+        return bool(row["sequence"] < 40)
+
+    changed = alter(place, other_score)
+    value = json.loads(dict(changed[3]["request"])[field])
+    gone = [row for row in changed if dict(row["request"])[field] == json.dumps(value)]
+    reconcile(place, "--corrections")
+    (directory,) = (place.root / ".onescore" / "skew" / "houses").iterdir()
+    worst = [row["row_id"] for row in json.loads((directory / "report.json").read_text())["worst"]]
+    assert set(ids_of(gone)) & set(worst)
+    log = ["--log", str(log_of(place))]
+    if field == "house_id":
+        shutil.rmtree(log_of(place) / "houses")
+    arguments = ["--model", "houses", *log, "--key", f"{field}={value}"]
+    before = directory_tree(directory)
+    assert run(forget_entity.main, [*arguments, "--dry-run"]) == 0
+    assert directory_tree(directory) == before
+    planned = capsys.readouterr().out
+    assert run(forget_entity.main, arguments) == 0
+    said = capsys.readouterr().out
+    for text in (planned, said):
+        assert re.search(rf"differing rows +{len(gone)}$", text, re.MULTILINE), text
+        assert re.search(rf"score_corrections +{len(gone)}$", text, re.MULTILINE), text
+    kept = sorted(set(ids_of(changed)) - set(ids_of(gone)))
+    assert sorted(place.rows("score_corrections").column("row_id").to_pylist()) == kept
+    assert sorted(pq.read_table(directory / "differing.parquet").column("row_id").to_pylist()) == kept
+    report = SkewReport.from_json(json.loads((directory / "report.json").read_text()))
+    assert [row["row_id"] for row in report.worst] == [one for one in worst if one in kept]
+    assert report.rows_differing == len(changed)
+    assert (directory / "report.html").read_text() == render_report(report)
+    assert directory_tree(directory).keys() == before.keys()
+    assert run(forget_entity.main, arguments) == 0
+    assert re.search(r"differing rows +0$", capsys.readouterr().out, re.MULTILINE)
 
 
 def test_gaps_and_rows_that_stand_twice(local: Any, place: Workspace) -> None:
@@ -219,6 +283,30 @@ def test_range_bounds_what_is_compared(local: Any, place: Workspace) -> None:
     assert 0 < report.rows_logged < whole.rows_logged
     code, report, _ = reconcile(place, "--by", "as-of", "--to", "2019-01-01T00:00:00Z")
     assert (code, report.rows_logged) == (1, 0)
+
+
+def test_requests_whose_keys_the_log_cannot_have_are_not_read(
+    local: Any, place: Workspace, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A part of the key rises from file to file, so most of them lie outside; an altered row is found all the same."""
+    houses = place.rows("houses").sort_by("asked_ts")
+    shutil.rmtree(place.table("houses"))
+    place.write("houses", houses, rows_per_file=100)
+    alter(place, lambda row: row.update(score=row["score"] + 1.0) is None)
+    range_ = ("--by", "as-of", "--from", "2020-02-01T00:00:00Z", "--to", "2020-02-08T00:00:00Z")
+    range_ += ("--set", "input.row_id=[house_id, asked_ts]")
+    code, report, directory = reconcile(place, *range_)
+    said = re.search(r"reading ([\d,]+) of ([\d,]+) requests", capsys.readouterr().err)
+    assert said is not None
+    read, of = (int(text.replace(",", "")) for text in said.groups())
+    assert report.rows_logged <= read < of / 2
+    assert (code, report.rows_differing, report.requests_not_in_table) == (1, report.rows_logged, 0)
+    monkeypatch.setattr(reconcile_run, "_may_be_narrower", lambda plan: False)
+    _, whole, other = reconcile(place, *range_)
+    assert "reading" not in capsys.readouterr().err
+    assert comparable(report) == comparable(whole)
+    rows = [pq.read_table(one / "differing.parquet").sort_by("sequence") for one in (directory, other)]
+    assert rows[0].equals(rows[1])
 
 
 def replay_with(place: Workspace, version: str) -> None:
@@ -396,6 +484,15 @@ def test_what_is_missing_or_broken_is_said_before_anything_runs(
     log = ["--log", str(log_of(place))]
     code, said = said_of(capsys, "--log", str(place.root / "nowhere"))
     assert (code, "there is no such directory" in said) == (2, True)
+    code, said = said_of(capsys, "--log", str(log_of(place).parent))
+    assert (code, f"holds 1 log(s) of replays, and one is compared at a time: {' '.join(log)}\n" in said) == (
+        2,
+        True,
+    )
+    (log_of(place).parent / "19990101T000000Z-abcdef" / "houses").mkdir(parents=True)
+    code, said = said_of(capsys, "--log", str(Path(log[1]).parent))
+    assert f": {' '.join(log)}. Others: 19990101T000000Z-abcdef" in said
+    shutil.rmtree(Path(log[1]).parent / "19990101T000000Z-abcdef")
     code, said = said_of(capsys, "--set", "serve.log_directory=null")
     assert (code, "serve.log_directory: not set" in said) == (2, True)
     code, said = said_of(capsys, *log, "--from", TO, "--to", FROM)
@@ -404,8 +501,6 @@ def test_what_is_missing_or_broken_is_said_before_anything_runs(
     assert (code, "no such input" in said) == (2, True)
     code, said = said_of(capsys, *log, "--set", "input.row_id=[nobody]")
     assert (code, "'nobody' is no field of a request" in said) == (2, True)
-    code, said = said_of(capsys, *log, "--set", "score.max_index_rows=10")
-    assert (code, "larger than score.max_index_rows" in said) == (2, True)
     code, said = said_of(capsys, *log, "--bundle", str(place.root))
     assert (code, "there is no model.json" in said) == (2, True)
     code, said = said_of(capsys, *log, "--model-version", "9")
@@ -435,4 +530,7 @@ def test_dry_run_says_what_would_be_compared(place: Workspace, capsys: pytest.Ca
     said = capsys.readouterr().out
     assert "version 1" in said
     assert "nothing was written" in said
+    assert "by shuffle" not in said
+    assert run(reconcile_scores.main, [*arguments, "--set", "score.max_index_rows=10"]) == 0
+    assert "joined by shuffle" in capsys.readouterr().out
     assert not (place.root / ".onescore" / "skew").exists()

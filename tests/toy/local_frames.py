@@ -45,13 +45,13 @@ class LocalSession:
 class LocalFrame:
     """Partitions of batches, made when they are asked for."""
 
-    def __init__(self, made: Callable[[], list[list[pa.RecordBatch]]]) -> None:
-        self._made = made
+    def __init__(self, made: Callable[[], list[list[pa.RecordBatch]]], ddl: str = "") -> None:
+        self._made, self._ddl = made, ddl
 
     def mapInArrow(self, task: Any, schema: str) -> LocalFrame:
         """Run a task over each partition; as it travels, by pickle."""
         travelled = pickle.loads(pickle.dumps(task))
-        return LocalFrame(lambda: [list(travelled(iter(part))) for part in self._made()])
+        return LocalFrame(lambda: [list(travelled(iter(part))) for part in self._made()], schema)
 
     def join(self, other: LocalFrame, *, on: str, how: str) -> LocalFrame:
         """Join on one column, keeping what is on the left."""
@@ -80,10 +80,28 @@ class LocalFrame:
 
     def table(self) -> pa.Table:
         """Return all rows as a table."""
-        return pa.Table.from_batches([batch for part in self._made() for batch in part])
+        batches = [batch for part in self._made() for batch in part]
+        return pa.Table.from_batches(batches) if batches else _empty(self._ddl)
 
     def _changed(self, change: Callable[[pa.Table], pa.Table]) -> LocalFrame:
         return LocalFrame(lambda: [change(self.table()).combine_chunks().to_batches(max_chunksize=100)])
+
+
+_TYPES = {
+    "string": pa.string(),
+    "boolean": pa.bool_(),
+    "int": pa.int32(),
+    "bigint": pa.int64(),
+    "float": pa.float32(),
+    "double": pa.float64(),
+    "binary": pa.binary(),
+}
+
+
+def _empty(ddl: str) -> pa.Table:
+    """Return no rows of a schema."""
+    columns = (column.strip().rsplit(" ", 1) for column in ddl.split(","))
+    return pa.schema([(name.strip("`"), _TYPES[type_]) for name, type_ in columns]).empty_table()
 
 
 @contextmanager

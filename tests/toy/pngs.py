@@ -99,6 +99,7 @@ BAD_IMAGES: dict[str, tuple[str, bytes]] = {
     "wrong checksum": ("IMAGE_BROKEN", bytes(_WRONG_CRC)),
     "wrong checksum of the pixels": ("IMAGE_BROKEN", _changed(_DATA[:-1] + bytes([_DATA[-1] ^ 1]))),
     "data cut off inside": ("IMAGE_BROKEN", _changed(_DATA[:-8])),
+    "checksum of the pixels cut off": ("IMAGE_BROKEN", _changed(_DATA[:-2])),
     "no deflate": ("IMAGE_BROKEN", _changed(b"nothing that inflates")),
     "one line too few": ("IMAGE_BROKEN", _changed(zlib.compress(lines(GREY[:7])))),
     "one byte too many": ("IMAGE_BROKEN", _changed(zlib.compress(lines(GREY) + b"\0"))),

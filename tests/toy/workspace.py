@@ -138,3 +138,7 @@ class Workspace:
     def train(self, *overrides: str) -> TrainedModel:
         """Train and register."""
         return train(self.conf(*overrides))
+
+    def train_model(self, model: str, *overrides: str) -> TrainedModel:
+        """Train and register another toy model than the houses."""
+        return train(self.conf(*overrides, model=model))

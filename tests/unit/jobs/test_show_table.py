@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pyarrow as pa
 import pytest
+from deltalake import write_deltalake
 
 from jobs import show_table
 from jobs.runs.command import run
@@ -58,3 +59,21 @@ def test_no_row_with_a_value_is_said_so(place: Workspace, capsys: pytest.Capture
 def test_wrong_condition_is_exit_2(place: Workspace, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(show_table.main, ["scored", "--where", "late=soon"]) == 2
     assert "'soon' is no value of it" in capsys.readouterr().err
+
+
+def test_of_a_file_in_a_column_the_beginning_is_shown(
+    place: Workspace, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_deltalake(
+        place.table("scored"),
+        pa.table({"image": [b"\x89PNG" + bytes(5_000), b"0123456789abcdef", b"", None]}),
+        mode="overwrite",
+        schema_mode="overwrite",
+    )
+    lines = shown(capsys, "--rows", "4")
+    assert [line for line in lines if line.startswith("image")] == [
+        r"image b'\x89PNG\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00'... (5,004 bytes)",
+        "image b'0123456789abcdef'",
+        "image b''",
+        "image None",
+    ]

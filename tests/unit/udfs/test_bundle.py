@@ -5,6 +5,8 @@ from __future__ import annotations
 import base64
 import json
 import pickle
+import subprocess
+import sys
 import threading
 import types
 import zipfile
@@ -84,8 +86,9 @@ def test_bundle_has_the_documented_files_and_no_other(written: dict[str, Path]) 
     def names(bundle: Path) -> set[str]:
         return {str(path.relative_to(bundle)) for path in bundle.rglob("*") if path.is_file()}
 
-    assert names(written["trees"]) == {*FILES, "manifest.json"}
-    assert names(written["library"]) == {*FILES, "manifest.json"} - {"trees.npz"}
+    beside = {"manifest.json", "measured.json"}
+    assert names(written["trees"]) == {*FILES, *beside}
+    assert names(written["library"]) == {*FILES, *beside} - {"trees.npz"}
 
 
 def test_evaluator_is_flat_trees_where_they_were_certified(written: dict[str, Path]) -> None:
@@ -116,23 +119,37 @@ def test_loaded_model_scores_what_was_written(written: dict[str, Path], name: st
     assert base64.b64decode(golden["score"]) == scores[rows].astype("<f8").tobytes()
 
 
-def test_equal_models_have_equal_golden_rows_trees_and_features(
-    written: dict[str, Path], tmp_path: Path
+def test_equal_models_have_one_digest_whenever_and_wherever_they_are_written(
+    written: dict[str, Path], tmp_path: Path, process_env: dict[str, str]
 ) -> None:
-    write_house_bundle(tmp_path / "again", tolerance_ulps=4)
-    for name in set(FILES) - {"estimator.skops", "model.json"}:  # whose zip holds the time of writing
+    """In another process too, where all has other addresses and sets another order."""
+    program = "import sys; from pathlib import Path; from tests.toy.house_bundle import write_house_bundle as write; "
+    program += "write(Path(sys.argv[1]), tolerance_ulps=4)"
+    environment = {**process_env, "PYTHONHASHSEED": "7"}
+    command = [sys.executable, "-c", program, str(tmp_path / "again")]
+    subprocess.run(command, env=environment, check=True, capture_output=True)
+    for name in FILES:
         assert (tmp_path / "again" / name).read_bytes() == (written["trees"] / name).read_bytes(), name
-    assert without_times(tmp_path / "again") == without_times(written["trees"])
+    assert bundle_digest(tmp_path / "again") == bundle_digest(written["trees"])
 
 
-def without_times(bundle: Path) -> dict[str, Any]:
-    """Return model.json but for what certification took, and for how many rows there was time."""
-    model: dict[str, Any] = json.loads((bundle / "model.json").read_text())
-    certification = model["certification"]
-    del certification["seconds"], certification["cost"]
-    for condition in certification["conditions"]:
-        assert condition.pop("rows") > 0
-    return model
+def test_what_was_measured_decides_nothing(copied: Copied) -> None:
+    bundle = copied("trees")
+    digest = bundle_digest(bundle)
+    wanted = load_bundle(bundle, expected_digest=digest).info["certification"]
+    forged = {"evaluator": "library", "invariant": False, "seconds": 7.0}
+    (bundle / "measured.json").write_text(json.dumps(forged))
+    found = load_bundle(bundle, expected_digest=digest)
+    assert isinstance(found.evaluator, FlatTrees)
+    assert found.info["certification"]["seconds"] == 7.0
+    assert found.info["certification"]["invariant"] is True
+    for content in ("no JSON", "[]"):
+        (bundle / "measured.json").write_text(content)
+        assert "seconds" not in load_bundle(bundle, expected_digest=digest).info["certification"]
+    (bundle / "measured.json").unlink()
+    left = load_bundle(bundle, expected_digest=digest).info["certification"]
+    assert left == {name: value for name, value in wanted.items() if name in left}
+    assert {"evaluator", "invariant", "libraries"} <= left.keys()
 
 
 # --- what certification finds
@@ -146,7 +163,7 @@ CONDITIONS = [
     "permuted",
     "beside nulls",
     "strided, reversed and Fortran order",
-    "2 native threads",
+    "2 to 4 native threads",
     "two Python threads at once",
     "JSON and Arrow",
 ]
@@ -166,7 +183,7 @@ def test_certification_is_recorded(written: dict[str, Path], name: str) -> None:
         certification["cost"]
     )
     assert certification["libraries"] == []
-    assert info["format_version"] == 1  # what the release before reads, and scores with the same bits
+    assert info["format_version"] == FORMAT_VERSION
     assert certification.get("strategy") == (None if name == "trees" else Strategy().to_json())
 
 
@@ -189,7 +206,6 @@ def test_scores_that_depend_on_the_batch_are_asked_for_in_blocks_of_one_shape(
     wanted = Strategy(64, 64, "row", one_thread=True)
     assert isinstance(scorer.evaluator, LibraryEvaluator)
     assert scorer.evaluator.strategy == wanted
-    assert scorer.info["format_version"] == 2  # the release before would score other bits, so it must refuse
     certification = scorer.info["certification"]
     assert certification["strategy"] == wanted.to_json()
     assert [one["strategy"]["block_rows"] for one in certification["rejected"]] == [1024, 1024, 256]

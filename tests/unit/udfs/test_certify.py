@@ -31,7 +31,7 @@ CONDITIONS = [
     "permuted",
     "beside nulls",
     "strided, reversed and Fortran order",
-    "2 native threads",
+    "2 to 4 native threads",
     "two Python threads at once",
 ]
 
@@ -106,7 +106,7 @@ def test_each_documented_way_of_asking_is_asked() -> None:
 def test_a_dependence_is_found_under_its_condition(fault: Callable[[Matrix], Any], found: str) -> None:
     certificate = certify(Asked(fault), rows())
     assert not certificate.is_invariant
-    assert differing(certificate) - {"2 native threads"} == {found}  # which asks for a few sizes too
+    assert differing(certificate) - {"2 to 4 native threads"} == {found}  # which asks for a few sizes too
     assert named(certificate, found).worst_ulps == 1
 
 
@@ -126,7 +126,18 @@ def test_a_dependence_on_native_threads_is_found(n: int, threads: int) -> None:
     with threadpool_limits(threads):
         found = differing(certify(Asked(depends), rows(40)[:, :40]))
         assert {pool["num_threads"] for pool in threadpool_info()} == {threads}  # the limits were put back
-    assert found == {"2 native threads"}
+    assert found == {"2 to 4 native threads"}
+
+
+@pytest.mark.parametrize("wanted", [2, 3, 4])
+def test_a_dependence_on_how_many_native_threads_there_are_is_found_whatever_the_cores(wanted: int) -> None:
+    def depends(matrix: Matrix) -> bool:
+        return any(pool["num_threads"] == wanted for pool in threadpool_info())
+
+    with threadpool_limits(1):
+        certificate = certify(Asked(depends), rows(40)[:, :40])
+    assert differing(certificate) == {"2 to 4 native threads"}
+    assert f"on {wanted} threads" in named(certificate, "2 to 4 native threads").note
 
 
 def test_scores_that_change_from_call_to_call_are_found_first() -> None:

@@ -394,12 +394,11 @@ def test_images_that_wait_are_bounded_by_their_bytes(
         return Answered(images, clock(), [0] * n, rows, [{}] * n, np.empty((0, 0)), [], {}, {}, (0, 0, 0))
 
     log = make_log(max_queue_bytes=1_000)
-    log._flushing.acquire()  # a disk that does not answer
-    for sizes in ((400, None), (600,), (1,), (None,)):
-        log.write(asked(*sizes))
-    assert log.is_half_full()
-    assert (log.metrics()["queued"], log.metrics()["dropped"]) == (4, 1)
-    log._flushing.release()
+    with log._flushing:  # a disk that does not answer
+        for sizes in ((400, None), (600,), (1,), (None,)):
+            log.write(asked(*sizes))
+        assert log.is_half_full()
+        assert (log.metrics()["queued"], log.metrics()["dropped"]) == (4, 1)
     log.flush()
     assert not log.is_half_full()
     log.write(asked(1_000))

@@ -78,7 +78,7 @@ def test_estimator_whose_bits_depend_on_native_threads_is_held_at_one() -> None:
     with threadpool_limits(1):
         chosen = choose_strategy(Estimator(fault), "regression", matrix(20))
         assert chosen.evaluator.strategy == Strategy(one_thread=True)
-        assert chosen.rejected[0]["condition"]["name"] == "2 native threads"
+        assert chosen.rejected[0]["condition"]["name"] == "2 to 4 native threads"
         with threadpool_limits(2):
             assert chosen.evaluator.score(matrix(3)).tolist() == (2.0 + matrix(3)[0]).tolist()
 

@@ -126,8 +126,9 @@ def test_absent_texts_are_null_and_what_is_no_json_is_refused() -> None:
     [
         [[("a", 1.0), ("b", 2.0)], [("a", 3.0), ("b", 4.0)]],
         [[("b", 2.0), ("a", 1.0)], [("a", 3.0)], [], None, [("c", 5.0)]],
+        [None, None],
     ],
-    ids=["alike", "of different keys"],
+    ids=["alike", "of different keys", "null"],
 )
 def test_maps_come_apart_by_key(rows: list[Any]) -> None:
     array = pa.array(rows, pa.map_(pa.string(), pa.float64()))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from pathlib import Path
 
@@ -14,6 +15,8 @@ from jobs.proof.path_outcome import Outcome, compared, golden_of, outcome_table
 from jobs.verify_paths import _exit_code, _verdict
 from tests.toy.house_bundle import write_house_bundle
 from udfs.bundle import load_bundle, read_golden
+from udfs.online import OnlineScorer
+from udfs.scorer import OutputSpec
 
 WANTED = Answer(0.5, True, [1.0, math.nan])
 
@@ -123,6 +126,51 @@ def test_online_answer_is_read_with_its_features_in_order() -> None:
     assert (found.score, found.label, found.digest) == (0.5, True, "d")
     refused = answer_of({"error": {"code": "WRONG_TYPE", "field": "a", "message": ""}}, [])
     assert (refused.code, refused.field) == ("WRONG_TYPE", "a")
+
+
+CLASSES = Answer(0.5, "b", [1.0], classes={"score_a": 0.25, "score_b": 0.5, "score_c": 0.25})
+
+
+@pytest.mark.parametrize(
+    ("got", "bits"),
+    [
+        (CLASSES, (0, 0)),
+        (dataclasses.replace(CLASSES, label="c"), (0, 1)),
+        (
+            dataclasses.replace(
+                CLASSES, classes={**CLASSES.classes, "score_c": float(np.nextafter(0.25, 1))}
+            ),
+            (1, 0),
+        ),
+        (dataclasses.replace(CLASSES, classes={"score_a": 0.25, "score_b": 0.5}), (256, 0)),
+        (dataclasses.replace(CLASSES, classes=dict(reversed(CLASSES.classes.items()))), (256, 0)),
+        (dataclasses.replace(CLASSES, classes=None), (256, 0)),
+    ],
+)
+def test_every_class_is_compared_by_name_and_bits(got: Answer, bits: tuple[int, int]) -> None:
+    found = outcome(got, CLASSES)
+    assert (found.score_bits, found.label_bits) == bits
+    assert found.equal == (bits == (0, 0))
+
+
+def test_answer_of_several_classes_is_read_by_their_names() -> None:
+    said = {"score": 0.5, "label": "b", "score_a": "NaN", "score_b": 0.5, "model": "m"}
+    found = answer_of(said, [])
+    assert (found.label, list(found.classes or {})) == ("b", ["score_a", "score_b"])
+    assert math.isnan((found.classes or {})["score_a"])
+    assert answer_of({"score": 0.5, "label": True}, []).classes is None
+
+
+def test_golden_rows_of_several_classes_are_expected_with_each(tmp_path: Path) -> None:
+    output = OutputSpec("classification", classes=("cheap", "fair", "dear"))
+    write_house_bundle(tmp_path / "m", output=output)
+    golden = golden_of(read_golden(tmp_path / "m"))
+    scorer = load_bundle(tmp_path / "m")
+    answers = OnlineScorer(scorer, None, clock=lambda: 1).answer(list(golden.rows), with_features=True)
+    names = scorer.feature_set.feature_names
+    found = compared("p", golden.expected, [answer_of(said, names) for said in answers])
+    assert (found.equal, found.label_bits, found.score_bits) == (64, 0, 0)
+    assert {answer.label for answer in golden.expected} == {"cheap", "fair", "dear"}
 
 
 def test_answers_that_are_not_one_a_row_are_no_answers() -> None:

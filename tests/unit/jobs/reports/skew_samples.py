@@ -8,7 +8,7 @@ from typing import Any
 
 from jobs.proof.skew import FieldSkew, SkewReport
 
-__all__ = ["HOSTILE", "bad", "clean", "empty", "hostile"]
+__all__ = ["HOSTILE", "bad", "clean", "empty", "hostile", "hostile_classes", "of_classes"]
 
 HOSTILE = (
     "<script>alert('x')</script><img src=https://example.com/p.png onerror=alert(1)>&amp;\"'\x1b[31m\u202e"
@@ -289,6 +289,44 @@ def partly() -> SkewReport:
         gaps=bad().gaps,
         budget={"max_lost_share": 0.2, "max_uncompared_share": 0.0, "exceeded": ["max_uncompared_share"]},
     )
+
+
+def of_classes(fair: str = "fair") -> SkewReport:
+    """Return the bad report as that of a model of three classes."""
+    moves = [{"from": fair, "to": "dear", "rows": 150}, {"from": "cheap", "to": fair, "rows": 61}]
+    worst = [
+        {
+            **row,
+            "label": [fair, "dear"],
+            "classes": [
+                {"name": fair, "online": 0.75, "offline": 0.125},
+                {"name": "dear", "online": 0.125, "offline": 0.75},
+            ],
+        }
+        for row in bad().worst
+    ]
+    return replace(
+        bad(),
+        decisions={
+            **bad().decisions,
+            "threshold": None,
+            "to_positive": 0,
+            "to_negative": 0,
+            "classes": ["cheap", fair, "dear"],
+            "moves": moves,
+        },
+        classes=[
+            field("score_cheap", 48_211),
+            field(f"score_{fair}", 48_211, 1_204),
+            field("score_dear", 48_211, 1_204),
+        ],
+        worst=worst,
+    )
+
+
+def hostile_classes() -> SkewReport:
+    """Return the same with a class that is HTML, escapes and direction marks."""
+    return of_classes(HOSTILE)
 
 
 def hostile() -> SkewReport:

@@ -14,9 +14,18 @@ import pytest
 
 from jobs.proof.skew import SkewReport
 from jobs.reports.skew_report import render_report, write_report
-from tests.unit.jobs.reports.skew_samples import HOSTILE, bad, clean, empty, hostile, partly
+from tests.unit.jobs.reports.skew_samples import (
+    HOSTILE,
+    bad,
+    clean,
+    empty,
+    hostile,
+    hostile_classes,
+    of_classes,
+    partly,
+)
 
-SAMPLES = [clean, bad, partly, empty, hostile]
+SAMPLES = [clean, bad, partly, empty, hostile, of_classes, hostile_classes]
 VOID = {"meta", "br", "hr", "img", "input", "link"}
 TAGS = {
     *("html", "head", "meta", "title", "style", "body", "a", "header", "main", "nav", "footer", "section"),
@@ -153,6 +162,19 @@ def test_repair_commands_stand_whole_and_in_order() -> None:
 def test_report_without_a_registered_version_names_none() -> None:
     assert "flights, reference version 3" in page_of(clean).texts["dd"]
     assert "flights" in Page(render_report(replace(clean(), reference_version=""))).texts["dd"]
+
+
+def test_classes_are_shown_with_what_goes_from_which_to_which() -> None:
+    text = page_of(of_classes).texts["body"][0]
+    assert "none: the highest of 3 classes decides" in text
+    assert "Decisions that went to one class and belong to another" in text
+    assert "fairdear150" in text.replace("\n", "")
+    assert (
+        "211 decisions that the correction moves to another class" in text.replace("  ", " ") or "211" in text
+    )
+    assert "score_dear" in text
+    assert "score of fair" in text
+    assert "to positive" not in text
 
 
 def test_regression_has_no_threshold() -> None:

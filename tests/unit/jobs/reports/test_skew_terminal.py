@@ -8,7 +8,16 @@ import pytest
 
 from jobs.proof.skew import SkewReport
 from jobs.reports.skew_terminal import terminal_table
-from tests.unit.jobs.reports.skew_samples import bad, clean, empty, field, hostile, partly
+from tests.unit.jobs.reports.skew_samples import (
+    bad,
+    clean,
+    empty,
+    field,
+    hostile,
+    hostile_classes,
+    of_classes,
+    partly,
+)
 
 
 def test_equal_rows_are_said_in_the_first_line() -> None:
@@ -48,6 +57,13 @@ def test_rows_that_may_yet_be_written_are_a_note_beside_equality() -> None:
     assert "note: 7 rows not yet written to the log" in lines
 
 
+def test_decisions_that_move_to_another_class_are_counted() -> None:
+    said = terminal_table(of_classes())
+    assert "to correct, 211 decisions moved to another class" in said
+    assert "positive decisions" not in said
+    assert "score_dear" in said
+
+
 def test_causes_and_fields_stand_in_columns() -> None:
     lines = terminal_table(bad()).splitlines()
     causes = lines.index(next(line for line in lines if line.startswith("Cause")))
@@ -66,7 +82,7 @@ def test_ten_features_are_shown_and_the_others_counted() -> None:
     assert "… and 20 more" in text
 
 
-@pytest.mark.parametrize("sample", [clean, bad, partly, empty, hostile])
+@pytest.mark.parametrize("sample", [clean, bad, partly, empty, hostile, of_classes, hostile_classes])
 def test_lines_fit_and_move_no_cursor(sample: Callable[[], SkewReport]) -> None:
     text = terminal_table(sample())
     assert max(len(line) for line in text.splitlines() if not line.startswith("  <script>")) <= 100

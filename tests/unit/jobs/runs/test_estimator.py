@@ -7,6 +7,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from sklearn.ensemble import HistGradientBoostingClassifier, StackingClassifier
+from sklearn.linear_model import RidgeClassifier
+from sklearn.naive_bayes import GaussianNB
 
 from feature_pipelines.errors import ConfigurationError
 from jobs.runs.conf import load
@@ -55,6 +58,23 @@ def test_common_estimators_fit_and_predict(tmp_path: Path, estimator: str, taken
 
     assert predict(given, made, matrix, NAMES).tolist() == made.predict_proba(matrix)[:, 1].tolist()
     assert getattr(made, "random_state", given.seed) == given.seed
+
+
+def stacked(last: str | None = None) -> StackingClassifier:
+    """A factory, as a person writes one beside the features."""
+    members = [("trees", HistGradientBoostingClassifier(max_iter=2)), ("bayes", GaussianNB())]
+    return StackingClassifier(members, RidgeClassifier() if last else None, cv=2)
+
+
+def test_stacked_classifiers_give_probabilities_once_they_are_fitted(tmp_path: Path) -> None:
+    matrix, label = rows()
+    given = settings(tmp_path, f"{__name__}:stacked", **NO_FLIGHTS_PARAMS)
+    made = make_estimator(given)
+    fit_estimator(given, made, matrix, label, NAMES)
+    assert predict(given, made, matrix, NAMES).tolist() == made.predict_proba(matrix)[:, 1].tolist()
+    without = settings(tmp_path, f"{__name__}:stacked", **NO_FLIGHTS_PARAMS, last="ridge")
+    with pytest.raises(ConfigurationError, match="a classification needs predict_proba"):
+        fit_estimator(without, make_estimator(without), matrix, label, NAMES)
 
 
 def test_own_params_win_over_the_seed(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from feature_pipelines.errors import VerificationError
 from feature_pipelines.lookup import Status
 from feature_pipelines.schema import Field, Schema
 from feature_pipelines.views import FeatureView
-from jobs.runs.staged_views import STATUS, StagedRows, StagedView, staged_columns, staged_schema
+from jobs.runs.staged_views import FOUND, STATUS, StagedRows, StagedView, staged_columns, staged_schema
 from jobs.tables.sink import ParquetSink
 
 VIEW = FeatureView("v", {"k": "k"}, Schema((Field("n", Int64, minimum=5),)), missing="reject")
@@ -25,7 +25,9 @@ def staged(tmp_path):
     for rows in (10, 1):
         with ParquetSink(str(tmp_path), schema, "unit", row_group_rows=3) as sink:
             sink.append(
-                pa.table({"n": pa.array(range(rows)), STATUS: pa.array([0] * rows, pa.int8())}, schema)
+                pa.table(
+                    {"n": range(rows), STATUS: pa.array([0] * rows, pa.int8()), FOUND: range(rows)}, schema
+                )
             )
             files.append(sink.close())
     return StagedView(str(tmp_path), tuple(files))
@@ -42,6 +44,15 @@ def test_rows_come_in_the_pieces_that_are_asked_for(staged, sizes):
 def test_a_unit_with_fewer_staged_rows_is_found(staged):
     with pytest.raises(VerificationError, match=r"unit-\S+ has fewer rows than its unit"):
         StagedRows(staged, 1).next(2)
+
+
+def test_a_unit_without_rows_has_no_file(staged):
+    other = StagedView(staged.uri, (None, *staged.files))
+    assert StagedView.from_json(other.to_json()) == other
+    assert other.is_there()
+    assert [StagedRows(other, unit).rows for unit in range(3)] == [0, 10, 1]
+    with pytest.raises(VerificationError, match="fewer rows"):
+        StagedRows(other, 0).next(1)
 
 
 def test_a_file_that_is_gone_or_changed_is_noticed(staged, tmp_path):

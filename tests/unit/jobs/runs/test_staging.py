@@ -10,7 +10,7 @@ import pyarrow as pa
 import pytest
 
 from feature_pipelines.errors import ContractError, VerificationError
-from jobs.runs import staging
+from jobs.runs import shuffled_view
 from jobs.runs.batch import plan_from, score_table
 from jobs.runs.train_run import train
 from tests.toy.parcel_tables import parcel_rows, parcels_workspace
@@ -139,12 +139,12 @@ def test_a_run_goes_on_although_the_way_is_another_now(dirty, clean, spark, monk
 
 
 def test_a_row_that_the_join_loses_is_found_before_anything_is_scored(dirty, spark, monkeypatch):
-    original = staging.join_prepared
+    original = shuffled_view.join_prepared
 
     def lossy(*arguments):
         return original(*arguments).where("__unit != 4 or __ordinal != 13")
 
-    monkeypatch.setattr(staging, "join_prepared", lossy)
+    monkeypatch.setattr(shuffled_view, "join_prepared", lossy)
     with pytest.raises(VerificationError, match=r"the join lost or doubled rows of unit 4 near its row 0"):
         score_table(spark, dirty.conf(SHUFFLE))
     assert dirty.rows(SCORED).num_rows == 0

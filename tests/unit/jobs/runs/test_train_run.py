@@ -10,8 +10,9 @@ from feature_pipelines.fingerprint import fingerprint
 from jobs.runs.command import run
 from jobs.runs.tracking import connect_from, training_metrics
 from jobs.train_model import main
+from tests.toy.bands import BANDS, band_rows
 from tests.toy.houses import FEATURES
-from tests.toy.workspace import CONF_DIR, Workspace
+from tests.toy.workspace import CONF_DIR, Workspace, house_rows
 from udfs.registry import resolve
 
 
@@ -89,3 +90,32 @@ def test_a_model_without_outcomes_configured_ends_with_code_two(
     assert run(main, ["--model", "houses", "--set", "train.outcomes=''"]) == 2
 
     assert "train.outcomes: not set" in capsys.readouterr().err
+
+
+def test_run_of_several_classes_has_their_table_and_plots(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    workspace.write("house_bands", band_rows(house_rows()))
+    for name, value in workspace.env().items():
+        monkeypatch.setenv(name, value)
+
+    assert run(main, ["--model", "bands", "--dry-run"]) == 0
+    assert run(main, ["--model", "bands"]) == 0
+
+    planned, _, trained = capsys.readouterr().out.partition("feature fingerprint")
+    assert "classes" in planned
+    assert "macro_auc_without_views" in trained
+    assert "recall" in trained.partition("held-out classes")[2]
+    client = connect_from(workspace.conf())
+    version = resolve("models:/bands@champion", client)
+    run_id = client.get_model_version("bands", "1").run_id
+    quality = training_metrics(client, version)
+    assert quality["accuracy"] > 0.9
+    assert {"macro_auc", "macro_recall", "log_loss"} < set(quality)
+    table = json.loads(
+        Path(mlflow.artifacts.download_artifacts(run_id=run_id, artifact_path="classes.json")).read_text()
+    )
+    assert [one["class"] for one in table["classes"]] == list(BANDS)
+    assert sum(one["rows"] for one in table["classes"]) > 500
+    plots = {a.path for a in client.list_artifacts(run_id, "plots")}
+    assert plots == {"plots/confusion.png", "plots/roc.png", "plots/feature_importance.png"}

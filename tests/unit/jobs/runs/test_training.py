@@ -15,7 +15,9 @@ from feature_pipelines.errors import ConfigurationError, ContractError
 from feature_pipelines.features.flights import FEATURES as FLIGHTS
 from feature_pipelines.reasons import Reason, RowError, RowsRefused
 from jobs.runs import train_run
+from jobs.runs.outcome_labels import UNSEEN
 from jobs.runs.training import build_training_set, fit_model, without_views
+from tests.toy.bands import OUTPUT, band_rows
 from tests.toy.houses import FEATURES
 from tests.toy.workspace import Workspace, house_rows, price_rows
 
@@ -252,3 +254,96 @@ def test_refusing_all_that_is_held_out_leaves_nothing_to_test(data) -> None:
     held_out = np.flatnonzero(data.held_out)
     with pytest.raises(ContractError, match=r"nothing to test: \d+ rows have an outcome, 0 of them held out"):
         data.without([RowError(int(i), Reason.BAD_VALUE, "x", "") for i in held_out])
+
+
+# Several classes
+
+
+@pytest.fixture
+def banded(workspace: Workspace) -> Workspace:
+    """The toy model's tables, and the band of each house's price."""
+    workspace.write("house_bands", band_rows(house_rows()))
+    return workspace
+
+
+def late(houses: pa.Table) -> np.ndarray:
+    return np.asarray(houses.column("asked_ts").cast(pa.int64())) >= SPLIT_US
+
+
+def test_classes_are_those_of_the_rows_before_the_split_sorted(banded: Workspace) -> None:
+    result = build_training_set(banded.conf(model="bands"), FEATURES)
+
+    assert result.classes == ("cheap", "dear", "fair")
+    band = dict(
+        zip(*(banded.rows("house_bands").column(n).to_pylist() for n in ("house_id", "band")), strict=True)
+    )
+    named = [result.classes[int(i)] for i in result.label]
+    assert named == [band[i] for i in result.columns["house_id"].tolist()]
+
+
+def test_held_out_row_of_a_class_that_nothing_was_learned_from_is_left_out_by_name(banded: Workspace) -> None:
+    bands = banded.rows("house_bands")
+    houses = house_rows()
+    order = np.argsort(bands.column("house_id").to_numpy())
+    new = pc.if_else(
+        pa.array(late(houses)), pa.scalar("brand-new"), bands.take(pa.array(order)).column("band")
+    )
+    some = pc.if_else(
+        pa.array(np.arange(len(houses)) % 2 == 0), new, bands.take(pa.array(order)).column("band")
+    )
+    at = bands.schema.get_field_index("band")
+    banded.write("house_bands", bands.take(pa.array(order)).set_column(at, "band", some))
+
+    result = build_training_set(banded.conf(model="bands"), FEATURES)
+
+    expected = int((late(houses) & (np.arange(len(houses)) % 2 == 0)).sum())
+    assert result.left_out[UNSEEN] == expected > 100
+    assert result.classes == ("cheap", "dear", "fair")
+    assert len(result) + sum(result.left_out.values()) == 2_000
+    assert not np.isnan(result.label).any()
+
+
+def test_integers_are_classes_in_their_own_order(banded: Workspace) -> None:
+    bands = banded.rows("house_bands")
+    codes = pc.index_in(bands.column("band"), value_set=pa.array(["dear", "fair", "cheap"]))
+    numbers = pc.multiply(pc.add(codes, 1), 5)  # 5, 10, 15: as texts "10" would be first
+    at = bands.schema.get_field_index("band")
+    write_deltalake(
+        banded.table("house_bands"),
+        bands.set_column(at, "band", numbers),
+        mode="overwrite",
+        schema_mode="overwrite",
+    )
+
+    assert build_training_set(banded.conf(model="bands"), FEATURES).classes == ("5", "10", "15")
+
+
+def test_fit_of_several_classes_predicts_each(banded: Workspace) -> None:
+    conf = banded.conf(model="bands")
+    fitted = fit_model(conf, FEATURES, build_training_set(conf, FEATURES))
+
+    assert fitted.output == OUTPUT
+    assert fitted.predicted.shape == (len(fitted.truth), 3)
+    assert (fitted.predicted.argmax(axis=1) == fitted.truth).mean() > 0.9
+    assert fitted.estimator.classes_.tolist() == [0, 1, 2]
+
+
+def test_two_classes_are_no_several(banded: Workspace) -> None:
+    bands = banded.rows("house_bands")
+    two = pc.replace_substring(bands.column("band"), "fair", "cheap")
+    banded.write("house_bands", bands.set_column(bands.schema.get_field_index("band"), "band", two))
+    conf = banded.conf(model="bands")
+
+    with pytest.raises(ContractError, match=r"needs three classes or more .*; there are 2 \(cheap, dear\)"):
+        fit_model(conf, FEATURES, build_training_set(conf, FEATURES))
+
+
+def test_classes_by_name_are_no_regression(banded: Workspace) -> None:
+    with pytest.raises(ContractError, match=r"'band' is string, and a regression needs numbers"):
+        build_training_set(banded.conf("train.task=regression", model="bands"), FEATURES)
+
+
+def test_estimator_without_probabilities_is_refused_for_several_classes(banded: Workspace) -> None:
+    conf = banded.conf("train.estimator=sklearn.svm:LinearSVC", "train.params.max_iter=null", model="bands")
+    with pytest.raises(ConfigurationError, match="needs predict_proba"):
+        fit_model(conf, FEATURES, build_training_set(conf, FEATURES))

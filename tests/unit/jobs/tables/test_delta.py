@@ -14,6 +14,7 @@ from jobs.tables import delta
 from jobs.tables.delta import (
     ParquetSink,
     WrittenFile,
+    add_columns,
     commit_files,
     committed_version,
     ensure_table,
@@ -339,3 +340,40 @@ def test_a_commit_of_a_hand_made_file_keeps_partition_values(tmp_path):
     assert commit_files(uri, [written], app_id="run/1", schema=SCHEMA)
 
     assert pa.table(DeltaTable(uri).to_pyarrow_table()).to_pylist() == [{"id": 1, "name": "a b"}]
+
+
+WIDER = pa.schema(
+    [*SCHEMA, pa.field("scores", pa.map_(pa.string(), pa.float64())), pa.field("note", pa.string())]
+)
+
+
+def test_columns_that_a_table_lacks_are_added_once_and_null_in_its_rows(uri):
+    commit_files(uri, [write(uri, [1])], app_id="run/1", schema=SCHEMA)
+    version = DeltaTable(uri).version()
+
+    assert add_columns(uri, WIDER)
+    assert not add_columns(uri, WIDER)
+
+    assert DeltaTable(uri).version() == version + 1
+    ensure_table(uri, WIDER)
+    (row,) = DeltaTable(uri).to_pyarrow_table().to_pylist()
+    assert row == {"id": 1, "name": "n1", "scores": None, "note": None}
+    with ParquetSink(uri, WIDER, "wider") as sink:
+        sink.append(pa.table({"id": [2], "name": ["n2"], "scores": [[("a", 0.5)]], "note": ["x"]}, WIDER))
+        written = sink.close()
+    assert commit_files(uri, [written], app_id="run/2", schema=WIDER)
+    by_id = {row["id"]: row for row in DeltaTable(uri).to_pyarrow_table().to_pylist()}
+    assert by_id[2]["scores"] == [("a", 0.5)]
+
+
+def test_columns_of_two_at_once_are_added_once(uri):
+    with ThreadPoolExecutor(4) as pool:
+        assert sum(pool.map(lambda _: add_columns(uri, WIDER), range(4))) >= 1
+    assert [field.name for field in DeltaTable(uri).schema().fields] == WIDER.names
+
+
+def test_a_column_that_must_not_be_null_is_not_added(uri):
+    required = pa.schema([*SCHEMA, pa.field("must", pa.int64(), nullable=False)])
+    assert not add_columns(uri, required)
+    with pytest.raises(TableError, match="must: the table has no such column"):
+        ensure_table(uri, required)
