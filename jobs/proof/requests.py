@@ -27,6 +27,7 @@ from jobs.runs.ids import row_ids
 from jobs.tables.units import Unit, read_unit
 
 __all__ = [
+    "Bounds",
     "Declared",
     "JoinedRows",
     "LogKeys",
