@@ -11,7 +11,7 @@ import time
 import pytest
 
 from jobs.runs import kill_points
-from jobs.runs.kill_points import KILL_POINTS, STAGING_POINTS, reached
+from jobs.runs.kill_points import KILL_POINTS, STAGING_POINTS, STREAM_KILL_POINTS, reached
 
 WAIT = 20
 
@@ -83,5 +83,10 @@ def test_every_place_is_in_the_code_once(root):
     sources = [path.read_text() for path in sorted((root / "jobs" / "runs").glob("score_*.py"))]
     named = re.findall(r'"((?:plan|task|chunk|run)\.\w+)"', "\n".join(sources))
     assert sorted(named) == sorted(KILL_POINTS)
-    staging = [(root / "jobs" / "runs" / name).read_text() for name in ("staging.py", "shuffled_view.py")]
-    assert sorted(re.findall(r'"(stage\.\w+)"', "\n".join(staging))) == sorted(STAGING_POINTS)
+    staging = "".join(
+        (root / "jobs" / "runs" / f"{name}.py").read_text() for name in ("staging", "shuffled_view")
+    )
+    assert sorted(re.findall(r'"(stage\.\w+)"', staging)) == sorted(STAGING_POINTS)
+    streams = "".join(path.read_text() for path in sorted((root / "jobs" / "runs").glob("stream_*.py")))
+    in_batches = [point for point in STREAM_KILL_POINTS if not point.endswith("_commit")]
+    assert sorted(re.findall(r'reached\("(stream\w*\.\w+)"', streams)) == sorted(in_batches)
