@@ -356,10 +356,7 @@ class Ticket {
   async cancelNow() {
     const response = await ask(`/submissions/${this.id}`, { method: "DELETE" });
     if (response && !response.ok) tellProblem(response.status === 409 ? `${nameOf(this.one)} has ended already.` : `It cannot be cancelled: ${await refusal(response)}.`);
-    if (response?.ok) {
-      announce(`${nameOf(this.one)}: cancelled`);
-      this.name.focus();
-    }
+    if (response?.ok) this.name.focus(); // the button that has the focus goes
     refresh();
   }
 }
