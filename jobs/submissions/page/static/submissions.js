@@ -111,7 +111,7 @@ async function readAbout() {
   if (dashboard) byId("dashboard").querySelector("a").setAttribute("href", dashboard);
   const more = takesImages ? "Of an image file, its name is the row's id and its content the picture; else a" : "A";
   byId("fields-body").replaceChildren(
-    el("p", {}, `${more} CSV file has a header with these names and a line a row; a JSON file is {"rows": [{...}, ...]}. At most ${plural(maxRows, "row")} at once.`),
+    el("p", {}, `${more} CSV file has a header with these names and a line a row; a JSON file is `, el("code", {}, '{"rows": [{...}, ...]}'), `. At most ${plural(maxRows, "row")} at once.`),
     el("div", { class: "scroll", role: "region", tabindex: "0", "aria-label": "Fields of a row" }, el("table", {}, el("caption", { class: "unseen" }, "Fields of a row"),
       el("thead", {}, el("tr", {}, ["Field", "Type", "Meaning"].map((name) => el("th", { scope: "col" }, name)))),
       el("tbody", {}, fields.map((field) => el("tr", {}, el("th", { scope: "row" }, el("code", {}, field.name)),
@@ -155,8 +155,9 @@ async function submit(job) {
   }
   line.classList.add("failed");
   say(how, result.problem);
+  const again = el("button", { type: "button", onclick: () => { line.remove(); submit(job); } }, "Try again");
   stopButton.replaceWith(
-    el("button", { type: "button", onclick: () => { line.remove(); submit(job); } }, "Try again"),
+    ...(result.mayHelp ? [again] : []),
     el("button", { type: "button", class: "quiet", onclick: () => { line.remove(); byId("files").focus(); } }, "Dismiss"));
 }
 
