@@ -228,7 +228,7 @@ def test_one_that_waits_is_cancelled_by_keyboard(gateway: Gateway, browser: Brow
         expect(ticket.get_by_role("button", name="Really cancel?")).to_be_focused()
         page.keyboard.press("Enter")
         expect(ticket.locator(".pill")).to_have_text("Cancelled")
-        expect(page.locator("#said")).to_have_text("mistake.csv: cancelled")
+        expect(page.locator("#said")).to_have_text(f"mistake.csv: Cancelled, {N} rows")
         page.get_by_label("Show", exact=True).select_option("cancelled")
         expect(page.locator(".ticket")).to_have_count(1)
         page.get_by_label("Show", exact=True).select_option("failed")

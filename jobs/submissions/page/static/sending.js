@@ -39,7 +39,7 @@ function newKey() {
 
 /**
  * Send one job until it is taken. `say(text)` tells how it goes.
- * Returns {ticket}, {denied: true}, {stopped: true} or {problem: in words, again: a function that tries once more}.
+ * Returns {ticket}, {denied: true}, {stopped: true} or {problem: in words, mayHelp: whether to send the same again may help}.
  */
 export async function send(job, say, stop) {
   job.key ??= newKey();
@@ -54,7 +54,7 @@ export async function send(job, say, stop) {
       if (stop.aborted) return { stopped: true };
       continue;
     }
-    return { problem: words(answer.status, message) };
+    return { problem: words(answer.status, message), mayHelp: answer.status === 0 || answer.status >= 429 };
   }
 }
 

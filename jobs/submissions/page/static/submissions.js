@@ -111,7 +111,7 @@ async function readAbout() {
   if (dashboard) byId("dashboard").querySelector("a").setAttribute("href", dashboard);
   const more = takesImages ? "Of an image file, its name is the row's id and its content the picture; else a" : "A";
   byId("fields-body").replaceChildren(
-    el("p", {}, `${more} CSV file has a header with these names and a line a row; a JSON file is {"rows": [{...}, ...]}. At most ${plural(maxRows, "row")} at once.`),
+    el("p", {}, `${more} CSV file has a header with these names and a line a row; a JSON file is `, el("code", {}, '{"rows": [{...}, ...]}'), `. At most ${plural(maxRows, "row")} at once.`),
     el("div", { class: "scroll", role: "region", tabindex: "0", "aria-label": "Fields of a row" }, el("table", {}, el("caption", { class: "unseen" }, "Fields of a row"),
       el("thead", {}, el("tr", {}, ["Field", "Type", "Meaning"].map((name) => el("th", { scope: "col" }, name)))),
       el("tbody", {}, fields.map((field) => el("tr", {}, el("th", { scope: "row" }, el("code", {}, field.name)),
@@ -155,8 +155,9 @@ async function submit(job) {
   }
   line.classList.add("failed");
   say(how, result.problem);
+  const again = el("button", { type: "button", onclick: () => { line.remove(); submit(job); } }, "Try again");
   stopButton.replaceWith(
-    el("button", { type: "button", onclick: () => { line.remove(); submit(job); } }, "Try again"),
+    ...(result.mayHelp ? [again] : []),
     el("button", { type: "button", class: "quiet", onclick: () => { line.remove(); byId("files").focus(); } }, "Dismiss"));
 }
 
@@ -356,10 +357,7 @@ class Ticket {
   async cancelNow() {
     const response = await ask(`/submissions/${this.id}`, { method: "DELETE" });
     if (response && !response.ok) tellProblem(response.status === 409 ? `${nameOf(this.one)} has ended already.` : `It cannot be cancelled: ${await refusal(response)}.`);
-    if (response?.ok) {
-      announce(`${nameOf(this.one)}: cancelled`);
-      this.name.focus();
-    }
+    if (response?.ok) this.name.focus(); // the button that has the focus goes
     refresh();
   }
 }
