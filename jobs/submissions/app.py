@@ -24,6 +24,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
+from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from feature_pipelines.errors import ContractError, UnavailableError
@@ -35,6 +36,8 @@ _LOGGER = logging.getLogger("onescore.async")
 _JSON, _TEXT = "application/json", "text/plain; version=0.0.4; charset=utf-8"
 _CODES = {404: "NOT_FOUND", 405: "METHOD_NOT_ALLOWED"}
 _SAFE = ("GET", "HEAD", "OPTIONS")
+_PAGE_PATHS = ("/", "/about", "/static/{name}", "/dashboard", "/dashboard/{rest:path}")
+"""Not all that is left: what is no route is an error in JSON, and a wrong method 405."""
 
 
 def make_app(
@@ -50,7 +53,7 @@ def make_app(
         gateway: what the routes work with; `gateway.authenticate` says who asks.
         is_draining: whether the server is about to end; then it is not ready.
         routers: further routes, such as the dashboard's.
-        page: what answers everything else, such as the static files of the page at "/"; None = 404.
+        page: answers "/", "/about", "/static" and "/dashboard"; None = 404.
     """
     app = FastAPI(
         title="Onescore, asynchronous inference",
@@ -63,7 +66,7 @@ def make_app(
     for router in routers:
         app.include_router(router)
     if page is not None:
-        app.mount("/", page)
+        app.router.routes.extend(Route(path, page) for path in _PAGE_PATHS)
     app.add_exception_handler(ContractError, _refused)
     app.add_exception_handler(UnavailableError, _unavailable)
     app.add_exception_handler(RequestValidationError, _invalid)
