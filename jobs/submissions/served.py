@@ -53,7 +53,7 @@ def resolve_served(conf: Conf, bundle: Path | None) -> Served:
     found, directory = chosen_model(conf, bundle)
     golden = read_golden(directory, None if found is None else found.digest)
     info, feature_set = golden.info, golden.feature_set
-    outputs = tuple(OutputSpec(**info["output"]).fields)
+    outputs = tuple(OutputSpec.from_json(info["output"]).fields)
     version = None if found is None else found.version
     return Served(
         PinnedModel(info["name"], version, info["digest"], feature_set.row_id, outputs), feature_set
