@@ -109,6 +109,21 @@ class Setting:
         return found
 
     @cached_property
+    def bundle(self) -> Path:
+        """The registered model's directory."""
+        from udfs.registry import fetch, resolve
+
+        return fetch(resolve("models:/houses@champion", self.workspace.connect()), self.scratch / "cache")
+
+    @cached_property
+    def table(self) -> str:
+        """The table of requests that jobs score."""
+        from tests.toy.workspace import house_rows
+
+        self.workspace.write("many_houses", house_rows(self.rows), rows_per_file=250_000)
+        return "many_houses"
+
+    @cached_property
     def environment(self) -> dict[str, str]:
         """Of processes: this code, the workspace, nothing of the user's settings."""
         kept = {k: v for k, v in os.environ.items() if not k.startswith(("ONESCORE_", "MLFLOW_"))}
@@ -117,47 +132,68 @@ class Setting:
 
 def batch(setting: Setting) -> list[Measured]:
     """The batch job over a table, as a process; its latency is that of the whole job."""
-    from tests.toy.workspace import house_rows
+    return [_spark_job(setting, "batch: jobs.score_batch, start included", "score_batch")]
 
-    setting.workspace.write("many_houses", house_rows(setting.rows), rows_per_file=250_000)
-    command = [
-        sys.executable,
-        "-m",
-        "jobs.score_batch",
-        "--model",
-        "houses",
-        "--set",
-        "input.source=many_houses",
-    ]
-    command += ["--set", "output.scored=many_scored", "--set", "output.quarantine=many_quarantine"]
-    command += ["--set", "quarantine.max_share=1"]
+
+def stream(setting: Setting) -> list[Measured]:
+    """The streaming job over what has come since the last time, as a schedule starts it; its latency is that of the whole job."""
+    name = "stream: jobs.score_stream --available-now, start included"
+    return [_spark_job(setting, name, "score_stream", "--available-now")]
+
+
+def _spark_job(setting: Setting, name: str, job: str, *flags: str) -> Measured:
+    command = [sys.executable, "-m", f"jobs.{job}", *flags, "--model", "houses"]
+    outputs = (f"output.scored={job}_scored", f"output.quarantine={job}_quarantine")
+    for pair in (f"input.source={setting.table}", *outputs, "quarantine.max_share=1"):
+        command += ["--set", pair]
     began = time.perf_counter()
     subprocess.run(command, env=setting.environment, cwd=ROOT, check=True, capture_output=True)
     seconds = time.perf_counter() - began
-    cores = os.cpu_count() or 1
     rate = setting.rows / seconds
-    cost = setting.prices.of_cores(rate, cores)
-    return [Measured("batch: jobs.score_batch, start included", seconds * 1000, rate, cost, setting.rows)]
+    cost = setting.prices.of_cores(rate, os.cpu_count() or 1)
+    return Measured(name, seconds * 1000, rate, cost, setting.rows)
 
 
 def realtime(setting: Setting) -> list[Measured]:
     """The lean server, one worker, one row a request, over keep-alive connections."""
     from tests.toy.house_bundle import house_wire
     from tests.toy.serving import serving, write_store
-    from udfs.registry import fetch, resolve
 
-    version = resolve("models:/houses@champion", setting.workspace.connect())
-    bundle = fetch(version, setting.scratch / "cache")
     directory = setting.scratch / "realtime"
     directory.mkdir()
     write_store(directory / "online.db")
     bodies = b"\n".join(json.dumps({"inputs": [row]}).encode() for row in house_wire(200))
-    with serving(directory, setting.environment, "--bundle", str(bundle)) as server:
+    with serving(directory, setting.environment, "--bundle", str(setting.bundle)) as server:
         spent = {n: _load(server.port, n, setting.seconds, bodies) for n in (1, 16)}
     p50 = statistics.median(spent[1]["seconds"]) * 1000
     rate = len(spent[16]["seconds"]) / spent[16]["wall"]
     cost = setting.prices.of_cores(rate, 1)
     return [Measured("real-time: jobs.serve_realtime, one worker", p50, rate, cost, 1)]
+
+
+def asynchronous(setting: Setting) -> list[Measured]:
+    """One gateway and one worker with one process that scores: from submitting to the answers in hand, alone and many rows at once."""
+    from tests.toy.serving import asking, write_store
+    from tests.toy.submitting import open_async
+
+    directory = setting.scratch / "async"
+    found = []
+    settings = ("submissions.scorers=1", "submissions.max_rows=100000")
+    with open_async(directory, setting.environment, setting.bundle, *settings) as place:
+        rows = asking(10_000, write_store(directory / "online.db"))
+        gateway = place.gateway()
+        place.worker()
+        for n in (1, len(rows)):
+            spent, end = [], time.perf_counter() + setting.seconds
+            while not spent or time.perf_counter() < end:
+                began = time.perf_counter()
+                gateway.finished(gateway.submit({"rows": rows[:n]}))
+                spent.append(time.perf_counter() - began)
+            seconds = statistics.median(spent)
+            cost = setting.prices.of_cores(n / seconds, 2)
+            name = f"asynchronous: one after the other, {n:,} row{'s' if n > 1 else ''} each"
+            found.append(Measured(name, seconds * 1000, n / seconds, cost, n))
+    return found
 
 
 def serverless(setting: Setting) -> list[Measured]:
@@ -194,10 +230,12 @@ print(sorted(spent)[len(spent) // 2])
 
 WAYS: dict[str, Callable[[Setting], list[Measured]]] = {
     "batch": batch,
+    "stream": stream,
     "realtime": realtime,
+    "async": asynchronous,
     "serverless": serverless,
 }
-"""All there are; the streaming job and the asynchronous API join by a function and a line here."""
+"""All there are."""
 
 
 def main() -> int:
