@@ -49,7 +49,7 @@ def test_images_as_the_job_says(tmp_path: Path, process_env: dict[str, str]) -> 
         said[" ".join(words[1:3])] = done.stdout
 
     assert re.search(r"^ *scored +1,797$", said["jobs.score_batch --model"], re.MULTILINE)
-    assert "IMAGE_MODE" in said["jobs.show_table digits_quarantine"]
+    assert "IMAGE_BROKEN" in said["jobs.show_table digits_quarantine"]
     assert "equal in every bit" in said["jobs.verify_paths --model"]
     requests = DeltaTable(str(tmp_path / ".onescore/tables/digits_requests")).to_pyarrow_table()
     scored = DeltaTable(str(tmp_path / ".onescore/tables/digits_scored")).to_pyarrow_table().to_pylist()
