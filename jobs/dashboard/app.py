@@ -23,6 +23,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
+from feature_pipelines.errors import ContractError
 from jobs.dashboard.assets import Assets
 from jobs.dashboard.browser import Protected
 from jobs.dashboard.live import Live
@@ -56,6 +57,7 @@ class Access(enum.Enum):
 
 
 Guard = Callable[[Request], Access]
+"""Says what a caller may see, or raises ContractError with the evidence `status` and `code`."""
 
 
 def by_key(key: str | None) -> Guard:
@@ -153,7 +155,14 @@ async def _messages(live: Live, asked: dict[str, Any]) -> AsyncIterator[bytes]:
 
 def _asked(request: Request, guard: Guard) -> dict[str, Any] | Response:
     """Return which snapshot is asked for, or why there is none."""
-    access = guard(request)
+    try:
+        access = guard(request)
+    except ContractError as refused:  # of a server that has more reasons, such as too many requests
+        evidence = refused.evidence
+        headers = {"retry-after": str(evidence["retry_after"])} if "retry_after" in evidence else {}
+        return _refused(
+            int(evidence.get("status", 403)), str(evidence.get("code", "REFUSED")), str(refused), headers
+        )
     if access is Access.NONE:
         return _refused(401, "UNAUTHENTICATED", "send a key", {"www-authenticate": "Bearer"})
     unknown = set(request.query_params) - {"model", "window"}

@@ -212,11 +212,13 @@ def test_several_files_by_dropping_and_what_is_wrong_in_words(
 
 def test_one_that_waits_is_cancelled_by_keyboard(gateway: Gateway, browser: Browser, table: bytes) -> None:
     with opened(browser, gateway.url) as page:
+        page.on("filechooser", lambda _: None)  # from now on no chooser of the system opens
         expect(page.locator("#model")).not_to_be_empty()
         for _ in range(12):
             page.keyboard.press("Tab")
             if page.evaluate("document.activeElement.id") == "files":
                 break
+        expect(page.locator("#files")).to_be_focused()
         with page.expect_file_chooser() as asked:
             page.keyboard.press("Enter")
         asked.value.set_files({"name": "mistake.csv", "mimeType": "text/csv", "buffer": table})

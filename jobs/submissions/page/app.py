@@ -58,7 +58,9 @@ def pages_app(
             check(request)
         except ContractError as refused:
             error = {"code": refused.evidence.get("code", "REFUSED"), "message": str(refused)}
-            return JSONResponse({"error": error}, int(refused.evidence.get("status", 400)))
+            after = refused.evidence.get("retry_after")
+            headers = {} if after is None else {"retry-after": str(after)}
+            return JSONResponse({"error": error}, int(refused.evidence.get("status", 400)), headers)
         said = {**about(), "dashboard": None if dashboard is None else "/dashboard/"}
         return JSONResponse(said, headers={"cache-control": "no-store"})
 

@@ -204,7 +204,7 @@ async function refresh(arrived = null) {
       state.submissions.set(one.id, one);
     }
     drawList(arrived);
-  } else if (response) {
+  } else if (response && response.status !== 429) { // asked too often: later again
     tellProblem(`Your submissions cannot be listed: ${await refusal(response)}.`);
   } else if (!byId("key-form").hidden && byId("page").hidden) {
     return;

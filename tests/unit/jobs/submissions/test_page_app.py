@@ -141,6 +141,21 @@ def is_read(pages: Pages) -> bool:
     return b'"is_rebuilt":true' in live.snapshot(None, 300, with_answers=False)[1]
 
 
+def test_a_gateways_other_refusals_are_the_dashboards_too(tmp_path: Path) -> None:
+    def too_many(_: Request) -> None:
+        raise ContractError("too many requests", status=429, code="RATE", retry_after=3)
+
+    pages = pages_of(tmp_path, "loopback")
+    pages._gateway.caller = too_many  # type: ignore[method-assign, assignment]
+    for path in ("/dashboard/data", "/dashboard/events"):
+        answer = call(pages.app, path)
+        assert (answer.status, answer.json["error"]["code"], answer.headers["retry-after"]) == (
+            429,
+            "RATE",
+            "3",
+        )
+
+
 def test_the_dashboards_own_key_is_then_the_only_one_that_opens_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
