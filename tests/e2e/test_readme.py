@@ -12,6 +12,8 @@ import pyarrow.compute as pc
 import pytest
 from deltalake import DeltaTable
 
+from jobs import ingest_digits
+
 ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text()
 FILES = re.findall(r"<!-- file: (\S+) -->\n```\w*\n(.*?)```", README, re.DOTALL)
@@ -49,6 +51,13 @@ def test_readme_names_only_tests_and_jobs_that_exist() -> None:
         assert (ROOT / path).exists(), path
     for job in re.findall(r"`jobs\.(\w+)`", README):
         assert (ROOT / "jobs" / f"{job}.py").exists(), job
+
+
+def test_commands_of_the_second_example_are_those_that_a_test_runs() -> None:
+    """tests/e2e/test_images_cli.py runs the commands of the ingest job's docstring."""
+    [shown] = re.findall(r"<!-- image commands -->\n```\n(.*?)```", README, re.DOTALL)
+    run = re.findall(r"^    (python -m .*?)(?:  .*)?$", ingest_digits.__doc__ or "", re.MULTILINE)
+    assert shown.splitlines() == run[1:]
 
 
 @pytest.mark.e2e
