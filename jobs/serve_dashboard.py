@@ -6,15 +6,13 @@ python -m jobs.serve_dashboard --model flights --log .onescore/prediction_log
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import signal
 import socket
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import uvicorn
 from starlette.applications import Starlette
 from starlette.responses import RedirectResponse
 from starlette.routing import Mount, Route
@@ -25,6 +23,7 @@ from jobs.dashboard.app import by_key, dashboard_app
 from jobs.dashboard.browser import is_loopback_name
 from jobs.dashboard.live import Live
 from jobs.dashboard.opening import open_live
+from jobs.online.http_server import make_server
 from jobs.online.json_logs import event, log_json
 from jobs.online.supervisor import listen
 from jobs.runs.command import job_parser, load_from, run
@@ -96,27 +95,8 @@ def _app(live: Live, key: str | None) -> Starlette:
     return Starlette(routes=[Route("/", lambda _: RedirectResponse("dashboard/")), Mount("/dashboard", app)])
 
 
-class _Server(uvicorn.Server):
-    """Leaves signals to this job: uvicorn would end the process by them, and the exit code would say so."""
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        yield
-
-
 async def _serve(app: Any, live: Live, listening: socket.socket) -> None:
-    server = _Server(
-        uvicorn.Config(
-            app,
-            ws="none",
-            lifespan="off",
-            log_config=None,
-            access_log=False,
-            server_header=False,
-            proxy_headers=False,
-            timeout_graceful_shutdown=_GRACE_SECONDS,
-        )
-    )
+    server = make_server(app, _GRACE_SECONDS)
     loop = asyncio.get_running_loop()
 
     def end() -> None:

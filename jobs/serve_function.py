@@ -9,7 +9,6 @@ framework: they hand over a request or an event, and take a tuple.
 
 from __future__ import annotations
 
-import functools
 import os
 import time
 from typing import Any
@@ -17,12 +16,11 @@ from typing import Any
 from feature_pipelines.errors import ContractError, OnescoreError
 from jobs.online.incidents import incident
 from jobs.online.json_logs import event as log_event
-from jobs.online.json_logs import log_json
-from jobs.serverless.aws_events import Objects, answer_uploads
+from jobs.serverless.aws_events import answer_uploads
 from jobs.serverless.deadline import Deadline
-from jobs.serverless.function import Function, open_function
+from jobs.serverless.function import Function
 from jobs.serverless.http import HttpRequest, respond
-from jobs.serverless.objects import open_objects, open_sink
+from jobs.serverless.opening import opened
 from jobs.serverless.uploads import Uploaded
 
 __all__ = ["EventFailed", "score", "uploaded"]
@@ -40,7 +38,7 @@ def score(request: Any) -> tuple[bytes, int, dict[str, str]]:
     Args:
         request: Flask's.
     """
-    function, _ = _opened()
+    function, _ = opened()
     asked = HttpRequest(
         method=request.method,
         path=request.path,
@@ -62,7 +60,7 @@ def uploaded(cloud_event: Any) -> None:
     Raises:
         EventFailed: it could not be scored now; the trigger delivers it again, where it is told to.
     """
-    function, objects = _opened()
+    function, objects = opened()
     try:
         if cloud_event["type"] != _FINALIZED:
             log_event("upload", outcome="skipped", code="OTHER_EVENT")
@@ -98,17 +96,5 @@ def _deadline(function: Function) -> Deadline:
     return Deadline.after(settings.timeout_seconds, settings.reserve_ms, time.monotonic)
 
 
-@functools.cache
-def _opened() -> tuple[Function, Objects]:
-    log_json()
-    function = open_function(os.environ, _now, time.monotonic)
-    log_event("function_ready", **function.facts())
-    return function, Objects(open_sink, open_objects, function.settings.sink)
-
-
-def _now() -> int:
-    return time.time_ns() // 1000
-
-
 if "FUNCTION_TARGET" in os.environ:  # within the framework: the start is the place for what takes long
-    _opened()
+    opened()

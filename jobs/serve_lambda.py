@@ -6,18 +6,14 @@ invocations. The model is loaded, and its golden rows replayed, when Lambda star
 
 from __future__ import annotations
 
-import functools
 import os
-import time
 from collections.abc import Mapping
 from typing import Any
 
 from feature_pipelines.errors import ContractError, OnescoreError
 from jobs.online.incidents import incident
 from jobs.online.json_logs import event as log_event
-from jobs.online.json_logs import log_json
 from jobs.serverless.aws_events import (
-    Objects,
     answer_direct,
     answer_messages,
     answer_uploads,
@@ -25,9 +21,8 @@ from jobs.serverless.aws_events import (
     uploads_of,
 )
 from jobs.serverless.deadline import Deadline
-from jobs.serverless.function import Function, open_function
 from jobs.serverless.gateways import answer_gateway, is_gateway
-from jobs.serverless.objects import open_objects, open_sink
+from jobs.serverless.opening import opened
 
 __all__ = ["EventFailed", "handler"]
 
@@ -46,7 +41,7 @@ def handler(event: Any, context: Any) -> Any:
     Raises:
         EventFailed: an upload could not be scored now. Lambda tries again, then puts the event where the function says.
     """
-    function, objects = _opened()
+    function, objects = opened()
     deadline = Deadline(context.get_remaining_time_in_millis, function.settings.reserve_ms)
     if not isinstance(event, Mapping):
         return answer_direct(function, event, deadline)
@@ -70,17 +65,5 @@ def handler(event: Any, context: Any) -> Any:
     raise EventFailed(code)
 
 
-@functools.cache
-def _opened() -> tuple[Function, Objects]:
-    log_json()
-    function = open_function(os.environ, _now, time.monotonic)
-    log_event("function_ready", **function.facts())
-    return function, Objects(open_sink, open_objects, function.settings.sink)
-
-
-def _now() -> int:
-    return time.time_ns() // 1000
-
-
 if "AWS_LAMBDA_RUNTIME_API" in os.environ:  # within Lambda: the start is the place for what takes long
-    _opened()
+    opened()

@@ -9,7 +9,6 @@ imports MLflow: the model is a directory by then.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import dataclasses
 import gc
 import json
@@ -19,12 +18,10 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import uvicorn
 import uvloop
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.multiprocess import MultiProcessCollector
@@ -32,6 +29,7 @@ from prometheus_client.multiprocess import MultiProcessCollector
 from feature_pipelines.errors import OnescoreError
 from jobs.online.app import App, Limits
 from jobs.online.batching import Batcher
+from jobs.online.http_server import HttpServer, make_server
 from jobs.online.json_logs import event, log_json
 from jobs.online.metrics import Observed, ServingMetrics
 from jobs.online.readiness import Readiness
@@ -42,8 +40,6 @@ from udfs.trees import warm_up
 __all__ = ["WorkerSpec", "main"]
 
 _DRAIN_SECONDS = 0.5
-_KEEP_ALIVE_SECONDS = 75
-_BACKLOG = 2048
 _FULL_COLLECTION_EVERY = 1_000  # of collections of the middle generation; Python's own is 10
 
 
@@ -88,14 +84,6 @@ class WorkerSpec:
         """Read what `to_json` wrote."""
         values: dict[str, Any] = json.loads(text)
         return cls(**{**values, "settings": ServingSettings(**values["settings"])})
-
-
-class _Server(uvicorn.Server):
-    """Leaves signals to the worker: uvicorn would end the process by them, and the exit code would say so."""
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        yield
 
 
 def main() -> int:
@@ -163,7 +151,7 @@ async def _serve(spec: WorkerSpec, online: OnlineScorer, metrics: ServingMetrics
         limits=Limits(spec.max_body_bytes, spec.body_timeout_seconds),
     )
     listening = socket.socket(fileno=spec.socket_fd)
-    server = _Server(_config(app, spec))
+    server = make_server(app, spec.shutdown_seconds)
     ending: list[asyncio.Task[None]] = []
 
     def end() -> None:
@@ -181,24 +169,6 @@ async def _serve(spec: WorkerSpec, online: OnlineScorer, metrics: ServingMetrics
         readiness.close()
 
 
-def _config(app: App, spec: WorkerSpec) -> uvicorn.Config:
-    served: Any = app
-    return uvicorn.Config(
-        served,
-        http="httptools",
-        ws="none",
-        interface="asgi3",
-        lifespan="off",
-        log_config=None,
-        access_log=False,
-        server_header=False,
-        proxy_headers=False,
-        backlog=_BACKLOG,
-        timeout_keep_alive=_KEEP_ALIVE_SECONDS,
-        timeout_graceful_shutdown=max(1, round(spec.shutdown_seconds)),
-    )
-
-
 def _facts(spec: WorkerSpec, online: OnlineScorer) -> dict[str, Any]:
     info = online.scorer.info
     return {
@@ -211,7 +181,7 @@ def _facts(spec: WorkerSpec, online: OnlineScorer) -> dict[str, Any]:
     }
 
 
-async def _drain(server: _Server, app: App) -> None:
+async def _drain(server: HttpServer, app: App) -> None:
     """Take no new connection, ask clients to leave with their next answer, and end when they have, or soon anyway.
 
     A client that sends its next request just when its idle connection is closed would lose it.
@@ -228,7 +198,7 @@ async def _drain(server: _Server, app: App) -> None:
 
 
 async def _tell(
-    spec: WorkerSpec, server: _Server, online: OnlineScorer, readiness: Readiness, metrics: ServingMetrics
+    spec: WorkerSpec, server: HttpServer, online: OnlineScorer, readiness: Readiness, metrics: ServingMetrics
 ) -> None:
     """Say once that requests are answered, then keep the metrics that nobody's request moves."""
     while not server.started:

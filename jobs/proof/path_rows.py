@@ -6,18 +6,17 @@ column of the declared type can hold (a text where a number is declared) is refu
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
-from feature_pipelines.columns import Nullable
 from feature_pipelines.definitions import FeatureSet
 from feature_pipelines.schema import Field, build_column
 from feature_pipelines.schema_arrow import arrow_type, column_to_arrow
 from jobs.proof.path_answers import Answer, Row
+from jobs.runs.wire_rows import loosened
 
 __all__ = ["ROW", "expressed", "placed"]
 
@@ -35,7 +34,7 @@ def expressed(feature_set: FeatureSet, rows: Sequence[Row]) -> tuple[pa.Table, d
     refused: dict[int, Answer] = {}
     arrays: list[pa.Array] = []
     for declared in feature_set.sources:
-        loose = _without_bounds(declared)
+        loose = loosened(declared)
         column, errors = build_column(loose, [row.get(declared.name) for row in rows])
         for error in errors:
             refused.setdefault(error.row, Answer(code=str(error.code), field=error.field))
@@ -54,19 +53,6 @@ def placed(n_rows: int, *parts: dict[int, Answer]) -> list[Answer]:
     """
     nothing = Answer(code="NO_ANSWER")
     return [next((part[i] for part in parts if i in part), nothing) for i in range(n_rows)]
-
-
-def _without_bounds(declared: Field) -> Field:
-    nullable: Any = Nullable
-    as_is = declared.nullable or declared.dtype.is_float
-    return dataclasses.replace(
-        declared,
-        type=declared.type if as_is else nullable[declared.type],
-        required=False,
-        minimum=None,
-        maximum=None,
-        infinite=declared.dtype.is_float,
-    )
 
 
 def _array(declared: Field, column: Any, null: Sequence[bool]) -> pa.Array:

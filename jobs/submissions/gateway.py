@@ -9,20 +9,19 @@ Any number of gateways may share one database. This module knows nothing of rout
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import ipaddress
 import signal
 import socket
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import uvicorn
 import uvloop
 from fastapi import APIRouter
 
 from feature_pipelines.errors import ConfigurationError, OnescoreError
+from jobs.online.http_server import HttpServer, make_server
 from jobs.online.json_logs import event
 from jobs.runs.conf import Conf
 from jobs.runs.settings_async import revealed_database_url
@@ -42,16 +41,7 @@ from jobs.submissions.targets import targets_of
 
 __all__ = ["run_gateway"]
 
-_BACKLOG = 2048
 _DRAIN_SECONDS = 0.5
-
-
-class _Server(uvicorn.Server):
-    """Leaves signals to this module: uvicorn would end the process by them, and the exit code would say so."""
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        yield
 
 
 def run_gateway(
@@ -129,20 +119,7 @@ async def _serve(
     pages: Pages | None,
 ) -> None:
     loop = asyncio.get_running_loop()
-    server = _Server(
-        uvicorn.Config(
-            app,
-            http="httptools",
-            ws="none",
-            lifespan="off",
-            log_config=None,
-            access_log=False,
-            server_header=False,
-            proxy_headers=False,
-            backlog=_BACKLOG,
-            timeout_graceful_shutdown=max(1, round(shutdown_seconds)),
-        )
-    )
+    server = make_server(app, shutdown_seconds)
     tasks: set[asyncio.Task[None]] = set()
 
     def begin(what: Any) -> None:
@@ -170,7 +147,7 @@ async def _serve(
             await asyncio.to_thread(pages.close)
 
 
-async def _drain(server: _Server) -> None:
+async def _drain(server: HttpServer) -> None:
     """Take no new connection, give clients a moment to leave, and end when those that are answered are."""
     event("gateway_draining")
     for listener in server.servers:
@@ -191,7 +168,7 @@ async def _reload(served: ServedModel) -> None:
     event("reloaded", model=found.pinned.name, version=found.pinned.version)
 
 
-async def _say_when_ready(server: _Server, listening: socket.socket, served: ServedModel) -> None:
+async def _say_when_ready(server: HttpServer, listening: socket.socket, served: ServedModel) -> None:
     while not server.started:
         await asyncio.sleep(0.01)
     pinned = served.now.pinned
