@@ -23,7 +23,7 @@ from feature_pipelines.stores.opening import open_store
 from feature_pipelines.stores.redis import RedisStore
 from tests.toy.processes import free_port
 from tests.toy.redis_servers import RedisServer, redis_server
-from tests.toy.stored import PLANE, fill, plane_row
+from tests.toy.stored import PLANE, ROUTE, fill, plane_row, stored_rows
 from tests.toy.trickle import trickling
 
 DEADLINE_MS = 200
@@ -199,6 +199,22 @@ def test_redis_that_is_down() -> None:
     cluster = open_store(f"redis://127.0.0.1:{free_port()}/0?cluster=true", timeout_ms=DEADLINE_MS)
     with closing(cluster), unavailable("cluster|Cluster"):
         cluster.read([(PLANE, [KEY])])
+
+
+def test_redis_is_asked_once_for_all_views_and_keys_of_a_request(redis_server: RedisServer) -> None:
+    redis_server.flush()
+    wanted = [(PLANE, [("N1",), ("N2",), ("N9",)]), (ROUTE, [("JFK", -7), ("LGA", 1)])]
+    with closing(open_store(redis_server.url, timeout_ms=10_000)) as store:
+        fill(store, PLANE, [("N1",), ("N2",)], [plane_row(1), plane_row(2)])
+        fill(store, ROUTE, [("JFK", -7)], stored_rows(ROUTE, [(0.5, None)], [(3, 4)]))
+        store.read(wanted)
+        with Redis(port=redis_server.port) as client:
+            client.config_resetstat()
+            for _ in range(5):
+                store.read(wanted)
+            asked = {name: stats["calls"] for name, stats in client.info("commandstats").items()}
+    ours = {name: n for name, n in asked.items() if not name.startswith(("cmdstat_config", "cmdstat_info"))}
+    assert ours == {"cmdstat_mget": 5}
 
 
 def test_redis_that_was_restarted_takes_scripts_again(redis_server: RedisServer, shared: OnlineStore) -> None:
