@@ -2,7 +2,8 @@
 
     python -m jobs.manage_keys --model flights add nightly-report
 
-A key is shown once, when it is made; what is kept is its hash.
+A key is shown once, when it is made; what is kept is its hash. `webhook NAME` prints the secret by which that caller's receiver checks
+its webhooks (NAME is loopback where no key is needed).
 """
 
 from __future__ import annotations
@@ -12,12 +13,14 @@ import time
 from collections.abc import Sequence
 
 from feature_pipelines.columns import DType
+from feature_pipelines.errors import ConfigurationError
 from feature_pipelines.wire import encode
 from jobs.runs.command import job_parser, load_from, run
 from jobs.runs.progress import table
 from jobs.runs.settings_async import revealed_database_url
 from jobs.submissions.database import Database
 from jobs.submissions.keys import KeyStore
+from jobs.submissions.webhook import secret_of_caller
 
 __all__ = ["main"]
 
@@ -32,11 +35,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         "Submissions belong to the name of the key that sent them, so a name is used once. Once there is a key, every request "
         "needs one, from this machine too. A revoked key is refused within two seconds; what it sent is still scored.",
     )
-    parser.add_argument("do", choices=("add", "list", "revoke"))
+    parser.add_argument("do", choices=("add", "list", "revoke", "webhook"))
     parser.add_argument("name", nargs="?", help="of the key; letters, digits, dots, dashes, underscores")
     arguments = parser.parse_args(argv)
     if (arguments.name is None) != (arguments.do == "list"):
-        parser.error("add and revoke need a name, list takes none")
+        parser.error("add, revoke and webhook need a name, list takes none")
     conf = load_from(arguments)
     if arguments.dry_run:
         print("plan (nothing was changed)")
@@ -45,6 +48,12 @@ def main(argv: Sequence[str] | None = None) -> int:
                 {"do": arguments.do, "name": arguments.name or "", "database": conf.submissions.database_url}
             )
         )
+        return 0
+    if arguments.do == "webhook":
+        secret = conf.notify.webhook_secret
+        if secret is None:
+            raise ConfigurationError("notify.webhook_secret is not set: this server sends no webhooks")
+        print(secret_of_caller(secret.reveal(), arguments.name))
         return 0
     database = Database(revealed_database_url(conf.submissions))
     database.prepare()

@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from typing import Annotated, Any
 
 import orjson
-from fastapi import APIRouter, Path, Query
+from fastapi import APIRouter, Path, Query, Security
+from fastapi.security import APIKeyHeader, HTTPBearer
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
@@ -59,7 +60,10 @@ _BODY = {
         "multipart/form-data": {
             "schema": {
                 "type": "object",
-                "properties": {"files": {"type": "array", "items": {"type": "string", "format": "binary"}}},
+                "properties": {
+                    "files": {"type": "array", "items": {"type": "string", "format": "binary"}},
+                    "notify": {"type": "string", "description": "a JSON object; see the other forms"},
+                },
             }
         },
     },
@@ -108,7 +112,13 @@ def _errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
 
 def make_router(gateway: Gateway) -> APIRouter:
     """Return the routes of a gateway."""
-    router = APIRouter(tags=["submissions"])
+    keys = [
+        Security(HTTPBearer(auto_error=False)),
+        Security(APIKeyHeader(name="X-API-Key", auto_error=False)),
+    ]
+    router = APIRouter(
+        tags=["submissions"], dependencies=keys
+    )  # said in the description; `authenticate` judges
     _add_submit(router, gateway)
     _add_lists(router, gateway)
     _add_downloads(router, gateway)
@@ -140,7 +150,14 @@ def _add_submit(router: APIRouter, gateway: Gateway) -> None:
                     "required": False,
                     "description": "the same payload with it gives the first submission again, another payload 409",
                     "schema": {"type": "string", "pattern": "^[!-~]{1,255}$"},
-                }
+                },
+                {
+                    "name": "Onescore-Notify",
+                    "in": "header",
+                    "required": False,
+                    "description": "who is to be told, a JSON object; for text/csv, whose body has no place for it",
+                    "schema": {"type": "string"},
+                },
             ],
         },
     )
@@ -154,10 +171,16 @@ def _add_submit(router: APIRouter, gateway: Gateway) -> None:
             )
         body = await read_limited(request, gateway.limits)
         pinned, feature_set = gateway.served.now
-        payload = await run_in_threadpool(to_payload, body, request.headers, feature_set, gateway.limits)
+
+        def is_known(payload_hash: str) -> bool:
+            return key is not None and gateway.ledger.has(caller.key_id, key, payload_hash)
+
+        payload = await run_in_threadpool(
+            to_payload, body, request.headers, feature_set, gateway.limits, is_known
+        )
         if payload.notify is not None:
             gateway.check_notify(payload.notify)
-        taken = gateway.intake.take(payload, caller.key_id, pinned, key)
+        taken = await run_in_threadpool(gateway.intake.take, payload, caller.key_id, pinned, key)
         found = await asyncio.shield(asyncio.wrap_future(taken))
         submission = found.submission
         if found.is_new:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -16,12 +16,13 @@ from starlette.requests import ClientDisconnect, Request
 from feature_pipelines.definitions import FeatureSet
 from jobs.online.protocol import refuse
 from jobs.submissions.payload import Payload, read_csv, read_images, read_json
-from jobs.submissions.reference import pin_reference
+from jobs.submissions.reference import hash_of_reference, pin_reference
 
 __all__ = ["BodyLimits", "read_limited", "to_payload"]
 
 _JSON, _CSV, _FORM = "application/json", "text/csv", "multipart/form-data"
 _READ_ON = 4
+_NOTIFY = "onescore-notify"
 
 
 @dataclass(frozen=True)
@@ -63,22 +64,50 @@ async def read_limited(request: Request, limits: BodyLimits) -> bytes:
     return b"".join(parts)
 
 
-def to_payload(body: bytes, headers: Headers, feature_set: FeatureSet, limits: BodyLimits) -> Payload:
+def to_payload(
+    body: bytes,
+    headers: Headers,
+    feature_set: FeatureSet,
+    limits: BodyLimits,
+    is_known: Callable[[str], bool] = lambda payload_hash: False,
+) -> Payload:
     """Return the payload of a body; takes as long as the body is large, so call it in a thread.
+
+    Args:
+        body, headers: of the request.
+        feature_set: of the model.
+        limits: see there.
+        is_known: whether the payload of such a hash is in already under this request's key; a reference is not looked for again then.
 
     Raises:
         ContractError: evidence `status` and `code`: another content type, or what `payload` refuses.
     """
     kind = _kind_of(headers)
     if kind == _CSV:
-        return read_csv(body, feature_set, limits.max_rows)
+        return replace(read_csv(body, feature_set, limits.max_rows), notify=_notify_of(headers))
     if kind == _FORM:
         files, notify = asyncio.run(_parts(body, headers, limits.max_rows))
         return replace(read_images(files, feature_set, limits.max_rows), notify=notify)
     payload, reference, notify = read_json(body, limits.max_rows)
     if payload is not None:
         return payload
-    return replace(pin_reference(reference or "", limits.reference_root, limits.max_rows), notify=notify)
+    sent = reference or ""
+    if is_known(hash_of_reference(sent)):
+        return Payload("reference", b"", 0, hash_of_reference(sent), notify)
+    return replace(pin_reference(sent, limits.reference_root, limits.max_rows), notify=notify)
+
+
+def _notify_of(headers: Headers) -> Mapping[str, Any] | None:
+    """Return who is to be told, where the body has no place to say so."""
+    text = headers.get(_NOTIFY)
+    if text is None:
+        return None
+    notify = None
+    with contextlib.suppress(ValueError):
+        notify = json.loads(text)
+    if not isinstance(notify, dict):
+        refuse(422, "NOTIFY_NOT_TAKEN", "the header Onescore-Notify is not a JSON object")
+    return notify
 
 
 def _kind_of(headers: Headers) -> str:

@@ -20,6 +20,10 @@ __all__ = ["ForbiddenAddress", "GuardedBackend", "is_public", "resolved"]
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 _NAT64 = ipaddress.ip_network("64:ff9b::/96")
+_GLOBAL_UNICAST = ipaddress.ip_network(
+    "2000::/3"
+)  # all else, translations of private networks among it, is not public
+_PROTOCOLS = ipaddress.ip_network("192.0.0.0/24")
 
 
 class ForbiddenAddress(httpcore.ConnectError):
@@ -40,7 +44,8 @@ def is_public(address: Address) -> bool:
             inner = ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)
         if inner is not None:
             return is_public(inner)
-    return address.is_global and not address.is_multicast
+        return address in _GLOBAL_UNICAST and address.is_global
+    return address.is_global and not address.is_multicast and address not in _PROTOCOLS
 
 
 def resolved(host: str, port: int) -> list[str]:

@@ -90,6 +90,14 @@ class Ledger:
             row = connection.execute(query).one_or_none()
         return None if row is None else Submission(*row)
 
+    def has(self, key_id: str, idempotency_key: str, payload_hash: str) -> bool:
+        """Return whether a key's submission with this idempotency key and payload is in."""
+        query = sa.select(_T.id).where(
+            _T.key_id == key_id, _T.idempotency_key == idempotency_key, _T.payload_hash == payload_hash
+        )
+        with self.database.reading() as connection:
+            return connection.execute(query).first() is not None
+
     def listed(
         self, key_id: str, *, state: str | None, limit: int, after: tuple[int, str] | None
     ) -> list[Submission]:

@@ -18,7 +18,7 @@ from jobs.submissions.guarded import resolved
 from jobs.submissions.ledger import Ledger
 from jobs.submissions.messages import as_json, as_text
 from jobs.submissions.outbox import Delivery, Outbox
-from jobs.submissions.webhook import post_webhook, secret_bytes, signed_headers
+from jobs.submissions.webhook import post_webhook, secret_bytes, secret_of_caller, signed_headers
 
 __all__ = ["Notifier"]
 
@@ -53,9 +53,9 @@ class Notifier:
     ) -> None:
         self._outbox, self._ledger = Outbox(database), Ledger(database, clock)
         self._settings, self._clock, self._resolve = settings, clock, resolve
-        self._key = (
-            None if settings.webhook_secret is None else secret_bytes(settings.webhook_secret.reveal())
-        )
+        self._secret = None if settings.webhook_secret is None else settings.webhook_secret.reveal()
+        if self._secret is not None:
+            secret_bytes(self._secret)
         self._sender = Sender(settings)
         self._closing = threading.Event()
         self._pool = ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="notify")
@@ -121,10 +121,11 @@ class Notifier:
             return _GONE
         settings = self._settings
         if delivery.kind == "webhook":
-            if self._key is None:
+            if self._secret is None:
                 return "NOT_CONFIGURED"
+            key = secret_bytes(secret_of_caller(self._secret, submission.key_id))
             body = as_json(submission, settings.public_url)
-            headers = signed_headers(self._key, delivery.id, self._clock() // _SECOND_US, body)
+            headers = signed_headers(key, delivery.id, self._clock() // _SECOND_US, body)
             return post_webhook(
                 delivery.where,
                 body,

@@ -15,7 +15,12 @@ from jobs.submissions.payload import Payload
 from jobs.tables.snapshot import pin_snapshot
 from jobs.tables.units import plan_units
 
-__all__ = ["pin_reference"]
+__all__ = ["hash_of_reference", "pin_reference"]
+
+
+def hash_of_reference(reference: str) -> str:
+    """Return the hash of what was sent: a request that is repeated is told by it, whatever became of the table."""
+    return hashlib.sha256(b"reference\0" + reference.encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def pin_reference(reference: str, root: str | None, max_rows: int) -> Payload:
@@ -40,8 +45,12 @@ def pin_reference(reference: str, root: str | None, max_rows: int) -> Payload:
         or ".." in parts
     ):
         refuse(422, "UNKNOWN_REFERENCE", "a reference is a relative path without '..'")
-    found = (below / reference).resolve()
-    if not (found.exists() and below in found.parents):
+    try:
+        found = (below / reference).resolve()
+        is_there = found.exists() and below in found.parents
+    except (OSError, ValueError, RuntimeError):  # a name too long or not Unicode, a circle of links
+        is_there = False
+    if not is_there:
         refuse(422, "UNKNOWN_REFERENCE", "there is no such table below the configured root")
     try:
         snapshot = pin_snapshot(str(found))
@@ -55,4 +64,4 @@ def pin_reference(reference: str, root: str | None, max_rows: int) -> Payload:
     if n_rows > max_rows:
         refuse(413, "TOO_LARGE", f"{n_rows} rows; at most {max_rows} are taken at once")
     text = snapshot.to_json().encode()
-    return Payload("reference", text, n_rows, hashlib.sha256(b"reference\0" + text).hexdigest())
+    return Payload("reference", text, n_rows, hash_of_reference(reference))

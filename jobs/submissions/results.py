@@ -12,8 +12,10 @@ from typing import Any
 import orjson
 
 from feature_pipelines.columns import DType
+from feature_pipelines.errors import UnavailableError
 from feature_pipelines.wire import encode
 from jobs.submissions.ledger import Ledger, Submission
+from jobs.submissions.ledger_chunk import Chunk
 
 __all__ = ["csv_lines", "described", "json_lines", "page_of"]
 
@@ -70,26 +72,40 @@ def page_of(
 
 
 def json_lines(ledger: Ledger, submission: Submission) -> Iterator[bytes]:
-    """Yield a succeeded submission's answers, a JSON object a line, in the order of its rows."""
-    for offset in range(0, submission.n_rows, _AT_ONCE):
-        for chunk in ledger.chunks(submission.id, offset, _AT_ONCE):
-            if chunk.first_row >= offset:
-                yield chunk.body + b"\n"
+    """Yield a succeeded submission's answers, a JSON object a line, in the order of its rows.
+
+    Raises:
+        UnavailableError: they were deleted meanwhile; what was yielded is not all.
+    """
+    for chunk in _all_chunks(ledger, submission):
+        yield chunk.body + b"\n"
 
 
 def csv_lines(ledger: Ledger, submission: Submission) -> Iterator[bytes]:
-    """Yield a succeeded submission's answers as CSV: what identifies the row, the outputs, or why there are none."""
+    """Yield a succeeded submission's answers as CSV: what identifies the row, the outputs, or why there are none.
+
+    Raises:
+        UnavailableError: see `json_lines`.
+    """
     row_id, outputs = json.loads(submission.row_id), json.loads(submission.outputs)
     yield _line(
         [*row_id, *outputs, "model_version", "as_of_ts", "error_code", "error_field", "error_message"]
     )
-    for offset in range(0, submission.n_rows, _AT_ONCE):
-        for chunk in ledger.chunks(submission.id, offset, _AT_ONCE):
-            if chunk.first_row < offset:
-                continue
-            answers = (json.loads(line) for line in chunk.body.split(b"\n"))
-            ids = (json.loads(line) for line in chunk.ids.split(b"\n"))
-            yield b"".join(_row(id_, answer, outputs) for id_, answer in zip(ids, answers, strict=True))
+    for chunk in _all_chunks(ledger, submission):
+        answers = (json.loads(line) for line in chunk.body.split(b"\n"))
+        ids = (json.loads(line) for line in chunk.ids.split(b"\n"))
+        yield b"".join(_row(id_, answer, outputs) for id_, answer in zip(ids, answers, strict=True))
+
+
+def _all_chunks(ledger: Ledger, submission: Submission) -> Iterator[Chunk]:
+    """Yield all chunks in order; a download that ends early must not look whole."""
+    after = 0
+    while after < submission.n_rows:
+        chunks = [one for one in ledger.chunks(submission.id, after, _AT_ONCE) if one.first_row >= after]
+        if not chunks:
+            raise UnavailableError("the answers were deleted while they were read")
+        yield from chunks
+        after = chunks[-1].first_row + chunks[-1].n_rows
 
 
 def _row(id_: list[Any], answer: dict[str, Any], outputs: list[str]) -> bytes:

@@ -189,9 +189,9 @@ class ScorerPool:
     def lent(self) -> Iterator[ScorerProcess]:
         """Lend a process; one that crashed meanwhile is replaced."""
         scorer = self._idle.get()
-        if scorer.process.poll() is not None:  # it died between two submissions, by none of them
-            scorer = self._replace(scorer)
         try:
+            if scorer.process.poll() is not None:  # it died between two submissions, by none of them
+                scorer = self._replace(scorer)
             yield scorer
         except Crashed:
             scorer = self._replace(scorer)

@@ -23,7 +23,7 @@ import httpcore
 from feature_pipelines.errors import ConfigurationError
 from jobs.submissions.guarded import ForbiddenAddress, GuardedBackend, resolved
 
-__all__ = ["post_webhook", "secret_bytes", "signed_headers"]
+__all__ = ["post_webhook", "secret_bytes", "secret_of_caller", "signed_headers"]
 
 _PREFIX = "whsec_"
 _SHORTEST = 24
@@ -49,6 +49,17 @@ def secret_bytes(secret: str) -> bytes:
             f"notify.webhook_secret: the secret must have {_SHORTEST} bytes or more, got {len(key)}"
         )
     return key
+
+
+def secret_of_caller(secret: str, key_id: str) -> str:
+    """Return the secret by which a caller's receiver checks its webhooks: nobody else's are signed with it.
+
+    Args:
+        secret: the configured one; see `secret_bytes`.
+        key_id: name of the caller's API key; "loopback" where none is needed.
+    """
+    derived = hmac.new(secret_bytes(secret), f"onescore webhook {key_id}".encode(), hashlib.sha256).digest()
+    return _PREFIX + base64.b64encode(derived).decode()
 
 
 def signed_headers(key: bytes, id_: str, timestamp: int, body: bytes) -> dict[str, str]:

@@ -10,6 +10,8 @@ import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from standardwebhooks.webhooks import Webhook
 
@@ -192,8 +194,10 @@ def test_webhook_comes_signed_and_again_until_it_is_taken(place, gateway, worker
     wait_until(lambda: told()[0]["state"] == "sent", "told", 30)
     assert told() == [{"kind": "webhook", "state": "sent", "attempts": 3, "reason": None}]
     assert len({headers["webhook-id"] for headers, _ in sink.got}) == 1
+    secret = keys_job(place, "webhook", "anna").stdout.strip()
+    assert secret not in (SECRET, keys_job(place, "webhook", "bert").stdout.strip())
     for headers, text in sink.got:
-        said = Webhook(SECRET).verify(text, headers)
+        said = Webhook(secret).verify(text, headers)
         assert said["type"] == "submission.succeeded"
         assert (said["data"]["id"], said["data"]["rows_done"]) == (id_, 3)
         assert "results" not in said["data"]
@@ -235,3 +239,42 @@ def test_end_is_told_though_every_worker_was_killed_before_it_could(place, gatew
         120,
     )
     assert len({headers["webhook-id"] for headers, _ in sink.got}) == 1
+
+
+def test_csv_says_by_a_header_who_is_to_be_told(place, gateway, worker, keys, sink):
+    anna = keys[0]
+    rows = asking(2, place.through)
+    names = [name for name in rows[0] if rows[0][name] is not None]
+    text = "\n".join([",".join(names), *(",".join(str(row[name]) for name in names) for row in rows)])
+    sent = bearer(anna) | {"content-type": "text/csv", "onescore-notify": json.dumps({"webhook": sink.url})}
+    status, _, said = gateway.call("POST", "/submissions", text.encode(), sent)
+    assert status == 202, said
+    wait_until(lambda: sink.got, "told", 30)
+    assert json.loads(sink.got[0][1])["data"]["id"] == json.loads(said)["id"]
+    broken = sent | {"onescore-notify": "[]"}
+    assert gateway.error("POST", "/submissions", text.encode(), broken) == (422, "NOTIFY_NOT_TAKEN")
+
+
+def test_reference_that_is_sent_again_is_the_first_whatever_became_of_the_table(place, keys):
+    anna = keys[0]
+    root = place.directory / "refs"
+    root.mkdir()
+    pq.write_table(pa.table({"house_id": [1]}), root / "t.parquet")
+    opened = place.gateway(f"submissions.reference_root={root}")
+
+    def send(key, reference="t.parquet"):
+        body = json.dumps({"reference": reference}).encode()
+        status, _, text = opened.call("POST", "/submissions", body, bearer(anna) | {"idempotency-key": key})
+        return status, json.loads(text)
+
+    first = send("once")
+    pq.write_table(pa.table({"house_id": [1, 2]}), root / "t.parquet")
+    assert send("once") == first
+    (root / "t.parquet").unlink()
+    assert send("once") == first
+    assert send("once", "other.parquet")[1]["error"]["code"] == "UNKNOWN_REFERENCE"
+    assert send("again")[0] == 422
+    for name in ("x" * 300, "\ud800", "a\0b"):
+        assert send("bad", name)[1]["error"]["code"] == "UNKNOWN_REFERENCE"
+    opened.call("DELETE", f"/submissions/{first[1]['id']}", headers=bearer(anna))
+    opened.kill()

@@ -41,6 +41,11 @@ def test_public(address: str) -> None:
         "64:ff9b::10.0.0.1",
         "2002:a00:1::1",
         "2001:0:a00:1::f5ff:fffe",
+        "64:ff9b:1::a00:1",
+        "::7f00:1",
+        "::ffff:0:7f00:1",
+        "fec0::1",
+        "192.0.0.8",
     ],
 )
 def test_not_public(address: str) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import email
 import json
 import threading
@@ -14,7 +13,7 @@ from typing import Any
 import pytest
 from aiosmtpd.controller import Controller
 from aiosmtpd.handlers import Message
-from standardwebhooks.webhooks import Webhook
+from standardwebhooks.webhooks import Webhook, WebhookVerificationError
 
 from jobs.runs.conf import load
 from jobs.runs.settings_notify import NotifySettings
@@ -23,6 +22,7 @@ from jobs.submissions.ledger import Ledger
 from jobs.submissions.ledger_chunk import Chunk
 from jobs.submissions.notifier import Notifier
 from jobs.submissions.outbox import Outbox
+from jobs.submissions.webhook import secret_of_caller
 from tests.toy.processes import free_port
 
 SECRET = "a secret of more than 24 letters"
@@ -155,7 +155,9 @@ def test_signature_is_right_at_the_time_of_the_attempt(
     make().deliver_due()
     [(headers, body)] = sink.got
     lower = {name.lower(): value for name, value in headers.items()}
-    assert Webhook(base64.b64encode(SECRET.encode()).decode()).verify(body, lower) == json.loads(body)
+    assert Webhook(secret_of_caller(SECRET, "somebody")).verify(body, lower) == json.loads(body)
+    with pytest.raises(WebhookVerificationError):
+        Webhook(secret_of_caller(SECRET, "somebody else")).verify(body, lower)
 
 
 def test_failure_is_told_and_cancellation_is_not(
