@@ -47,6 +47,7 @@
       problems.push(`scrolls, and the keyboard cannot: ${told(e)}`);
     }
   }
+  for (const e of all(".card")) if (e.scrollWidth > e.clientWidth + 1) problems.push(`runs out of its card: ${told(e)}`);
   if (document.documentElement.scrollWidth > innerWidth + 1) problems.push(`the page is wider than the window: ${document.documentElement.scrollWidth}`);
 
   const canvas = new OffscreenCanvas(1, 1).getContext("2d", { willReadFrequently: true });

@@ -108,7 +108,7 @@ export function drawLatency(data) {
   });
   const figures = ["mean", "p50", "p90", "p99", "max"];
   const rows = Object.entries({ ...PARTS, total: "together" }).filter(([part]) => latency[part]).map(([part, name]) =>
-    el("tr", {}, el("th", { scope: "row" }, name), figures.map((figure) => el("td", { class: "n" }, micros(latency[part][figure])))));
+    el("tr", {}, el("th", { scope: "row" }, name), figures.map((figure) => el("td", { class: figure === "p90" ? "n wide" : "n" }, micros(latency[part][figure])))));
   byId("latency-table").replaceChildren(rows.length
     ? el("table", {}, el("caption", { class: "unseen" }, "Time of a call by part"),
       el("thead", {}, el("tr", {}, el("th", { scope: "col" }, "Part"), ["mean", "50 %", "90 %", "99 %", "max"].map((name) => el("th", { scope: "col", class: name === "90 %" ? "n wide" : "n" }, name)))),
