@@ -6,7 +6,6 @@ python -m jobs.package_serverless --model flights
 from __future__ import annotations
 
 import argparse
-import shutil
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -33,11 +32,13 @@ from jobs.serverless.package import (
 from jobs.serverless.package_check import ask_package
 from jobs.serverless.package_settings import function_settings
 from jobs.serverless.package_tree import write_zip
+from jobs.serverless.settings import MANIFEST
 from udfs.bundle import bundle_digest, read_golden
 
 __all__ = ["main"]
 
 _DIRECT_BYTES = 50_000_000
+_WRITTEN = ("context", "function.zip")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -52,6 +53,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         snapshot_of = _snapshot_of(conf, feature_set)
         name = f"{conf.model.name}-{version or digest[:12]}"
         target = Path(arguments.output or Path(conf.serverless.directory) / name)
+        _require_replaceable(target)
         facts: dict[str, Any] = {
             "model": f"{conf.model.name} version {version or 'not known'} (digest {digest[:12]})",
             "package": target,
@@ -61,6 +63,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             print("plan (nothing was written)")
             print(table(facts))
             return 0
+    target = target.resolve()
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".packaging-", dir=target.parent) as made:
         root = Path(made) / name
@@ -82,7 +85,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         checked = ask_package(app, bundle)
         zipped = write_zip(app, root / "function.zip")
         n_zipped = (root / "function.zip").stat().st_size
-        shutil.rmtree(target, ignore_errors=True)
+        _require_replaceable(target)
+        if target.exists():
+            target.rename(Path(made) / "earlier")
         root.rename(target)
     facts |= _said(packaged, n_zipped, zipped)
     facts["golden rows"] = (
@@ -101,9 +106,30 @@ def _parser() -> argparse.ArgumentParser:
         "--output",
         type=Path,
         metavar="DIR",
-        help="where the package goes (default: below serverless.directory); replaced if it is there",
+        help="where the package goes (default: below serverless.directory); replaced if it holds an earlier package, "
+        "refused if it holds anything else",
     )
     return parser
+
+
+def _require_replaceable(target: Path) -> None:
+    """Refuse to put a package where there is anything but an earlier one.
+
+    Raises:
+        ConfigurationError: the target is no directory, or has what no packaging wrote.
+    """
+    if not target.exists():
+        return
+    if not target.is_dir():
+        raise ConfigurationError(f"{target} is there and is no directory: give another one with --output")
+    found = sorted(path.name for path in target.iterdir())
+    others = [name for name in found if name not in _WRITTEN]
+    if found and (others or not (target / "context" / "app" / MANIFEST).is_file()):
+        said = ", ".join((others or found)[:5])
+        raise ConfigurationError(
+            f"{target} is not empty and holds no earlier package alone ({len(others or found)} that are none: {said}), so it is not "
+            "replaced: give a new, an empty or an earlier package's directory with --output, or empty it yourself"
+        )
 
 
 def _snapshot_of(conf: Conf, feature_set: FeatureSet) -> Path | None:

@@ -19,7 +19,7 @@ from jobs.online.json_logs import event as log_event
 from jobs.serverless.aws_events import answer_uploads
 from jobs.serverless.deadline import Deadline
 from jobs.serverless.function import Function
-from jobs.serverless.http import HttpRequest, respond
+from jobs.serverless.http import HttpRequest, as_refused, refusal, respond
 from jobs.serverless.opening import opened
 from jobs.serverless.uploads import Uploaded
 
@@ -39,15 +39,18 @@ def score(request: Any) -> tuple[bytes, int, dict[str, str]]:
         request: Flask's.
     """
     function, _ = opened()
-    asked = HttpRequest(
-        method=request.method,
-        path=request.path,
-        query=request.query_string.decode("latin-1"),
-        content_type=request.headers.get("Content-Type", ""),
-        content_encoding=request.headers.get("Content-Encoding", ""),
-        body=request.stream.read(function.settings.max_body_bytes + 1),
-    )
-    answer = respond(function, asked, _deadline(function))
+    try:
+        asked = HttpRequest(
+            method=request.method,
+            path=request.path,
+            query=request.query_string.decode("latin-1"),
+            content_type=request.headers.get("Content-Type", ""),
+            content_encoding=request.headers.get("Content-Encoding", ""),
+            body=request.stream.read(function.settings.max_body_bytes + 1),
+        )
+        answer = respond(function, asked, _deadline(function))
+    except Exception as exc:  # noqa: BLE001 - the outermost frame: the framework would log the message, which may hold data
+        answer = refusal(as_refused(exc))
     return answer.body, answer.status, answer.headers
 
 

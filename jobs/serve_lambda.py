@@ -14,6 +14,7 @@ from feature_pipelines.errors import ContractError, OnescoreError
 from jobs.online.incidents import incident
 from jobs.online.json_logs import event as log_event
 from jobs.serverless.aws_events import (
+    Objects,
     answer_direct,
     answer_messages,
     answer_uploads,
@@ -21,6 +22,7 @@ from jobs.serverless.aws_events import (
     uploads_of,
 )
 from jobs.serverless.deadline import Deadline
+from jobs.serverless.function import Function
 from jobs.serverless.gateways import answer_gateway, is_gateway
 from jobs.serverless.opening import opened
 
@@ -39,21 +41,13 @@ def handler(event: Any, context: Any) -> Any:
         context: Lambda's; says how much time there is.
 
     Raises:
-        EventFailed: an upload could not be scored now. Lambda tries again, then puts the event where the function says.
+        EventFailed: an upload could not be scored now, or the event is of no shape that a service sends. Lambda tries again, then
+            puts the event where the function says.
     """
     function, objects = opened()
     deadline = Deadline(context.get_remaining_time_in_millis, function.settings.reserve_ms)
-    if not isinstance(event, Mapping):
-        return answer_direct(function, event, deadline)
-    if is_gateway(event):
-        return answer_gateway(function, event, deadline)
-    if is_queue(event):
-        return answer_messages(function, event, objects, deadline)
     try:
-        uploads = uploads_of(event)
-        if uploads is None:
-            return answer_direct(function, event, deadline)
-        return {"uploads": answer_uploads(function, uploads, objects, deadline)}
+        return _answered(function, event, objects, deadline)
     except ContractError as failed:
         code = str(failed.evidence.get("code", "CONTRACT"))
     except OnescoreError as failed:
@@ -63,6 +57,19 @@ def handler(event: Any, context: Any) -> Any:
         log_event("event_failed", message=incident(exc))
         code = "INTERNAL"
     raise EventFailed(code)
+
+
+def _answered(function: Function, event: Any, objects: Objects, deadline: Deadline) -> Any:
+    if not isinstance(event, Mapping):
+        return answer_direct(function, event, deadline)
+    if is_gateway(event):
+        return answer_gateway(function, event, deadline)
+    if is_queue(event):
+        return answer_messages(function, event, objects, deadline)
+    uploads = uploads_of(event)
+    if uploads is None:
+        return answer_direct(function, event, deadline)
+    return {"uploads": answer_uploads(function, uploads, objects, deadline)}
 
 
 if "AWS_LAMBDA_RUNTIME_API" in os.environ:  # within Lambda: the start is the place for what takes long

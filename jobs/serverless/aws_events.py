@@ -16,14 +16,14 @@ from collections.abc import Callable, Mapping
 from typing import Any
 from urllib.parse import quote, unquote_plus
 
-from feature_pipelines.errors import ContractError
+from feature_pipelines.errors import ContractError, OnescoreError
 from jobs.online.incidents import incident
 from jobs.online.json_logs import event as log_event
 from jobs.online.protocol import read_body, read_content, refuse, write_body
 from jobs.serverless.deadline import Deadline
 from jobs.serverless.function import Function
 from jobs.serverless.gateways import answer_of_size
-from jobs.serverless.http import error_document, is_retryable
+from jobs.serverless.http import as_refused, error_document, is_retryable
 from jobs.serverless.objects import ObjectStore, Sink
 from jobs.serverless.uploads import Uploaded, require_final, score_upload
 
@@ -107,12 +107,23 @@ def answer_uploads(
     """Score uploads; return what became of each.
 
     Raises:
-        ContractError: one of them is to be handed over again; those before it have their results.
+        OnescoreError: at least one of them is to be handed over again, and this is the first one's reason. All were tried: those that
+            did not fail have their results, and are skipped when the event comes again.
     """
-    return [
-        score_upload(function, uploaded, objects.store(uploaded.kind), objects.sink(), deadline)
-        for uploaded in uploads
-    ]
+    said: list[dict[str, Any]] = []
+    failures: list[OnescoreError] = []
+    for uploaded in uploads:
+        try:
+            said.append(
+                score_upload(function, uploaded, objects.store(uploaded.kind), objects.sink(), deadline)
+            )
+        except Exception as exc:  # noqa: BLE001 - one upload's failure is not that of those after it
+            failed = exc if isinstance(exc, OnescoreError) else as_refused(exc)
+            log_event("upload", outcome="failed", code=failed.evidence.get("code", type(failed).__name__))
+            failures.append(failed)
+    if failures:
+        raise failures[0]
+    return said
 
 
 def answer_messages(
@@ -121,9 +132,15 @@ def answer_messages(
     """Score the messages of a batch; return SQS's {"batchItemFailures": [{"itemIdentifier": id}, ...]}.
 
     The function's trigger must be set to ReportBatchItemFailures, else SQS takes every message for answered.
+
+    Raises:
+        ContractError: a record has no message id, so it cannot be said which failed.
     """
+    records = event["Records"]
+    if not all(isinstance(one, Mapping) and isinstance(one.get("messageId"), str) for one in records):
+        refuse(400, "MALFORMED_EVENT", "a record of the batch has no messageId")
     failures = []
-    for record in event["Records"]:
+    for record in records:
         try:
             _answer_message(function, record, objects, deadline)
         except ContractError as failed:

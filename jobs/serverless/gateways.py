@@ -21,6 +21,9 @@ from jobs.serverless.http import HttpAnswer, HttpRequest, error_document, refusa
 
 __all__ = ["answer_gateway", "answer_of_size", "is_gateway"]
 
+_MALFORMED = ContractError(
+    "the event is not of the shape that a gateway sends", status=400, code="MALFORMED_EVENT"
+)
 _ENVELOPE = 1_024
 _MOST_PER_BYTE = 6  # a character beyond ASCII, or one that JSON escapes, is \\uXXXX
 
@@ -33,7 +36,7 @@ def is_gateway(event: Mapping[str, Any]) -> bool:
 
 
 def answer_gateway(function: Function, event: Mapping[str, Any], deadline: Deadline) -> dict[str, Any]:
-    """Return what the gateway turns into an HTTP answer.
+    """Return what the gateway turns into an HTTP answer; an event of another shape than a gateway's is answered 400 MALFORMED_EVENT.
 
     Args:
         function: answers rows.
@@ -44,6 +47,8 @@ def answer_gateway(function: Function, event: Mapping[str, Any], deadline: Deadl
         request = _request(event)
     except ContractError as refused:
         return _reply(refusal(refused))
+    except (AttributeError, LookupError, RecursionError, TypeError, ValueError):
+        return _reply(refusal(_MALFORMED))
     reply = _reply(respond(function, request, deadline))
     most = function.settings.max_answer_bytes
     return reply if _fits(reply, most) else _reply(refusal(_too_large(most)))

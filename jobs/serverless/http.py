@@ -11,11 +11,12 @@ import json
 from dataclasses import dataclass, field
 
 from feature_pipelines.errors import ContractError
+from jobs.online.incidents import incident
 from jobs.online.protocol import asks_for_features, read_body, refuse, require_json, write_body
 from jobs.serverless.deadline import Deadline
 from jobs.serverless.function import Function
 
-__all__ = ["HttpAnswer", "HttpRequest", "error_document", "is_retryable", "refusal", "respond"]
+__all__ = ["HttpAnswer", "HttpRequest", "as_refused", "error_document", "is_retryable", "refusal", "respond"]
 
 _JSON = "application/json"
 _RETRY_AFTER = {"Retry-After": "1"}
@@ -50,7 +51,7 @@ class HttpAnswer:
 
 
 def respond(function: Function, request: HttpRequest, deadline: Deadline) -> HttpAnswer:
-    """Return the answer to a request, also to one that is refused.
+    """Return the answer to a request, also to one that is refused, and 500 with an incident's number where something of ours fails.
 
     Args:
         function: answers rows.
@@ -59,8 +60,15 @@ def respond(function: Function, request: HttpRequest, deadline: Deadline) -> Htt
     """
     try:
         return _routed(function, request, deadline)
-    except ContractError as refused:
-        return refusal(refused)
+    except Exception as exc:  # noqa: BLE001 - the outermost frame: a platform would show the message, which may hold data
+        return refusal(as_refused(exc))
+
+
+def as_refused(exc: Exception) -> ContractError:
+    """Return what may be shown of a failure: itself if it is a refusal, else status 500 and an incident's number."""
+    if isinstance(exc, ContractError) and {"status", "code"} <= exc.evidence.keys():
+        return exc
+    return ContractError(incident(exc), status=500, code="INTERNAL")
 
 
 def refusal(refused: ContractError) -> HttpAnswer:
@@ -97,7 +105,9 @@ def _routed(function: Function, request: HttpRequest, deadline: Deadline) -> Htt
     settings = function.settings
     if len(request.body) > settings.max_body_bytes:
         refuse(413, "BODY_TOO_LARGE", f"the body has more than {settings.max_body_bytes} bytes")
-    require_json(request.content_type.encode(), request.content_encoding.encode())
+    require_json(
+        request.content_type.encode(errors="replace"), request.content_encoding.encode(errors="replace")
+    )
     with_features = asks_for_features(request.query.encode(errors="replace"))
     asked = read_body(request.body, max_rows=settings.max_rows)
     asked = asked._replace(with_features=True) if with_features else asked

@@ -1,6 +1,7 @@
 """Google Cloud Storage as a store of objects, by its JSON API: a few requests need no library, and a package stays small.
 
 The token is that of the function's service account, from the platform's metadata server, kept until shortly before it ends.
+An account that may create objects and not get them is told 403 of each, so `has` takes that for no, and the conditional write decides.
 STORAGE_EMULATOR_HOST names another server of the same API, which is asked without a token, as Google's own clients do.
 """
 
@@ -24,7 +25,7 @@ _API = "https://storage.googleapis.com"
 _TOKEN_URL = "http://metadata.google.internal/computeMetadata/v1/instance/service-accounts/default/token"  # noqa: S105
 _SECONDS = 20
 _EARLY_SECONDS = 60
-_NOT_FOUND, _PRECONDITION = 404, 412
+_FORBIDDEN, _NOT_FOUND, _PRECONDITION = 403, 404, 412
 
 
 class GcsObjects:
@@ -52,9 +53,10 @@ class GcsObjects:
     def has(self, bucket: str, key: str) -> bool:
         """See ObjectStore."""
         status, _ = self._call("GET", f"/storage/v1/b/{_quoted(bucket)}/o/{_quoted(key)}?fields=name")
-        if status != _NOT_FOUND:
-            _require_ok(status)
-        return status != _NOT_FOUND
+        if status in (_NOT_FOUND, _FORBIDDEN):
+            return False
+        _require_ok(status)
+        return True
 
     def put_once(self, bucket: str, key: str, content: bytes) -> bool:
         """See ObjectStore."""

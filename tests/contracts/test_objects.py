@@ -138,6 +138,21 @@ def test_cloud_storage_is_asked_with_the_token_of_the_platform_which_is_asked_fo
     ]
 
 
+def test_cloud_storage_takes_results_of_an_account_that_may_only_create_them(
+    gcs: FakeGcs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("STORAGE_EMULATOR_HOST", gcs.url)
+    gcs.may_get = False
+    sink = open_sink("gs://results/a")
+    assert not sink.has("x.json")
+    assert sink.put_once("x.json", b"first") is True
+    assert not sink.has("x.json")
+    assert sink.put_once("x.json", b"second") is False
+    assert list(gcs.objects["results", "a/x.json"].values()) == [b"first"]
+    with pytest.raises(ContractError, match="status 403"):
+        content_of(sink, "x.json")
+
+
 @pytest.mark.parametrize("kind", ["s3", "gs", "file"])
 def test_store_that_does_not_do_what_it_is_asked_is_asked_again_and_names_no_key(
     kind: str, aws: Cloud, gcs: FakeGcs, monkeypatch: pytest.MonkeyPatch, tmp_path: Path

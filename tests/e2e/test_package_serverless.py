@@ -53,12 +53,49 @@ def started_alone(package: Path, events: list[Any]) -> tuple[list[Any], list[str
     return found, [name for name in modules if not name.startswith(("_", "sphinxcontrib"))]
 
 
+def contents(directory: Path) -> dict[str, bytes]:
+    """Return every file below a directory."""
+    return {
+        str(path.relative_to(directory)): path.read_bytes()
+        for path in sorted(directory.rglob("*"))
+        if path.is_file()
+    }
+
+
+def starts_what_it_contains(context: Path) -> None:
+    """Require that what the Dockerfiles copy and start is in the context, and is there when nothing else is."""
+    started = {}
+    for name, place in (("Dockerfile", "/var/task"), ("Dockerfile.functions", "/app")):
+        text = (context / name).read_text()
+        (copied,) = re.findall(r"^COPY (\S+) (\S+)$", text, re.M)
+        (work,) = re.findall(r"^WORKDIR (\S+)$", text, re.M)
+        assert (copied, work) == (("app/", f"{place}/"), place)
+        (command,) = re.findall(r"^CMD (\[.*\])$", text, re.M)
+        started[name] = json.loads(command)
+    (handler,) = started["Dockerfile"]
+    program, *options = started["Dockerfile.functions"]
+    asked = dict(option.removeprefix("--").split("=") for option in options)
+    assert program == "functions-framework"
+    module, _, function = handler.rpartition(".")
+    assert (context / "app" / f"{module.replace('.', '/')}.py").is_file()
+    assert (context / "app" / asked["source"]).is_file()
+    found = (
+        "import sys, importlib; sys.path.insert(0, sys.argv[1]); "
+        "print(callable(getattr(importlib.import_module(sys.argv[2]), sys.argv[3])))"
+    )
+    for of, named in ((module, function), (asked["source"].removesuffix(".py"), asked["target"])):
+        command = [sys.executable, "-I", "-S", "-B", "-c", found, str(context / "app"), of, named]
+        done = subprocess.run(command, env={}, capture_output=True, text=True, check=False, timeout=120)
+        assert done.stdout == "True\n", done.stderr[-1000:]
+
+
 @pytest.mark.e2e
 def test_package_of_flat_trees_has_numpy_alone_answers_alone_and_repeats_to_the_byte(
     house_env: Path, bundle: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     through = write_store(tmp_path / "online.db")
     flags = ["--bundle", str(bundle), "--set", f"store.url=sqlite:///{tmp_path}/online.db"]
+    (tmp_path / "one").mkdir()  # an empty directory is taken
     code, said = packaged(capsys, *flags, "--output", str(tmp_path / "one"))
     assert code == 0, said
     assert "64 of 64 equal in every bit (verified)" in said
@@ -93,8 +130,15 @@ def test_package_of_flat_trees_has_numpy_alone_answers_alone_and_repeats_to_the_
         "numpy",
         "udfs",
     }
+    earlier = tmp_path / "two" / "context" / "app"
+    earlier.mkdir(parents=True)
+    (earlier / "onescore.json").write_text("{}")
+    (earlier / "of_an_earlier_release.py").write_text("")
     assert packaged(capsys, *flags, "--output", str(tmp_path / "two"))[0] == 0
     assert (tmp_path / "one/function.zip").read_bytes() == (tmp_path / "two/function.zip").read_bytes()
+    assert contents(tmp_path / "one" / "context") == contents(tmp_path / "two" / "context")
+    assert not [path.name for path in tmp_path.iterdir() if path.name.startswith(".packaging")]
+    starts_what_it_contains(tmp_path / "one" / "context")
 
 
 @pytest.mark.e2e
@@ -144,6 +188,46 @@ def test_dry_run_writes_nothing_and_what_makes_no_sense_is_said(
     code, said = packaged(capsys, "--bundle", str(bundle), "--set", "store.url=redis://h:6379/0")
     assert (code, "set serverless.store=environment" in said) == (2, True)
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("there", "said"),
+    [
+        (["thesis.tex"], r"holds no earlier package alone \(1 that are none: thesis\.tex\)"),
+        (["context/app/onescore.json", "function.zip", "main.tf"], r"\(1 that are none: main\.tf\)"),
+        (["context/notes.txt"], r"\(1 that are none: context\)"),
+        ([f"{i}.txt" for i in range(9)], r"\(9 that are none: 0\.txt, 1\.txt, 2\.txt, 3\.txt, 4\.txt\)"),
+    ],
+)
+@pytest.mark.parametrize("flags", [[], ["--dry-run"]])
+def test_directory_that_holds_anything_else_is_never_replaced(
+    house_env: Path,
+    bundle: Path,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    there: list[str],
+    said: str,
+    flags: list[str],
+) -> None:
+    for name in there:
+        path = tmp_path / "out" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(name)
+    before = contents(tmp_path / "out")
+    code, found = packaged(capsys, "--bundle", str(bundle), "--output", str(tmp_path / "out"), *flags)
+    assert code == 2
+    assert re.search(said, found), found
+    assert "with --output, or empty it yourself" in found
+    assert contents(tmp_path / "out") == before
+
+
+def test_file_is_never_replaced_by_a_package(
+    house_env: Path, bundle: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    (tmp_path / "out").write_text("kept")
+    code, said = packaged(capsys, "--bundle", str(bundle), "--output", str(tmp_path / "out"))
+    assert (code, "out is there and is no directory: give another one with --output" in said) == (2, True)
+    assert (tmp_path / "out").read_text() == "kept"
 
 
 def test_package_that_is_too_large_is_refused_with_what_is_large(bundle: Path, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import http.client
 import json
@@ -14,6 +15,8 @@ import pytest
 
 from jobs.proof.path_functions import function_environment
 from jobs.proof.path_servers import Server, framework_server
+from tests.toy.bits import bits_of
+from tests.toy.digits_bundle import digit_files, write_digits_bundle
 from tests.toy.functions import FakeGcs, fake_gcs, package_of
 from tests.toy.house_bundle import house_wire
 from udfs.bundle import load_bundle
@@ -124,6 +127,36 @@ def test_uploaded_object_is_scored_once_in_the_generation_of_its_event(
     expected = json.loads(http_target.call("POST", "/", body)[1])["predictions"]
     found = results(gcs)[name]["predictions"]
     assert [answer["score"] for answer in found] == [answer["score"] for answer in expected]
+
+
+def test_uploaded_image_is_scored_into_ten_probabilities_with_the_bits_of_the_scorer(
+    gcs: FakeGcs, root: Path, tmp_path: Path
+) -> None:
+    write_digits_bundle(tmp_path / "bundle")
+    package = package_of(tmp_path / "app", tmp_path / "bundle")
+    ((name, image),) = digit_files(1, start=1_700)
+    environment = {
+        **function_environment(package),
+        "STORAGE_EMULATOR_HOST": gcs.url,
+        "ONESCORE_SINK": "gs://results/digits",
+    }
+    event = gcs.put("images", f"new/{name}", image)
+    broken = gcs.put("images", "cut-off.png", image[:60])
+    source = root / "jobs" / "serve_function.py"
+    with framework_server(source, "uploaded", environment, tmp_path, signature="cloudevent") as server:
+        assert [deliver(server, one) for one in (event, broken)] == [(200, b"OK")] * 2
+    written = {key: content for key, content in results(gcs).items() if key.startswith("digits/")}
+    key = f"digits/gs/images/new/{name}/{event['generation']}.json"
+    refused = f"digits/gs/images/cut-off.png/{broken['generation']}.json"
+    assert set(written) == {key, refused}
+    (found,) = written[key]["predictions"]
+    row = {"image_id": name, "image": base64.b64encode(image).decode()}
+    (expected,) = OnlineScorer(load_bundle(tmp_path / "bundle"), None, clock=lambda: 0).answer([row])
+    scores = ["score", *(f"score_{digit}" for digit in range(10))]
+    assert [bits_of(found[one]) for one in scores] == [bits_of(expected[one]) for one in scores]
+    assert (found["label"], found["verified"]) == (expected["label"], "verified")
+    (answer,) = written[refused]["predictions"]
+    assert (answer["error"]["code"], answer["error"]["field"]) == ("IMAGE_BROKEN", "image")
 
 
 def test_event_of_another_type_and_of_an_own_result_do_nothing(event_target: Server, gcs: FakeGcs) -> None:

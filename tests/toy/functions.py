@@ -142,7 +142,9 @@ def cloud() -> Iterator[Cloud]:
 
 
 class FakeGcs(ThreadingHTTPServer):
-    """As much of Cloud Storage's JSON API as a function asks: media by generation, metadata, uploads with ifGenerationMatch=0."""
+    """As much of Cloud Storage's JSON API as a function asks: media by generation, metadata, uploads with ifGenerationMatch=0.
+
+    With `may_get` false its callers may create objects and not get them."""
 
     daemon_threads = True
 
@@ -150,6 +152,7 @@ class FakeGcs(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), _GcsHandler)
         self.objects: dict[tuple[str, str], dict[str, bytes]] = {}
         self.is_down = False
+        self.may_get = True
         self.asked: list[tuple[str, str | None]] = []
         self._generation = 100
 
@@ -183,6 +186,8 @@ class _GcsHandler(BaseHTTPRequestHandler):
         content = versions.get(generation[0]) if generation else None
         if self.server.is_down:
             self._say(503, b"")
+        elif not self.server.may_get:
+            self._say(403, b"{}")
         elif content is None:
             self._say(404, b"{}")
         else:

@@ -201,6 +201,48 @@ def test_upload_is_tried_again_when_the_store_of_objects_is_down(function: Funct
     assert files(results) == {}
 
 
+def test_upload_that_fails_keeps_none_after_it_from_being_scored(
+    function: Function, results: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    def partly(key: str, *_: str) -> bytes:
+        if key == "b.json":
+            refuse(503, "OBJECTS_UNAVAILABLE", "no answer")
+        if key == "c.json":
+            raise OSError("N14228")
+        return ROWS.encode()
+
+    event = {
+        "Records": [s3_event("in", f"{name}.json", "e", 5)["Records"][0] for name in ("a", "b", "c", "d")]
+    }
+    uploads = uploads_of(event) or []
+    with (
+        caplog.at_level("INFO", "onescore.serve"),
+        pytest.raises(ContractError, match="no answer") as failed_first,
+    ):
+        answer_uploads(function, uploads, objects_of(results, partly), PLENTY)
+    assert failed_first.value.evidence["code"] == "OBJECTS_UNAVAILABLE"
+    assert list(files(results)) == ["s3/in/a.json/e-01.json", "s3/in/d.json/e-01.json"]
+    facts = [getattr(record, "facts", {}) for record in caplog.records]
+    assert [one["code"] for one in facts if one.get("outcome") == "failed"] == [
+        "OBJECTS_UNAVAILABLE",
+        "INTERNAL",
+    ]
+    assert "N14228" not in caplog.text
+    again = answer_uploads(function, uploads, objects_of(results), PLENTY)
+    assert [one["outcome"] for one in again] == ["skipped", "scored", "scored", "skipped"]
+    assert len(files(results)) == 4
+
+
+def test_batch_of_which_a_message_has_no_number_fails_as_a_whole_before_any_is_scored(
+    function: Function, results: Path
+) -> None:
+    for odd in ({"body": ROWS}, "town-1", {**message("b", ROWS), "messageId": ["town-1"]}):
+        with pytest.raises(ContractError, match=r"^a record of the batch has no messageId") as refused:
+            answer_messages(function, {"Records": [message("a", ROWS), odd]}, objects_of(results), PLENTY)
+        assert refused.value.evidence["code"] == "MALFORMED_EVENT"
+    assert files(results) == {}
+
+
 def test_upload_of_a_row_that_may_be_answered_later_is_tried_again(
     package: Path, results: Path, tmp_path: Path
 ) -> None:

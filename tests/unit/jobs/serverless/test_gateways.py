@@ -81,6 +81,17 @@ def test_what_the_function_is_can_be_asked(function: Function, route: str) -> No
         ({**post(2, "/invocations"), "body": "???", "isBase64Encoded": True}, 400, "MALFORMED_BODY"),
         ({**post(2, "/invocations"), "body": None}, 400, "MALFORMED_JSON"),
         ({**post(1, "/invocations"), "headers": None}, 415, "UNSUPPORTED_MEDIA_TYPE"),
+        ({**post(1, "/invocations"), "headers": {"content-type": "\ud800"}}, 415, "UNSUPPORTED_MEDIA_TYPE"),
+        ({**post(2, "/invocations"), "headers": ["town-1"]}, 400, "MALFORMED_EVENT"),
+        ({**post(1, "/invocations"), "headers": "town-1"}, 400, "MALFORMED_EVENT"),
+        ({**post(1, "/invocations"), "queryStringParameters": ["town-1"]}, 400, "MALFORMED_EVENT"),
+        (
+            {**post(1, "/invocations"), "multiValueQueryStringParameters": {"town-1": 1}},
+            400,
+            "MALFORMED_EVENT",
+        ),
+        ({**post(1, "/invocations"), "queryStringParameters": {"\ud800": "town-1"}}, 400, "MALFORMED_EVENT"),
+        ({**post(2, "/invocations"), "body": {"town-1": 1}, "isBase64Encoded": True}, 400, "MALFORMED_BODY"),
     ],
 )
 def test_request_that_cannot_be_answered_gets_a_code_and_no_data(
