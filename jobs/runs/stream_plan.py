@@ -14,7 +14,7 @@ from typing import Any
 from jobs.runs.chosen_model import registered_model
 from jobs.runs.conf import Conf
 from jobs.runs.stream_model import checked_scorer
-from jobs.runs.stream_source import source_identity
+from jobs.runs.stream_source import source_identity, source_start
 from jobs.runs.stream_state import QueryManifest, StreamState, require_same
 from udfs.registry import ModelVersion
 
@@ -54,10 +54,11 @@ def begun_query(state: StreamState, conf: Conf, model: ModelVersion, now: dateti
 
     Raises:
         RunConflictError: the checkpoint's query differs from what is asked for.
+        ConfigurationError, TableError: see `source_start`.
     """
     recorded = state.query()
     if recorded is None:
-        return state.begin(now, _identity(conf, model), model.version)
+        return state.begin(now, _identity(conf, model), model.version, source_start(conf))
     _require_same(state, recorded, conf, model)
     return recorded
 

@@ -7,12 +7,15 @@ here may stop a query: what cannot be told is null.
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import mlflow
+from py4j.protocol import Py4JError  # type: ignore[import-untyped]
+from pyspark.errors import PySparkException
 
 from feature_pipelines.errors import OnescoreError
 from jobs.runs.conf import Conf
@@ -30,6 +33,7 @@ from udfs.registry import asking
 __all__ = ["FilesBehind", "StreamProgress", "log_stream_run"]
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_REST = 20
 
 
 class StreamProgress:
@@ -83,31 +87,51 @@ class StreamProgress:
             "latest_event_time": _time(record.latest_us),
             "lag_seconds": None if latest is None else round((now - latest).total_seconds(), 3),
             "files_behind": self._behind.after(record.batch),
-            "source": dict(self.source()),
+            "source": self._source(),
             "totals": dict(record.totals.__dict__),
         }
-        self._state.write_progress(self._last)
+        self._write()
         say(_line(self._last))
 
     def ended(self, state: str) -> None:
         """Note how the query ended: `stopped`, `complete` or `failed`."""
         self._last = {**self._last, "state": state, "ended": self._clock().isoformat()}
-        self._state.write_progress(self._last)
+        self._write()
 
     @property
     def last(self) -> Mapping[str, Any]:
         """What was told last."""
         return self._last
 
+    def _write(self) -> None:
+        """Keep what was told; the batch is committed, whether or not the disk has room for that."""
+        try:
+            self._state.write_progress(self._last)
+        except OSError as exc:
+            say(f"the progress could not be written to {self._state.path / 'progress'}: {exc}")
+
+    def _source(self) -> dict[str, Any] | None:
+        try:
+            return dict(self.source())
+        except (Py4JError, PySparkException, OSError, ValueError) as exc:
+            say(f"Spark does not say how far the source is read: {type(exc).__name__}")
+            return None
+
 
 class FilesBehind:
     """Counts the files of a source that are not read yet.
 
+    A directory is listed again when twenty times as long has passed as that took; meanwhile the last list is told, less what was read
+    since. A log of Spark's is read once.
+
     Args:
         conf, state: the query's.
+        seconds: a clock.
     """
 
-    def __init__(self, conf: Conf, state: StreamState) -> None:
+    def __init__(self, conf: Conf, state: StreamState, seconds: Callable[[], float] = time.monotonic) -> None:
+        self._seconds, self._due = seconds, float("-inf")
+        self._files, self._read, self._logs = set[str](), set[str](), set[str]()
         self._state, self._format, self._place = state, conf.stream.format, source_place(conf)
         options = {name.lower(): str(value).lower() for name, value in conf.stream.options.items()}
         skips = options.get("skipchangecommits") == "true"
@@ -121,10 +145,22 @@ class FilesBehind:
                 lines = (self._state.spark / "offsets" / str(batch)).read_text().splitlines()
                 return len(self._delta.advance(json.loads(lines[2]), self._delta.newest(), None)[1])
             if self._place is not None and self._format in FILE_FORMATS:
-                return len(_listed(self._place) - _read(self._state.spark))
+                return self._in_directory(self._place)
         except (OSError, ValueError, LookupError, OnescoreError):
             return None
         return None
+
+    def _in_directory(self, place: str) -> int:
+        began = self._seconds()
+        if began >= self._due:
+            self._files = _listed(place)
+            self._due = self._seconds() + _REST * (self._seconds() - began)
+        for log in (self._state.spark / "sources" / "0").glob("[0-9]*"):
+            if log.name not in self._logs:
+                self._read |= _noted(log)
+                self._logs.add(log.name)
+        self._files -= self._read
+        return len(self._files)
 
 
 def log_stream_run(
@@ -188,9 +224,6 @@ def _listed(place: str) -> set[str]:
     return {child_uri(place, path) for path in seen}
 
 
-def _read(spark: Path) -> set[str]:
-    """Return the files that Spark's file source has noted as read or about to be, of its log in the checkpoint."""
-    found: set[str] = set()
-    for path in (spark / "sources" / "0").glob("[0-9]*"):
-        found |= {normal_uri(json.loads(line)["path"]) for line in path.read_text().splitlines()[1:] if line}
-    return found
+def _noted(log: Path) -> set[str]:
+    """Return the files that Spark's file source has noted in a log of the checkpoint as read or about to be."""
+    return {normal_uri(json.loads(line)["path"]) for line in log.read_text().splitlines()[1:] if line}

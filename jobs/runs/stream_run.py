@@ -124,7 +124,8 @@ def score_stream(
         progress = StreamProgress(conf, state, query, using, clock)
         batches = BatchScorer(conf, state, query, using, rows, clock, progress)
         batches.recover()
-        running = RunningQuery(source.frame, state.spark, batches, stop or threading.Event())
+        frame = source.begun(query.start)
+        running = RunningQuery(frame, state.spark, batches, stop or threading.Event())
         progress.source = running.source_metrics
         try:
             end = running.run(None if available_now else conf.stream.trigger)

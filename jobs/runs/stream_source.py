@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,7 +32,7 @@ from jobs.runs.conf import Conf
 from jobs.runs.secret_refs import SecretRef
 from jobs.runs.stream_task import FILE, ORDINAL, REFUSED, VALUE, Form
 from jobs.tables.delta_read import open_table, require_plain
-from jobs.tables.delta_stream import DELTA, DeltaStream
+from jobs.tables.delta_stream import DELTA, START, DeltaStream, first_offset
 from jobs.tables.files import is_local, normal_uri
 
 __all__ = [
@@ -42,6 +42,7 @@ __all__ = [
     "open_source",
     "source_identity",
     "source_place",
+    "source_start",
 ]
 
 FILE_FORMATS = ("parquet", "csv", "json", "text")
@@ -67,19 +68,22 @@ _TYPES = {
 }
 
 
+Start = Mapping[str, Any] | None
+
+
 @dataclass(frozen=True)
 class StreamSource:
     """An opened source.
 
     Args:
-        frame: its rows, with the columns of `stream_task` that say where each was.
+        begun: returns its rows from where the query began (see `source_start`), with the columns of `stream_task` that say where each was.
         form: how they look.
         schema: the columns that the contract reads.
         originals: the columns that a quarantined row keeps.
         root: where it is, "" for a source without a place.
     """
 
-    frame: DataFrame
+    begun: Callable[[Start], DataFrame]
     form: Form
     schema: pa.Schema
     originals: pa.Schema
@@ -108,6 +112,17 @@ def source_identity(conf: Conf) -> dict[str, Any]:
         "stream.event_time": settings.event_time,
         "stream.watermark": settings.watermark,
     }
+
+
+def source_start(conf: Conf) -> Start:
+    """Return where in the source a query that begins now begins; to be asked once and kept with the query.
+
+    None for a source that is Spark's own, which keeps that itself, or has a beginning that does not move.
+
+    Raises:
+        ConfigurationError, TableError: see `first_offset`.
+    """
+    return first_offset(source_place(conf) or "", _options(conf)) if conf.stream.format == "delta" else None
 
 
 def open_source(spark: SparkSession, conf: Conf, feature_set: FeatureSet) -> StreamSource:
@@ -209,7 +224,7 @@ def _spark_source(spark: SparkSession, conf: Conf, place: str | None, declared: 
     if form == "lines" and VALUE not in frame.columns:
         raise ConfigurationError(f"stream.format {settings.format}: the source has no column {VALUE!r}")
     schema = originals if form == "columns" else _arrow(declared)
-    return StreamSource(frame, form, schema, originals, normal_uri(place) if place else "")
+    return StreamSource(lambda _: frame, form, schema, originals, normal_uri(place) if place else "")
 
 
 def _delta(spark: SparkSession, conf: Conf, place: str) -> StreamSource:
@@ -221,7 +236,11 @@ def _delta(spark: SparkSession, conf: Conf, place: str) -> StreamSource:
     _register(spark)
     reader = spark.readStream.format(DELTA).schema(with_places).options(**_options(conf), path=place)
     schema = _arrow(columns)
-    return StreamSource(reader.load(), "columns", schema, schema, normal_uri(place))
+
+    def begun(start: Start) -> DataFrame:
+        return (reader if start is None else reader.option(START, json.dumps(dict(start)))).load()
+
+    return StreamSource(begun, "columns", schema, schema, normal_uri(place))
 
 
 def _register(spark: SparkSession) -> None:
@@ -243,10 +262,13 @@ def _register(spark: SparkSession) -> None:
 
 def _selected(source: StreamSource, expressions: list[str]) -> StreamSource:
     """Return the source with columns made of its own by SQL expressions; where rows were is kept."""
-    where = [name for name in (FILE, ORDINAL, REFUSED) if name in source.frame.columns]
-    frame = source.frame.selectExpr(*expressions, *(f"`{name}`" for name in where))
-    made = _arrow(StructType([field for field in frame.schema if field.name not in where]))
-    return StreamSource(frame, source.form, made, made, source.root)
+    where = [name for name in (FILE, ORDINAL, REFUSED) if name in source.begun(None).columns]
+
+    def begun(start: Start) -> DataFrame:
+        return source.begun(start).selectExpr(*expressions, *(f"`{name}`" for name in where))
+
+    made = _arrow(StructType([field for field in begun(None).schema if field.name not in where]))
+    return StreamSource(begun, source.form, made, made, source.root)
 
 
 def _arrow(schema: StructType) -> pa.Schema:

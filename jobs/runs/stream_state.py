@@ -2,7 +2,8 @@
 
     <checkpoint>/spark/              Spark's own: offsets of a batch before it begins, and that it was committed
     <checkpoint>/onescore/lock       held by the one process that runs the query
-    <checkpoint>/onescore/query      id and identity of the query, the version that it is pinned to; written before its first batch
+    <checkpoint>/onescore/query      id and identity of the query, the version that it is pinned to, where in the source it began; written
+                                     before its first batch
     <checkpoint>/onescore/batch-N    files, counts and watermark of batch N, written before either of its commits: what died between
                                      the two is finished from the record, not by scoring again
     <checkpoint>/onescore/progress   the last batch and the totals, for whoever watches
@@ -90,11 +91,13 @@ class QueryManifest:
         query_id: its id: what its rows carry as run_id and its transactions as application id.
         identity: what a restart must share, by name.
         version: the model's version, as the registry numbers it.
+        start: where in the source it began; None for a source that Spark itself keeps track of.
     """
 
     query_id: str
     identity: Mapping[str, Any]
     version: str
+    start: Mapping[str, Any] | None = None
 
 
 class StreamState:
@@ -153,9 +156,16 @@ class StreamState:
             )
         return None
 
-    def begin(self, now: datetime, identity: Mapping[str, Any], version: str) -> QueryManifest:
+    def begin(
+        self,
+        now: datetime,
+        identity: Mapping[str, Any],
+        version: str,
+        start: Mapping[str, Any] | None = None,
+    ) -> QueryManifest:
         """Note a new query, and return it."""
-        manifest = QueryManifest(f"stream-{now:%Y%m%dT%H%M%SZ}-{secrets.token_hex(4)}", identity, version)
+        query_id = f"stream-{now:%Y%m%dT%H%M%SZ}-{secrets.token_hex(4)}"
+        manifest = QueryManifest(query_id, identity, version, start)
         self.write_query(manifest)
         return manifest
 

@@ -5,14 +5,17 @@ file to read: {version, index, snapshot}; `index` counts the files of that versi
 table at that version. Compaction and z-order add no rows and are passed over. A commit that takes rows out (DELETE, UPDATE, MERGE,
 overwrite) cannot be read as added rows and is refused, unless `skipChangeCommits` says to pass it over as a whole.
 
-Options: path; maxFilesPerTrigger (1000); startingVersion (a version, or `latest`: no snapshot); skipChangeCommits (false). Workers
-import this module to read files, so Delta is imported where the driver asks for it.
+Spark notes where a batch ends, and asks again where the first one begins: when it plans it, and after a restart. So whoever starts a
+query asks `first_offset` once, keeps the answer with the query and gives it to every reader: the table goes on growing meanwhile.
+
+Options: path; onescoreStart (the offset kept); maxFilesPerTrigger (1000); startingVersion (a version, or `latest`: no snapshot; see
+`first_offset`); skipChangeCommits (false). Workers import this module to read files, so Delta is imported where the driver asks for it.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -35,9 +38,11 @@ from jobs.tables.units import Unit, read_unit
 if TYPE_CHECKING:
     from jobs.tables.pinned import InputFile
 
-__all__ = ["DELTA", "DeltaFiles", "DeltaStream", "DeltaStreamReader"]
+__all__ = ["DELTA", "START", "DeltaFiles", "DeltaStream", "DeltaStreamReader", "Offset", "first_offset"]
 
 DELTA = "onescore_delta"
+START = "onescoreStart"
+"""The option with the offset at which the query began, as JSON."""
 _BATCH_ROWS = 10_000
 _PLACES = 2
 _VERSIONS = 100
@@ -91,18 +96,48 @@ class DeltaFiles:
         return _offset(version, index, snapshot), taken
 
     def between(self, start: Offset, end: Offset) -> list[InputFile]:
-        """Return the files from one offset to another."""
+        """Return the files from one offset to another.
+
+        Raises:
+            TableError: the one is after the other, or they count the files of different lists: a batch of them would lose rows.
+        """
         found: list[InputFile] = []
         version, index, snapshot = start["version"], start["index"], start["snapshot"]
         while version < end["version"]:
-            found += self.of(version, snapshot)[index:]
+            found += self._from(version, index, snapshot)
             version, index, snapshot = version + 1, 0, False
-        return found + self.of(version, snapshot)[index : end["index"]] if end["index"] > index else found
+        if (version, snapshot) != (end["version"], end["snapshot"]) or index > end["index"]:
+            raise self._apart(start, end)
+        if index == end["index"]:
+            return found
+        last = self._from(version, index, snapshot)
+        if len(last) < end["index"] - index:
+            raise self._apart(start, end)
+        return found + last[: end["index"] - index]
+
+    def _from(self, version: int, index: int, snapshot: bool) -> list[InputFile]:
+        files = self.of(version, snapshot)
+        if index > len(files):
+            raise TableError(
+                f"{self.uri}: the stream is at file {index} of version {version}, which has {len(files)}: it is another table than the "
+                "one that the query began with. Restore it, or start a new query with a checkpoint of its own",
+                version=version,
+            )
+        return files[index:]
+
+    def _apart(self, start: Offset, end: Offset) -> TableError:
+        return TableError(
+            f"{self.uri}: a batch from {_text(start)} to {_text(end)} is no stretch of the table's files, and reading it would lose rows: "
+            "the checkpoint or the table was put back or changed by others. Restore both, or start a new query with a checkpoint of its "
+            "own",
+            version=end["version"],
+        )
 
     def _snapshot(self, version: int) -> list[InputFile]:
         from jobs.tables.snapshot import pin_snapshot
 
-        return list(pin_snapshot(self.uri, version=version).files)
+        # By name: the log lists a version's files in another order once it is compacted into a checkpoint.
+        return sorted(pin_snapshot(self.uri, version=version).files, key=lambda file: file.uri)
 
     def _added(self, version: int) -> list[InputFile]:
         from jobs.tables.snapshot import logged_files
@@ -150,6 +185,23 @@ class DeltaFiles:
             ) from exc
 
 
+def first_offset(uri: str, options: Mapping[str, str]) -> Offset:
+    """Return where a query that begins now begins; to be asked once, and kept.
+
+    Args:
+        uri: root of the table.
+        options: of the source.
+
+    Raises:
+        ConfigurationError: startingVersion is neither a version nor `latest`. TableError: there is no such table.
+    """
+    starting = _option(options, "startingVersion")
+    if starting is not None and starting != "latest":
+        return _offset(_version(starting), 0, False)
+    newest = DeltaFiles(uri).newest()
+    return _offset(newest, 0, True) if starting is None else _offset(newest + 1, 0, False)
+
+
 @dataclass
 class _File(InputPartition):
     """One file to read."""
@@ -168,17 +220,23 @@ class DeltaStreamReader(DataSourceStreamReader, SupportsTriggerAvailableNow):
 
     def __init__(self, options: dict[str, str], schema: StructType) -> None:
         self._files = DeltaFiles(options["path"], skip_changes=_truth(options, "skipChangeCommits"))
-        self._start = _option(options, "startingVersion")
+        self._start = _option(options, START)
         self._limit = _count(options, "maxFilesPerTrigger", 1_000)
         self._schema = schema
         self._target: int | None = None
 
     def initialOffset(self) -> Offset:  # noqa: N802 - Spark's name
-        """Return where a new query begins."""
-        newest = self._files.newest()
+        """Return where the query began, the same at each call.
+
+        Raises:
+            ConfigurationError: nobody kept it.
+        """
         if self._start is None:
-            return _offset(newest, 0, True)
-        return _offset(newest + 1 if self._start == "latest" else _version(self._start), 0, False)
+            raise ConfigurationError(
+                f"{self._files.uri}: it is not known at which version of the table the query began, and none of its batches is done; "
+                "start a new query with a checkpoint of its own"
+            )
+        return dict(json.loads(self._start))
 
     def getDefaultReadLimit(self) -> ReadLimit:  # noqa: N802 - Spark's name
         """Return how many files a batch has at most."""
@@ -257,7 +315,11 @@ def _offset(version: int, index: int, snapshot: bool) -> Offset:
     return {"version": version, "index": index, "snapshot": snapshot}
 
 
-def _option(options: dict[str, str], name: str) -> str | None:
+def _text(offset: Offset) -> str:
+    return f"file {offset['index']} of {'the table at ' if offset['snapshot'] else ''}version {offset['version']}"
+
+
+def _option(options: Mapping[str, str], name: str) -> str | None:
     return next((value for key, value in options.items() if key.lower() == name.lower()), None)
 
 

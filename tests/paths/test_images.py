@@ -20,7 +20,7 @@ import pytest
 from deltalake import DeltaTable
 from sklearn.datasets import load_digits
 
-from jobs import ingest_digits, reconcile_scores, score_batch, train_model
+from jobs import ingest_digits, reconcile_scores, score_batch, score_stream, train_model
 from jobs.ingest_digits import unusable_images
 from jobs.proof.paths import PATHS
 from jobs.proof.skew import SkewReport
@@ -136,6 +136,28 @@ def test_batch_scores_every_image_and_quarantines_each_unusable_one_with_its_rea
         each = [row[f"score_{i}"] for i in range(10)]
         assert row["score"] == max(each) == row[f"score_{row['label']}"]
         assert sum(each) == pytest.approx(1)
+
+
+def test_stream_gives_each_image_the_verdict_of_the_batch_and_keeps_the_same_bytes(
+    place: Path, batch: Mapping[str, pa.Table], spark: Any
+) -> None:
+    names = {"scored": "streamed", "quarantine": "streamed_quarantine"}
+    settings = [text for name, table in names.items() for text in ("--set", f"output.{name}={table}")]
+    assert run(score_stream.main, [*MODEL, "--available-now", *settings]) == 0
+    streamed = {
+        name: DeltaTable(str(place / ".onescore" / "tables" / table)).to_pyarrow_table()
+        for name, table in names.items()
+    }
+    assert {name: rows.num_rows for name, rows in streamed.items()} == {
+        "scored": N_IMAGES,
+        "quarantine": len(REASONS),
+    }
+    assert verdicts_of_batch(streamed) == verdicts_of_batch(batch)
+    kept = [
+        sorted(map(repr, tables["quarantine"].select(["row_id", "row"]).to_pylist()))
+        for tables in (streamed, batch)
+    ]
+    assert kept[0] == kept[1]
 
 
 def test_a_quarantined_image_is_kept_byte_by_byte(batch: Mapping[str, pa.Table]) -> None:

@@ -1,14 +1,31 @@
-"""How many files of a source are not read yet is told by what Spark noted, for tables and for directories."""
+"""How many files of a source are not read yet is told by what Spark noted; what cannot be told or written fails no committed batch."""
 
 from __future__ import annotations
 
 import json
+from datetime import UTC, datetime
+from types import SimpleNamespace
 
 import pytest
 from deltalake import write_deltalake
+from py4j.protocol import Py4JNetworkError
+from pyspark.errors import PySparkException
 
-from jobs.runs.stream_progress import FilesBehind
-from jobs.runs.stream_state import StreamState
+from jobs.runs.ids import IdSum
+from jobs.runs.manifest import ChunkRecord
+from jobs.runs.stream_batch import Done
+from jobs.runs.stream_progress import FilesBehind, StreamProgress
+from jobs.runs.stream_state import BatchRecord, StreamState, Totals
+
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
+_IDS = IdSum(2, 5, 6)
+DONE = Done(
+    BatchRecord(
+        ChunkRecord(3, (), (), _IDS, _IDS, IdSum(), {}, 0, {}), "digest", "1", {}, None, None, Totals(1, 2, 2)
+    ),
+    0.5,
+    False,
+)
 
 
 @pytest.fixture
@@ -53,5 +70,69 @@ def test_files_of_a_directory_that_spark_has_not_noted(trained_workspace, tmp_pa
     assert behind.after(0) == 2
 
 
+def test_directory_is_listed_as_rarely_as_that_takes_long_and_a_log_is_read_once(
+    trained_workspace, tmp_path, state, monkeypatch
+):
+    """A listing that takes a second is repeated after twenty; meanwhile what Spark reads is counted off it."""
+    now = [0.0]
+    listings = []
+
+    def listed(place):
+        listings.append(now[0])
+        now[0] += 1.0
+        return {f"{place}/{i}.json" for i in range(5 + len(listings))}
+
+    monkeypatch.setattr("jobs.runs.stream_progress._listed", listed)
+    conf = trained_workspace.conf("stream.format=json", f"stream.source={tmp_path}")
+    behind = FilesBehind(conf, state, lambda: now[0])
+    log = state.spark / "sources" / "0"
+
+    def read(batch):
+        (log / str(batch)).write_text("v1\n" + json.dumps({"path": f"file://{tmp_path}/{batch}.json"}))
+        return behind.after(batch)
+
+    assert read(0) == 5
+    (log / "0").write_text("no longer a log")
+    now[0] = 20.5
+    assert read(1) == 4
+    now[0] = 21.0
+    assert read(2) == 4
+    assert listings == [0.0, 21.0]
+
+
 def test_source_without_files_has_none_behind(trained_workspace, state):
     assert FilesBehind(trained_workspace.conf("stream.format=rate"), state).after(0) is None
+
+
+@pytest.fixture
+def progress(trained_workspace, state):
+    state.path.mkdir()
+    query = state.begin(NOW, {}, "1")
+    model = SimpleNamespace(declined=None)
+    return StreamProgress(trained_workspace.conf("stream.format=rate"), state, query, model, lambda: NOW)
+
+
+@pytest.mark.parametrize("error", [Py4JNetworkError("the JVM is gone"), PySparkException("no query")])
+def test_spark_that_says_nothing_of_the_source_fails_no_committed_batch(progress, state, capsys, error):
+    def broken():
+        raise error
+
+    progress.source = broken
+    progress(DONE)
+    told = json.loads((state.path / "progress").read_text())
+    assert (told["rows"], told["source"]) == (2, None)
+    assert f"Spark does not say how far the source is read: {type(error).__name__}" in capsys.readouterr().err
+
+
+def test_disk_without_room_for_the_progress_fails_no_committed_batch(progress, state, capsys, monkeypatch):
+    def full(_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(state, "write_progress", full)
+    progress(DONE)
+    progress.ended("complete")
+    assert (progress.rows, progress.last["batch"], progress.last["state"]) == (2, 3, "complete")
+    said = capsys.readouterr().err
+    assert said.count("the progress could not be written") == 2
+    assert "No space left on device" in said
+    assert "batch 3: 2 rows" in said

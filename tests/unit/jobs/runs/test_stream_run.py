@@ -24,7 +24,14 @@ from jobs.runs.stream_plan import begun_query, describe_stream, pinned_model
 from jobs.runs.stream_run import stream_from
 from jobs.runs.stream_state import StreamState
 from tests.toy.runs import QUARANTINE, SCORED, content, move_alias, register_again
-from tests.toy.streams import FORMATS, KafkaLike, run_stream, running, source_settings, write_source
+from tests.toy.streams import (
+    FORMATS,
+    KafkaLike,
+    run_stream,
+    running,
+    source_settings,
+    write_source,
+)
 
 KEPT = ("row_id", "code", "field", "message")
 ONE_BATCH_EACH = "stream.options.maxFilesPerTrigger=1"
@@ -78,6 +85,57 @@ def test_source_gives_the_bits_of_the_batch_job_and_a_restart_goes_on(spark, dir
     )
     assert told["lag_seconds"] > 0
     assert told["rows_per_second"] > 0
+
+
+class Ended(Exception):
+    """Stands for SIGKILL where Spark calls us: Py4J hands on an Exception alone, and waits for ever after anything else."""
+
+
+def end_at(monkeypatch, point, spark, workspace, *settings):
+    """Run a query that ends at its first arrival at a kill point, and see that it does."""
+
+    def reached(place):
+        if place == point:
+            raise Ended(point)
+
+    with monkeypatch.context() as patch:
+        for name in ("stream_batch", "stream_run"):
+            patch.setattr(f"jobs.runs.{name}.reached", reached)
+        with pytest.raises(Ended):
+            run_stream(spark, workspace, *settings)
+
+
+def assert_rows_of_the_batch_job(workspace, clean, summary):
+    """See that the rows are the batch job's as a multiset; those in quarantine but for the file, which differs."""
+    assert content(workspace, SCORED) == content(clean, SCORED)
+    assert quarantined(workspace) == quarantined(clean)
+    assert (summary.totals["rows"], summary.totals["quarantined"]) == (2_000, 10)
+
+
+@pytest.mark.parametrize("limit", [None, 3])
+def test_table_that_grows_after_a_death_in_the_first_batch_loses_and_doubles_nothing(
+    spark, dirty, clean, monkeypatch, limit
+):
+    """Spark noted where the first batch ends, and asks anew where it begins, when the table has another newest version."""
+    houses = dirty.rows("houses").sort_by("house_id")
+    dirty.write("houses", houses.slice(0, 1_500), rows_per_file=300)
+    settings = [] if limit is None else [f"stream.options.maxFilesPerTrigger={limit}"]
+    end_at(monkeypatch, "stream.before_score", spark, dirty, *settings)
+    write_deltalake(dirty.table("houses"), houses.slice(1_500, 500), mode="append")
+    assert_rows_of_the_batch_job(dirty, clean, run_stream(spark, dirty, *settings))
+
+
+def test_rows_that_come_after_the_start_from_the_latest_version_are_read_whatever_dies(
+    spark, dirty, clean, monkeypatch
+):
+    """The first death is before Spark knows of the query, the second in its first batch; what was there before is not read."""
+    houses = dirty.rows("houses").sort_by("house_id")
+    dirty.write("houses", houses.slice(0, 100))
+    latest = "stream.options.startingVersion=latest"
+    for point, start, n in (("stream.after_query", 0, 800), ("stream.before_score", 800, 1_200)):
+        end_at(monkeypatch, point, spark, dirty, latest)
+        write_deltalake(dirty.table("houses"), houses.slice(start, n), mode="append")
+    assert_rows_of_the_batch_job(dirty, clean, run_stream(spark, dirty, latest))
 
 
 def test_rows_without_a_key_are_known_by_file_and_place_as_in_the_batch_job(spark, dirty, tmp_path):

@@ -43,8 +43,9 @@ def test_record_comes_back_as_it_was_written(state):
 
 def test_query_comes_back_as_it_was_begun(state):
     assert state.query() is None
-    begun = state.begin(NOW, {"a": 1}, "3")
+    begun = state.begin(NOW, {"a": 1}, "3", {"version": 4})
     assert state.query() == begun
+    assert begun.start == {"version": 4}
     assert begun.query_id.startswith("stream-20260101T000000Z-")
     state.write_query(QueryManifest(begun.query_id, {"a": 1}, "4"))
     assert state.query().version == "4"

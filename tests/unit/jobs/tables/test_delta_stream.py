@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import pyarrow as pa
 import pytest
 from deltalake import DeltaTable, write_deltalake
 
 from feature_pipelines.errors import ConfigurationError, TableError
-from jobs.tables.delta_stream import DeltaFiles, DeltaStreamReader, _File
+from jobs.tables.delta_stream import START, DeltaFiles, DeltaStreamReader, _File, first_offset
 
 BEGINNING = {"version": 0, "index": 0, "snapshot": False}
 
@@ -113,23 +116,78 @@ def reader(table, **options):
     ],
 )
 def test_query_begins_where_the_options_say(table, options, expected):
-    assert reader(table, **options).initialOffset() == expected
+    assert first_offset(table, options) == expected
+
+
+@pytest.mark.parametrize("start", [offset(4, 0, True), offset(5)])
+def test_beginning_stays_where_it_was_kept_while_the_table_grows(table, start):
+    one = reader(table, **{START: json.dumps(start)})
+    before = one.initialOffset()
+    write_deltalake(table, rows(50), mode="append")
+    again = reader(table, **{START.lower(): json.dumps(start), "startingVersion": "latest"})
+    assert one.initialOffset() == again.initialOffset() == before == start
+
+
+def test_reader_that_is_not_told_where_the_query_began_does_not_guess(table):
+    with pytest.raises(ConfigurationError, match="not known at which version of the table the query began"):
+        reader(table).initialOffset()
 
 
 @pytest.mark.parametrize(
-    "options", [{"startingVersion": "newest"}, {"maxFilesPerTrigger": "0"}, {"maxFilesPerTrigger": "few"}]
+    ("start", "end"),
+    [
+        (offset(4, 0, True), offset(4)),
+        (offset(4, 0, True), offset(3)),
+        (offset(5, 0, True), offset(4, 3, True)),
+        (offset(3, 0, True), offset(4, 3, True)),
+        (offset(3), offset(4, 3, True)),
+        (offset(5), offset(4)),
+        (offset(4, 3, True), offset(4, 2, True)),
+        (offset(4, 0, True), offset(4, 9, True)),
+        (offset(2), offset(4, 2)),
+    ],
 )
-def test_option_that_makes_no_sense_is_refused(table, options):
-    with pytest.raises(ConfigurationError, match=f"stream.options.{next(iter(options))}: expected"):
-        reader(table, **options).initialOffset()
+def test_offsets_that_are_no_stretch_of_the_table_are_refused_and_not_read_as_nothing(table, start, end):
+    write_deltalake(table, rows(50), mode="append")
+    with pytest.raises(TableError, match=r"a batch from file \d of .*version \d to .* would lose rows"):
+        reader(table).partitions(start, end)
+
+
+def test_place_beyond_the_files_of_a_version_is_refused(table):
+    with pytest.raises(TableError, match="is at file 6 of version 4, which has 5: it is another table"):
+        reader(table).partitions(offset(4, 6, True), offset(5))
+
+
+def test_batch_without_files_is_no_error(table):
+    assert reader(table).partitions(offset(5), offset(5)) == []
+    assert reader(table).partitions(offset(4, 5, True), offset(5)) == []
+
+
+def test_snapshot_has_one_order_whatever_the_log_looks_like(table):
+    before = DeltaFiles(table).of(4, True)
+    DeltaTable(table).create_checkpoint()
+    for i in range(4):
+        (Path(table) / "_delta_log" / f"{i:020d}.json").unlink()
+    assert DeltaFiles(table).of(4, True) == before
+    assert [file.uri for file in before] == sorted(file.uri for file in before)
+
+
+def test_starting_version_that_makes_no_sense_is_refused(table):
+    with pytest.raises(ConfigurationError, match="stream.options.startingVersion: expected"):
+        first_offset(table, {"startingVersion": "newest"})
+
+
+@pytest.mark.parametrize("limit", ["0", "few"])
+def test_limit_that_makes_no_sense_is_refused(table, limit):
+    with pytest.raises(ConfigurationError, match="stream.options.maxFilesPerTrigger: expected"):
+        reader(table, maxFilesPerTrigger=limit)
 
 
 def test_run_until_all_is_read_ends_at_what_was_there_when_it_began(table):
     one = reader(table, maxFilesPerTrigger="2")
     one.prepareForTriggerAvailableNow()
     write_deltalake(table, rows(50), mode="append")
-    at, n = one.initialOffset(), 0
-    at = offset(4, 0, True)
+    at, n = offset(4, 0, True), 0
     while (end := one.latestOffset(at, one.getDefaultReadLimit())) != at:
         n += len(one.partitions(at, end))
         at = end
