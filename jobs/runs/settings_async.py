@@ -85,6 +85,11 @@ class SubmissionsSettings(Section):
     chunk_timeout_seconds: float = setting(
         "a process that takes longer for one chunk is ended, as if it had crashed", "s", gt=0
     )
+    large_timeout_seconds: float = setting(
+        "a Spark job that stores no further rows for so long is ended, as if it had crashed; it stores up to 320,000 together",
+        "s",
+        gt=0,
+    )
     dead_after_seconds: float = setting(
         "a worker that gave no sign of life for so long is taken for dead, and its work for the others'",
         "s",
