@@ -1,11 +1,14 @@
-"""Alerts to people, by the targets that the configuration names. A slow mail server holds up no figure: what is told waits in a queue."""
+"""Alerts to people, by the targets that the configuration names. A slow mail server holds up no figure: what is told waits in a queue.
+
+A server that is away for a moment is asked again, a few times and less and less often.
+"""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from threading import BoundedSemaphore
+from threading import BoundedSemaphore, Event
 from typing import Protocol
 
 from feature_pipelines.errors import ConfigurationError, did_you_mean
@@ -16,6 +19,7 @@ __all__ = ["SendsToTargets", "TargetNotifier", "known_targets"]
 
 _LOGGER = logging.getLogger("onescore.dashboard")
 _WAITING = 100
+_PAUSES_SECONDS = (1.0, 5.0, 25.0)
 
 
 class SendsToTargets(Protocol):
@@ -32,10 +36,14 @@ class TargetNotifier:
     Args:
         sender: sends.
         names: of the targets.
+        pauses: seconds before each further attempt at a target that was not told.
     """
 
-    def __init__(self, sender: SendsToTargets, names: Sequence[str]) -> None:
-        self._sender, self._names = sender, tuple(names)
+    def __init__(
+        self, sender: SendsToTargets, names: Sequence[str], pauses: Sequence[float] = _PAUSES_SECONDS
+    ) -> None:
+        self._sender, self._names, self._pauses = sender, tuple(names), tuple(pauses)
+        self._closing = Event()
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="alerts")
         self._free = BoundedSemaphore(_WAITING)
 
@@ -47,18 +55,32 @@ class TargetNotifier:
         self._pool.submit(self._tell, notice)
 
     def close(self) -> None:
-        """Tell what waits, then stop."""
+        """Tell what waits, each target once, then stop."""
+        self._closing.set()
         self._pool.shutdown()
 
     def _tell(self, notice: Notice) -> None:
         try:
-            for name in self._names:
-                if not self._sender.to_target(name, notice.title, notice.body):
-                    _LOGGER.error("target %s was not told: %s", name, notice.title)
-        except Exception as exc:  # noqa: BLE001 - whatever a library raises: the next alert may be told
-            _LOGGER.error("%s was not told: %s", notice.title, type(exc).__name__)
+            waiting = self._not_told(self._names, notice)
+            for pause in self._pauses:
+                if not waiting or self._closing.wait(pause):
+                    break
+                waiting = self._not_told(waiting, notice)
+            for name in waiting:
+                _LOGGER.error("target %s was not told: %s", name, notice.title)
         finally:
             self._free.release()
+
+    def _not_told(self, names: Sequence[str], notice: Notice) -> list[str]:
+        """Tell targets once each; return those that were not."""
+        return [name for name in names if not self._is_told(name, notice)]
+
+    def _is_told(self, name: str, notice: Notice) -> bool:
+        try:
+            return self._sender.to_target(name, notice.title, notice.body)
+        except Exception as exc:  # noqa: BLE001 - whatever a library raises: others, and the next alert, may be told
+            _LOGGER.warning("target %s: %s", name, type(exc).__name__)
+            return False
 
 
 def known_targets(names: Sequence[str], settings: NotifySettings) -> Sequence[str]:

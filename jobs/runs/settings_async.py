@@ -39,7 +39,12 @@ class SubmissionsSettings(Section):
         "`env:NAME` or `file:PATH` to such a URL with its password",
         min_length=1,
     )
-    max_body_bytes: int = setting("a larger request is refused (413)", "bytes", gt=0)
+    max_body_bytes: int = setting(
+        "a larger request is refused (413); all in hand at one gateway may have four times as many together, further ones are "
+        "refused (503)",
+        "bytes",
+        gt=0,
+    )
     body_timeout_seconds: float = setting("how long a client may take to send a request's body", "s", gt=0)
     max_rows: int = setting("a submission of more rows, by reference too, is refused (413)", "rows", gt=0)
     batch_rows: int = setting(
@@ -53,6 +58,11 @@ class SubmissionsSettings(Section):
         "submissions that may wait or run; further ones are refused (429)", "submissions", gt=0
     )
     max_queued_bytes: int = setting("what their rows may take together; likewise", "bytes", gt=0)
+    max_queued_share: float = setting(
+        "of both, what one API key may have; further ones of it are refused (429); without keys there is no such bound",
+        gt=0,
+        le=1,
+    )
     max_requests_per_second: float = setting(
         "requests of one API key to one gateway; twice as many may come at once, further ones are refused (429)",
         "1/s",
@@ -84,6 +94,11 @@ class SubmissionsSettings(Section):
     )
     chunk_timeout_seconds: float = setting(
         "a process that takes longer for one chunk is ended, as if it had crashed", "s", gt=0
+    )
+    large_timeout_seconds: float = setting(
+        "a Spark job that stores no further rows for so long is ended, as if it had crashed; it stores up to 320,000 together",
+        "s",
+        gt=0,
     )
     dead_after_seconds: float = setting(
         "a worker that gave no sign of life for so long is taken for dead, and its work for the others'",

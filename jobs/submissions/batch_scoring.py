@@ -29,6 +29,7 @@ from jobs.runs.kill_points import reached
 from jobs.runs.session import spark_log, spark_session
 from jobs.runs.settings_async import revealed_database_url
 from jobs.submissions.answer_task import ANSWERS, PORTIONS, AnswerTask
+from jobs.submissions.batch_process import AT_ROWS, NOT_BY_ROWS
 from jobs.submissions.database import Database
 from jobs.submissions.ledger import Ledger, Submission
 from jobs.submissions.ledger_chunk import Chunk
@@ -39,10 +40,12 @@ from jobs.tables.pinned import Snapshot, check_snapshot
 from jobs.tables.units import plan_units
 from udfs.serving import ServingSettings
 
-__all__ = ["main", "portions_of"]
+__all__ = ["main", "may_be_by_rows", "portions_of"]
 
 _PORTION_ROWS = 20_000
 _WAVE = 16
+_DIED = ("exited unexpectedly", "ExecutorLostFailure", "SocketException", "Connection reset", "Broken pipe")
+"""What Spark says where a process that scores died, which may be by a row. Whatever else it says, none did."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -71,10 +74,22 @@ def main(argv: Sequence[str] | None = None) -> int:
         if settings.store_url and not conf.spark.remote:
             require_one_machine(settings.store_url, str(spark.conf.get("spark.master", "")))
         task = _task(spark, submission, Model(**spec["model"]), settings, snapshot, spec["is_last"])
-        for wave in _waves(portions):
-            if not _answer(spark, task, wave, ledger, submission):
-                break
+        os.write(spec["telling"], AT_ROWS)
+        try:
+            for wave in _waves(portions):
+                if not _answer(spark, task, wave, ledger, submission):
+                    break
+        except Exception as exc:
+            if not may_be_by_rows(exc):
+                os.write(spec["telling"], NOT_BY_ROWS)
+            raise
     return 0
+
+
+def may_be_by_rows(exc: Exception) -> bool:
+    """Return whether a failure says that a process died which was at rows; a full disk, or a database that is away, is none."""
+    said = str(exc)
+    return any(sign in said for sign in _DIED)
 
 
 def portions_of(

@@ -75,6 +75,7 @@ def run_gateway(
         batch_rows=settings.batch_rows,
         max_queued=settings.max_queued,
         max_queued_bytes=settings.max_queued_bytes,
+        max_queued_share=settings.max_queued_share,
         retry_after_seconds=settings.retry_after_seconds,
     )
     limits = BodyLimits(

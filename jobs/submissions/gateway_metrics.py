@@ -1,14 +1,13 @@
 """What a scraper is told by a gateway: requests, submissions, rows, and how many submissions are in which state.
 
-No metric has a label whose values a client chooses. The states are counted in the database when a scraper asks, so every gateway says
-the same.
+No metric has a label whose values a client chooses. The states are those of the database, so every gateway says the same.
 """
 
 from __future__ import annotations
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from collections.abc import Mapping
 
-from jobs.submissions.ledger import Ledger
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
 __all__ = ["GatewayMetrics"]
 
@@ -55,8 +54,8 @@ class GatewayMetrics:
         self._taken.labels(kind).inc()
         self._rows.inc(rows)
 
-    def render(self, ledger: Ledger) -> bytes:
-        """Return the text of /metrics."""
-        for state, n in ledger.counts().items():
+    def render(self, counts: Mapping[str, int]) -> bytes:
+        """Return the text of /metrics; `counts` is how many submissions are in each state."""
+        for state, n in counts.items():
             self._states.labels(state).set(n)
         return generate_latest(self._registry)

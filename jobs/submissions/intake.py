@@ -28,6 +28,7 @@ from jobs.submissions.database import Database
 from jobs.submissions.engine_names import APPLICATION_VERSION, LARGE_QUEUE, QUEUE, WORKFLOW
 from jobs.submissions.ledger import OPEN, Submission
 from jobs.submissions.payload import Payload
+from jobs.submissions.room import NoRoom, Room, Wanted
 from jobs.submissions.tables import PAYLOADS, SUBMISSIONS
 
 __all__ = ["Intake", "PinnedModel", "Taken"]
@@ -77,6 +78,7 @@ class Intake:
         batch_rows: one of more rows, or a reference, waits among those that a Spark job scores.
         max_queued, max_queued_bytes: what may wait or run, of all gateways together (on PostgreSQL, those that commit at the same
             moment may exceed it by what they then take).
+        max_queued_share: of both, what one key may have, so that it leaves others some.
         retry_after_seconds: told to who is refused for that.
     """
 
@@ -89,11 +91,12 @@ class Intake:
         batch_rows: int,
         max_queued: int,
         max_queued_bytes: int,
+        max_queued_share: float,
         retry_after_seconds: int,
     ) -> None:
         self._database, self._clock = database, clock
         self._chunk_rows, self._batch_rows = chunk_rows, batch_rows
-        self._max_queued, self._max_queued_bytes = max_queued, max_queued_bytes
+        self._room = Room(max_queued, max_queued_bytes, max_queued_share)
         self._retry_after = retry_after_seconds
         self._client = database.engine_client()
         self._waiting: queue.SimpleQueue[_Waiting | None] = queue.SimpleQueue()
@@ -201,16 +204,17 @@ class Intake:
     def _transaction(self, batch: Sequence[_Waiting]) -> list[Taken | ContractError]:
         done: list[Taken | ContractError] = []
         with self._database.writing() as connection:
-            n, n_bytes = connection.execute(_OPEN_NOW).one()
+            taken = {key: Wanted(int(n), int(size)) for key, n, size in connection.execute(_OPEN_NOW)}
             for waiting in batch:
                 submission = waiting.submission
                 first = _first(connection, submission)
                 if first is not None:
                     done.append(_same(first, submission))
-                elif n + 1 > self._max_queued or n_bytes + submission.n_bytes > self._max_queued_bytes:
-                    done.append(self._full())
+                    continue
+                why = self._room.take(taken, submission.key_id, submission.n_bytes)
+                if why is not None:
+                    done.append(self._full(why))
                 else:
-                    n, n_bytes = n + 1, n_bytes + submission.n_bytes
                     self._insert(connection, submission, waiting.body)
                     done.append(Taken(submission, True))
             reached("async_intake.before_commit")
@@ -235,16 +239,15 @@ class Intake:
     def _is_large(self, submission: Submission) -> bool:
         return submission.kind == "reference" or submission.n_rows > self._batch_rows
 
-    def _full(self) -> ContractError:
-        return ContractError(
-            "too many submissions wait; try again later",
-            status=429,
-            code="QUEUE_FULL",
-            retry_after=self._retry_after,
-        )
+    def _full(self, why: NoRoom) -> ContractError:
+        return ContractError(why.message, status=429, code=why.code, retry_after=self._retry_after)
 
 
-_OPEN_NOW = sa.select(sa.func.count(), sa.func.coalesce(sa.func.sum(_T.n_bytes), 0)).where(_T.state.in_(OPEN))
+_OPEN_NOW = (
+    sa.select(_T.key_id, sa.func.count(), sa.func.sum(_T.n_bytes))
+    .where(_T.state.in_(OPEN))
+    .group_by(_T.key_id)
+)
 
 
 def _first(connection: sa.Connection, submission: Submission) -> Submission | None:

@@ -79,7 +79,8 @@ def run_worker(
         limits = Limits(
             settings.batch_rows, settings.max_crashes, settings.max_attempts, settings.retry_seconds
         )
-        work = Work(ledger, models, pool, BatchProcess(models, flags), limits)
+        large = BatchProcess(models, flags, ledger, settings.large_timeout_seconds)
+        work = Work(ledger, models, pool, large, limits)
         executor_id = f"{os.uname().nodename[:40]}-{os.getpid()}-{secrets.token_hex(4)}"
         signs = SignsOfLife(database, executor_id, settings.dead_after_seconds, work.running)
         with WorkerMetrics(settings.worker_port, work, pool, signs) as metrics:

@@ -34,6 +34,7 @@ def call(
     headers: Mapping[str, str] | None = None,
     peer: str = "127.0.0.1",
     until: bytes | None = None,
+    content: bytes = b"",
 ) -> Answer:
     """Return the answer to a request; of one without end, what came until some bytes were in it."""
     given = {"host": "localhost"} | dict(headers or {})
@@ -52,10 +53,10 @@ def call(
         "client": (peer, 5000),
         "server": ("127.0.0.1", 80),
     }
-    return asyncio.run(_call(app, scope, until))
+    return asyncio.run(_call(app, scope, until, content))
 
 
-async def _call(app: Any, scope: dict[str, Any], until: bytes | None) -> Answer:
+async def _call(app: Any, scope: dict[str, Any], until: bytes | None, content: bytes) -> Answer:
     started: dict[str, Any] = {}
     body = bytearray()
     enough, asked = asyncio.Event(), False
@@ -66,7 +67,7 @@ async def _call(app: Any, scope: dict[str, Any], until: bytes | None) -> Answer:
             await enough.wait()
             return {"type": "http.disconnect"}
         asked = True
-        return {"type": "http.request", "body": b"", "more_body": False}
+        return {"type": "http.request", "body": content, "more_body": False}
 
     async def send(message: dict[str, Any]) -> None:
         if message["type"] == "http.response.start":

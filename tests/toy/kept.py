@@ -22,6 +22,7 @@ class Kept:
     now: int = 1_000_000
     max_queued: int = 1_000
     max_queued_bytes: int = 10**9
+    max_queued_share: float = 1.0
     _intake: Intake | None = None
     ledger: Ledger = field(init=False)
 
@@ -42,6 +43,7 @@ class Kept:
                 batch_rows=10,
                 max_queued=self.max_queued,
                 max_queued_bytes=self.max_queued_bytes,
+                max_queued_share=self.max_queued_share,
                 retry_after_seconds=5,
             )
         return self._intake

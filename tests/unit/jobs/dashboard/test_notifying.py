@@ -1,13 +1,20 @@
 from __future__ import annotations
 
+import email.header
+import email.message
 import threading
+from typing import Any
 
 import pytest
+from aiosmtpd.controller import Controller
+from aiosmtpd.handlers import Message
 
 from feature_pipelines.errors import ConfigurationError
 from jobs.dashboard.alerts import Notice
 from jobs.dashboard.notifying import TargetNotifier, known_targets
+from jobs.online.sending import Sender
 from jobs.runs.conf import load
+from tests.toy.processes import free_port, wait_until
 
 NOTICE = Notice("flights", "refused", "error_share > 0.05 over 5m", True, 0.25, 1, 2)
 
@@ -60,6 +67,95 @@ def test_what_cannot_be_told_is_in_the_log_without_its_address(
     notifier.close()
     assert len([record for record in caplog.records if "was not told" in record.message]) == 2
     assert "hunter2" not in caplog.text
+
+
+class SaysInTurn(Sends):
+    """Fails as it is told, by target, then takes what comes."""
+
+    def __init__(self, **failures: int) -> None:
+        super().__init__()
+        self.failures = failures
+
+    def to_target(self, name: str, title: str, text: str) -> bool:
+        super().to_target(name, title, text)
+        self.failures[name] = self.failures.get(name, 0) - 1
+        if self.failures[name] >= 0 and name == "raises":
+            raise OSError("mailto://me:hunter2@host")
+        return self.failures[name] < 0
+
+
+def told_in_the_end(sends: SaysInTurn, n: int) -> list[str]:
+    notifier = TargetNotifier(sends, ["ops", "raises", "desk"], pauses=(0.01, 0.01, 0.01))
+    notifier.notify(NOTICE)
+    wait_until(lambda: len(sends.got) == n, "all attempts", 20)
+    notifier.close()
+    return [name for name, _, _ in sends.got]
+
+
+def test_target_that_was_not_told_is_told_later_and_the_others_once(caplog: pytest.LogCaptureFixture) -> None:
+    assert told_in_the_end(SaysInTurn(ops=2, raises=1), 6) == [
+        "ops",
+        "raises",
+        "desk",
+        "ops",
+        "raises",
+        "ops",
+    ]
+    assert "was not told" not in caplog.text
+    assert "hunter2" not in caplog.text
+
+
+def test_target_that_never_takes_it_is_given_up(caplog: pytest.LogCaptureFixture) -> None:
+    assert told_in_the_end(SaysInTurn(ops=9), 6).count("ops") == 4
+    assert "target ops was not told" in caplog.text
+
+
+def test_closing_waits_for_no_pause(caplog: pytest.LogCaptureFixture) -> None:
+    sends = Sends(False)
+    notifier = TargetNotifier(sends, ["ops"], pauses=(86_400.0,))
+    notifier.notify(NOTICE)
+    wait_until(lambda: bool(sends.got), "the first attempt", 20)
+    notifier.close()
+    assert len(sends.got) == 1
+    assert "target ops was not told" in caplog.text
+
+
+def test_mail_server_that_comes_late_has_the_alert_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    got, port = list[email.message.Message](), free_port()
+
+    class Keeping(Message):  # type: ignore[misc]
+        def handle_message(self, message: email.message.Message) -> None:
+            got.append(message)
+
+    class Watched(Sender):
+        failed = threading.Event()
+
+        def to_target(self, *told: Any) -> bool:
+            is_told = super().to_target(*told)
+            if not is_told:
+                self.failed.set()
+            return is_told
+
+    monkeypatch.setenv(
+        "OPS_URL", f"mailto://127.0.0.1:{port}?from=scores@example.org&to=ops@example.org&mode=insecure"
+    )
+    settings = load(model="flights", overrides=["notify.targets={ops: 'env:OPS_URL'}"]).notify
+    notifier = TargetNotifier(Watched(settings), ["ops"], pauses=[0.1] * 200)
+    notifier.notify(NOTICE)
+    assert Watched.failed.wait(30)
+    controller = Controller(Keeping(), hostname="127.0.0.1", port=port)
+    controller.start()
+    try:
+        wait_until(lambda: bool(got), "the mail", 30)
+        notifier.close()
+    finally:
+        controller.stop()
+    [mail] = got
+    assert mail["X-RcptTo"] == "ops@example.org"
+    subject = str(email.header.make_header(email.header.decode_header(mail["Subject"])))
+    assert subject == "ALERT: refused (flights)"
+    parts = [part.get_payload(decode=True) for part in mail.walk() if not part.is_multipart()]
+    assert any(b"measured 0.25" in part for part in parts if isinstance(part, bytes))
 
 
 def test_targets_must_be_configured() -> None:

@@ -27,10 +27,13 @@ def kept(tmp_path: Path) -> Iterator[Kept]:
 NOW = 1_700_000_000_000_000
 
 
-@pytest.fixture
-def database(tmp_path: Path) -> Iterator[Database]:
-    """Our own tables, without the engine's."""
-    database = Database(f"sqlite:///{tmp_path}/submissions.db")
+@pytest.fixture(params=["sqlite", pytest.param("postgres", marks=pytest.mark.slow)])
+def database(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Database]:
+    """Our own tables in a database of each kind, without the engine's."""
+    is_sqlite = request.param == "sqlite"
+    database = Database(
+        f"sqlite:///{tmp_path}/submissions.db" if is_sqlite else request.getfixturevalue("postgres_url")
+    )
     METADATA.create_all(database.engine)
     yield database
     database.close()

@@ -1,0 +1,84 @@
+"""What the application around the routes sees to, for any request: what is in hand is given back, and asking costs little."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+from feature_pipelines.errors import ContractError
+from jobs.submissions.app import make_app
+from jobs.submissions.app_routes import Gateway
+from jobs.submissions.bodies import BodyLimits
+from jobs.submissions.gateway_metrics import GatewayMetrics
+from jobs.submissions.keys import Caller
+from tests.toy.asgi import Answer, call
+from tests.toy.kept import MODEL
+
+
+class Parts:
+    """A gateway of fakes that remembers how often states were counted, and what was in hand when a submission was taken."""
+
+    def __init__(self, raised: Exception) -> None:
+        self.counted, self.in_hand, self.raised = 0, list[int](), raised
+        self.limits = BodyLimits(1_000, 30.0, 100, None)
+        self.gateway = Gateway(
+            ledger=self,  # type: ignore[arg-type]
+            intake=self,  # type: ignore[arg-type]
+            served=SimpleNamespace(now=_Now()),  # type: ignore[arg-type]
+            limits=self.limits,
+            page_rows=10,
+            metrics=GatewayMetrics(),
+            authenticate=lambda _headers, _peer: Caller("somebody"),
+            outbox=None,  # type: ignore[arg-type]
+            check_notify=lambda _: None,
+        )
+        self.app = make_app(self.gateway)
+
+    def post(self, body: bytes) -> Answer:
+        return call(
+            self.app,
+            "/submissions",
+            method="POST",
+            headers={"content-type": "application/json"},
+            content=body,
+        )
+
+    def counts(self) -> dict[str, int]:
+        self.counted += 1
+        return {"queued": 7, "running": 1}
+
+    def take(self, *_: Any) -> Any:
+        self.in_hand.append(self.limits.in_hand.held)
+        raise self.raised
+
+
+class _Now(tuple[Any, Any]):
+    pinned = MODEL
+
+    def __new__(cls) -> _Now:
+        return super().__new__(cls, (MODEL, None))
+
+
+def test_who_asks_often_has_the_database_asked_once() -> None:
+    parts = Parts(ZeroDivisionError())
+    for _ in range(5):
+        assert call(parts.app, "/ready").json["checks"]["database"]["queued"] == 7
+        assert b'onescore_async_in_state{state="queued"} 7.0' in call(parts.app, "/metrics").body
+    assert parts.counted <= 3  # once, but on a machine that takes seconds for ten requests
+
+
+def test_body_is_in_hand_until_it_is_answered_whatever_the_answer() -> None:
+    body = b'{"rows": [1, 2, 3]}'
+    for raised, status in ((ContractError("full", status=429), 429), (ZeroDivisionError(), 500)):
+        parts = Parts(raised)
+        assert parts.post(body).status == status
+        assert (parts.in_hand, parts.limits.in_hand.held) == ([len(body)], 0)
+
+
+def test_who_comes_while_too_much_is_in_hand_is_told_when_to_come_back() -> None:
+    parts = Parts(ZeroDivisionError())
+    assert parts.limits.in_hand.take(4_000)
+    answer = parts.post(b"{}")
+    assert (answer.status, answer.headers["retry-after"]) == (503, "2")
+    assert answer.json["error"]["code"] == "BUSY"
+    assert parts.limits.in_hand.held == 4_000
