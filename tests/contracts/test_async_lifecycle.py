@@ -63,6 +63,33 @@ def test_poison_fails_with_a_reason_and_costs_no_other_submission_anything(place
         assert ledger.payload(bad) is None
 
 
+@pytest.mark.slow
+@pytest.mark.cluster
+@pytest.mark.parametrize(("dose", "seconds"), [(DEADLY, 600), (HANGING, 75)], ids=["deadly", "hanging"])
+def test_poison_in_a_large_submission_fails_with_a_reason_and_the_next_large_one_is_scored(
+    poison, process_env, tmp_path, dose, seconds
+):
+    settings = (
+        "submissions.chunk_rows=2",
+        "submissions.batch_rows=4",
+        f"submissions.large_timeout_seconds={seconds}",
+        "submissions.max_crashes=1",
+        "spark.master=local[2]",
+    )
+    with open_async(tmp_path / "large", process_env, poison, *settings, name="poison") as alone:
+        gateway = alone.gateway()
+        bad = gateway.submit(doses(1.0, 2.0, 3.0, 4.0, dose))
+        worker = alone.worker()
+        found = gateway.finished(bad, 240)
+        assert found["state"] == "failed", worker.output.read_text()[-3000:]
+        assert found["reason"]["code"] == "SCORER_CRASHED", worker.output.read_text()[-3000:]
+        with alone.ledger() as ledger:
+            assert (ledger.get(bad).crashes, ledger.get(bad).attempts) == (1, 1)
+        good = gateway.submit(doses(1.0, 2.0, 3.0, 4.0, 5.0))
+        found = gateway.finished(good, 120)
+        assert found["state"] == "succeeded", (found["reason"], worker.output.read_text()[-3000:])
+
+
 def test_a_running_submission_is_cancelled_and_what_was_scored_of_it_thrown_away(place, gateway, worker):
     id_ = gateway.submit(doses(*[SLOW] * 40))
     wait_until(lambda: gateway.get(f"/submissions/{id_}")["rows_done"] > 0, "it is running", 20)
