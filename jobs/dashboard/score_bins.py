@@ -51,7 +51,9 @@ class ScoreBins:
         if not len(finite):
             return
         self.n += len(finite)
-        with np.errstate(over="ignore"):  # of scores near the largest double: then there is no mean
+        with np.errstate(
+            over="ignore", invalid="ignore"
+        ):  # of scores near the largest double: then there is no mean
             self.total += float(finite.sum())
         lowest, highest = float(finite.min()), float(finite.max())
         self.smallest, self.largest = min(self.smallest, lowest), max(self.largest, highest)

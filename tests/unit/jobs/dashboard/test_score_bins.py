@@ -70,3 +70,9 @@ def test_what_is_not_finite_is_counted_apart() -> None:
 @pytest.mark.parametrize("extreme", [5e-324, 1.7e308, -1.7e308])
 def test_extremes_are_counted(extreme: float) -> None:
     assert sum(one["rows"] for one in seen([extreme], [0.0, 1.0]).bins()) == 3
+
+
+def test_sum_beyond_the_doubles_in_both_directions_leaves_no_mean() -> None:
+    largest = 1.7e308
+    scores = [largest, -largest, *[0.0] * 6] * 2  # numpy adds every eighth up by itself
+    assert seen(scores).summary()["mean"] is None
