@@ -76,9 +76,10 @@ def dump_estimator(path: Path, estimator: Any) -> Any:
 
 
 def _stable(content: bytes) -> bytes:
-    """Return skops's archive without the time of writing, and with numbers in the order of the schema where it has addresses in memory."""
+    """Return skops's archive without the time of writing and what lies between fields, and with numbers in the order of the schema where
+    it has addresses in memory."""
     with zipfile.ZipFile(io.BytesIO(content)) as archive:
-        files = {name: archive.read(name) for name in archive.namelist()}
+        files = {name: _without_padding(name, archive.read(name)) for name in archive.namelist()}
     schema = json.loads(files.pop(_SCHEMA))
     numbers: dict[int, int] = {}
     names: dict[str, str] = {}
@@ -99,6 +100,21 @@ def _stable(content: bytes) -> bytes:
     with zipfile.ZipFile(written, "w", zipfile.ZIP_STORED) as archive:
         for name, part in {**renamed, _SCHEMA: json.dumps(schema, indent=2).encode()}.items():
             archive.writestr(zipfile.ZipInfo(name), part)  # of 1980
+    return written.getvalue()
+
+
+def _without_padding(name: str, content: bytes) -> bytes:
+    """Return a file with zeros between the fields of an array's records, where a tree's nodes have whatever the memory had."""
+    if not name.endswith(".npy"):
+        return content
+    array = np.load(io.BytesIO(content), allow_pickle=False)
+    if array.dtype.names is None:
+        return content
+    clean = np.zeros(array.shape, array.dtype)
+    for field in array.dtype.names:
+        clean[field] = array[field]
+    written = io.BytesIO()
+    np.save(written, clean, allow_pickle=False)
     return written.getvalue()
 
 

@@ -147,7 +147,7 @@ def test_a_frozen_worker_is_taken_for_dead_and_does_no_harm_when_it_comes_back(p
     )
     os.kill(frozen.process.pid, signal.SIGSTOP)
     try:
-        found = [gateway.finished(id_) for id_ in ids]
+        found = [gateway.finished(id_, 180) for id_ in ids]
     finally:
         os.kill(frozen.process.pid, signal.SIGCONT)
     assert {one["state"] for one in found} == {"succeeded"}

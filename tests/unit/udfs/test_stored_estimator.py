@@ -15,6 +15,7 @@ from sklearn.calibration import CalibratedClassifierCV
 from sklearn.linear_model import LinearRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
+from sklearn.tree import DecisionTreeRegressor
 from xgboost import XGBClassifier, XGBRegressor
 
 from feature_pipelines.errors import ModelIntegrityError
@@ -132,3 +133,22 @@ def test_each_trusted_type_exists() -> None:
     for name in _TRUSTED_TYPES:
         module, _, kind = name.rpartition(".")
         assert isinstance(getattr(importlib.import_module(module), kind), type)
+
+
+def test_what_lies_between_the_fields_of_a_trees_nodes_is_not_stored(tmp_path: Path) -> None:
+    rows, outcome = real_rows("regression")
+    written = []
+    for seed in (1, 2):
+        estimator = DecisionTreeRegressor(max_depth=3, random_state=0).fit(rows[:200], outcome[:200])
+        state = estimator.tree_.__getstate__()
+        nodes = state["nodes"]
+        noisy = np.frombuffer(
+            np.random.default_rng(seed).bytes(nodes.nbytes), dtype=nodes.dtype, count=len(nodes)
+        ).copy()
+        for name in nodes.dtype.names:
+            noisy[name] = nodes[name]
+        estimator.tree_.__setstate__({**state, "nodes": noisy})
+        loaded = dump_estimator(tmp_path / "estimator.skops", estimator)
+        written.append((tmp_path / "estimator.skops").read_bytes())
+        assert np.array_equal(loaded.predict(rows), estimator.predict(rows))
+    assert written[0] == written[1]
