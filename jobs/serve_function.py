@@ -14,7 +14,6 @@ import time
 from typing import Any
 
 from feature_pipelines.errors import ContractError, OnescoreError
-from jobs.online.incidents import incident
 from jobs.online.json_logs import event as log_event
 from jobs.serverless.aws_events import answer_uploads
 from jobs.serverless.deadline import Deadline
@@ -22,6 +21,7 @@ from jobs.serverless.function import Function
 from jobs.serverless.http import HttpRequest, as_refused, refusal, respond
 from jobs.serverless.opening import opened
 from jobs.serverless.uploads import Uploaded
+from udfs.incidents import incident
 
 __all__ = ["EventFailed", "score", "uploaded"]
 

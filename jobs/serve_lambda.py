@@ -11,7 +11,6 @@ from collections.abc import Mapping
 from typing import Any
 
 from feature_pipelines.errors import ContractError, OnescoreError
-from jobs.online.incidents import incident
 from jobs.online.json_logs import event as log_event
 from jobs.serverless.aws_events import (
     Objects,
@@ -25,6 +24,7 @@ from jobs.serverless.deadline import Deadline
 from jobs.serverless.function import Function
 from jobs.serverless.gateways import answer_gateway, is_gateway
 from jobs.serverless.opening import opened
+from udfs.incidents import incident
 
 __all__ = ["EventFailed", "handler"]
 

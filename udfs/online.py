@@ -10,7 +10,6 @@ import dataclasses
 import logging
 import threading
 import time
-import traceback
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -28,6 +27,7 @@ from feature_pipelines.schema import RowError
 from feature_pipelines.stores.base import OnlineStore
 from feature_pipelines.wire import encode
 from udfs.answered import Answered, LoggedModel
+from udfs.incidents import incident
 from udfs.rows import ScoredRows, score_columns
 from udfs.scorer import Evaluator, Scorer
 from udfs.store_failures import StoreFailures
@@ -275,11 +275,9 @@ def _incident(exc: Exception) -> dict[str, Any]:
     That the compiled loop, which comes into use late, does not give the golden rows is said by a code of its own, and by its message
     in the log, which holds none: this process must not score, and asking it again changes nothing.
     """
-    incident = uuid.uuid4().hex[:12]
     if isinstance(exc, ModelIntegrityError):
-        _LOGGER.error("incident %s: %s", incident, exc)
-        message = f"the model does not reproduce its golden rows in this process, which scores no more; incident {incident}"
+        number = uuid.uuid4().hex[:12]
+        _LOGGER.error("incident %s: %s", number, exc)
+        message = f"the model does not reproduce its golden rows in this process, which scores no more; incident {number}"
         return _error("MODEL_NOT_REPRODUCED", "", message, False)
-    where = " < ".join(f"{f.name}:{f.lineno}" for f in reversed(traceback.extract_tb(exc.__traceback__)))
-    _LOGGER.error("incident %s: %s at %s", incident, type(exc).__name__, where)
-    return _error("INTERNAL", "", f"the request failed here, not by its data; incident {incident}", True)
+    return _error("INTERNAL", "", incident(exc, _LOGGER), True)

@@ -27,6 +27,7 @@ from feature_pipelines.offline.hot_keys import (
     find_hot_keys,
     with_slices,
 )
+from feature_pipelines.offline.spark_types import spark_type
 from feature_pipelines.offline.view_batches import (
     CREATED,
     DELETED,
@@ -47,15 +48,6 @@ _LEFT, _SIDE = "__left", "__side"
 _MAX_TIES = 50_000
 _NEVER = -(2**63)
 _INTEGERS = ("tinyint", "smallint", "int", "bigint")
-_DDL = {
-    "float64": "double",
-    "float32": "float",
-    "int64": "bigint",
-    "int32": "int",
-    "bool": "boolean",
-    "timestamp": "timestamp",
-    "string": "string",
-}
 
 
 def as_of_join(
@@ -136,11 +128,7 @@ def batches_ddl(view: FeatureView, key_types: Sequence[str], *, times_only: bool
     if not times_only:
         columns += [f"{DIGEST} binary", f"{DELETED} boolean"]
         for name, field in zip(value_names(view), view.fields, strict=True):
-            dtype = field.dtype
-            is_decimal = dtype.kind == "decimal"
-            columns.append(
-                f"{name} " + (f"decimal({dtype.precision},{dtype.scale})" if is_decimal else _DDL[dtype.kind])
-            )
+            columns.append(f"{name} {spark_type(field.dtype)}")
     return ", ".join(columns)
 
 

@@ -17,10 +17,10 @@ import orjson
 
 from feature_pipelines.errors import ContractError
 from jobs.online.batching import Batcher, Overloaded
-from jobs.online.incidents import incident
 from jobs.online.metrics import ServingMetrics
 from jobs.online.protocol import asks_for_features, refuse, require_json
 from jobs.online.readiness import Readiness
+from udfs.incidents import incident
 
 __all__ = ["App", "Limits"]
 

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from collections.abc import Iterator
 from typing import Any
 
 import uvicorn
 
-__all__ = ["HttpServer", "make_server"]
+__all__ = ["HttpServer", "drain", "make_server"]
 
+_DRAIN_SECONDS = 0.5
 _BACKLOG = 2048
 _KEEP_ALIVE_SECONDS = 75
 
@@ -46,3 +48,17 @@ def make_server(app: Any, shutdown_seconds: float) -> HttpServer:
             timeout_graceful_shutdown=max(1, round(shutdown_seconds)),
         )
     )
+
+
+async def drain(server: HttpServer) -> None:
+    """Take no new connection, give clients a moment to leave with their next answer, and end when they have, or soon anyway.
+
+    A client that sends its next request just when its idle connection is closed would lose it.
+    """
+    for listener in server.servers:
+        listener.close()
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + _DRAIN_SECONDS
+    while server.server_state.connections and loop.time() < deadline:
+        await asyncio.sleep(0.02)
+    server.should_exit = True

@@ -29,7 +29,7 @@ from prometheus_client.multiprocess import MultiProcessCollector
 from feature_pipelines.errors import OnescoreError
 from jobs.online.app import App, Limits
 from jobs.online.batching import Batcher
-from jobs.online.http_server import HttpServer, make_server
+from jobs.online.http_server import HttpServer, drain, make_server
 from jobs.online.json_logs import event, log_json
 from jobs.online.metrics import Observed, ServingMetrics
 from jobs.online.readiness import Readiness
@@ -39,7 +39,6 @@ from udfs.trees import warm_up
 
 __all__ = ["WorkerSpec", "main"]
 
-_DRAIN_SECONDS = 0.5
 _FULL_COLLECTION_EVERY = 1_000  # of collections of the middle generation; Python's own is 10
 
 
@@ -156,7 +155,9 @@ async def _serve(spec: WorkerSpec, online: OnlineScorer, metrics: ServingMetrics
 
     def end() -> None:
         if not ending:
-            ending.append(loop.create_task(_drain(server, app)))
+            app.is_draining = True
+            event("worker_draining")
+            ending.append(loop.create_task(drain(server)))
 
     loop.add_signal_handler(signal.SIGTERM, end)
     threading.Thread(target=_await_orphaned, daemon=True, name="supervisor-watch").start()
@@ -179,22 +180,6 @@ def _facts(spec: WorkerSpec, online: OnlineScorer) -> dict[str, Any]:
         "fingerprint": info["feature_fingerprint"],
         "verified": online.scorer.verified,
     }
-
-
-async def _drain(server: HttpServer, app: App) -> None:
-    """Take no new connection, ask clients to leave with their next answer, and end when they have, or soon anyway.
-
-    A client that sends its next request just when its idle connection is closed would lose it.
-    """
-    app.is_draining = True
-    event("worker_draining")
-    for listener in server.servers:
-        listener.close()
-    loop = asyncio.get_running_loop()
-    deadline = loop.time() + _DRAIN_SECONDS
-    while server.server_state.connections and loop.time() < deadline:
-        await asyncio.sleep(0.02)
-    server.should_exit = True
 
 
 async def _tell(

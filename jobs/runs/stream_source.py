@@ -27,7 +27,8 @@ import jobs
 import udfs
 from feature_pipelines.definitions import FeatureSet
 from feature_pipelines.errors import ConfigurationError, ContractError, did_you_mean
-from feature_pipelines.schema import Field, Schema
+from feature_pipelines.offline.spark_types import spark_type
+from feature_pipelines.schema import Schema
 from jobs.runs.conf import Conf
 from jobs.runs.secret_refs import SecretRef
 from jobs.runs.stream_task import FILE, ORDINAL, REFUSED, VALUE, Form
@@ -56,16 +57,6 @@ _SIZES = {
     "maxtriggerdelay",
 }
 """Options that say how much a batch takes, and nothing of which rows there are: a restart may have others."""
-_TYPES = {
-    "float64": "double",
-    "float32": "float",
-    "int64": "bigint",
-    "int32": "int",
-    "bool": "boolean",
-    "timestamp": "timestamp",
-    "string": "string",
-    "binary": "binary",
-}
 
 
 Start = Mapping[str, Any] | None
@@ -161,12 +152,8 @@ def _declared(conf: Conf, feature_set: FeatureSet) -> StructType:
 
 
 def columns_ddl(schema: Schema) -> str:
-    """Return declared fields as Spark DDL.
-
-    Raises:
-        ConfigurationError: Spark has no column type for one of them.
-    """
-    return ", ".join(f"`{field.name}` {_ddl(field)}" for field in schema)
+    """Return declared fields as Spark DDL."""
+    return ", ".join(f"`{field.name}` {spark_type(field.dtype)}" for field in schema)
 
 
 def _struct(ddl: str) -> StructType:
@@ -180,18 +167,6 @@ def _struct(ddl: str) -> StructType:
     if not isinstance(parsed, StructType):
         raise ConfigurationError(f"stream.columns: {ddl!r} names a type; expected columns, `name type, ...`")
     return parsed
-
-
-def _ddl(field: Field) -> str:
-    dtype = field.dtype
-    if dtype.kind == "decimal":
-        return f"decimal({dtype.precision},{dtype.scale})"
-    if dtype.kind not in _TYPES:
-        raise ConfigurationError(
-            f"request field {field.name!r} is {dtype}, which has no column type of Spark's; stream it from a Delta table",
-            field=field.name,
-        )
-    return _TYPES[dtype.kind]
 
 
 def _options(conf: Conf) -> dict[str, str]:

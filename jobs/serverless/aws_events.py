@@ -17,7 +17,6 @@ from typing import Any
 from urllib.parse import quote, unquote_plus
 
 from feature_pipelines.errors import ContractError, OnescoreError
-from jobs.online.incidents import incident
 from jobs.online.json_logs import event as log_event
 from jobs.online.protocol import read_body, read_content, refuse, write_body
 from jobs.serverless.deadline import Deadline
@@ -26,6 +25,7 @@ from jobs.serverless.gateways import answer_of_size
 from jobs.serverless.http import as_refused, error_document, is_retryable
 from jobs.serverless.objects import ObjectStore, Sink
 from jobs.serverless.uploads import Uploaded, require_final, score_upload
+from udfs.incidents import incident
 
 __all__ = ["Objects", "answer_direct", "answer_messages", "answer_uploads", "is_queue", "uploads_of"]
 

@@ -22,12 +22,12 @@ from feature_pipelines.errors import ConfigurationError, ContractError
 from feature_pipelines.stores.base import OnlineStore
 from feature_pipelines.stores.opening import open_store
 from feature_pipelines.wire import encode
-from jobs.online.incidents import incident
 from jobs.online.protocol import Asked, refuse
 from jobs.serverless.deadline import Deadline
 from jobs.serverless.log_lines import LineLog
 from jobs.serverless.settings import MODEL, SNAPSHOT, FunctionSettings, PackageFacts, read_package
 from udfs.bundle import load_bundle
+from udfs.incidents import incident
 from udfs.online import OUR_FAULTS, OnlineScorer
 from udfs.prediction_rows import PiiPolicy
 

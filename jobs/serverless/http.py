@@ -11,10 +11,10 @@ import json
 from dataclasses import dataclass, field
 
 from feature_pipelines.errors import ContractError
-from jobs.online.incidents import incident
 from jobs.online.protocol import asks_for_features, read_body, refuse, require_json, write_body
 from jobs.serverless.deadline import Deadline
 from jobs.serverless.function import Function
+from udfs.incidents import incident
 
 __all__ = ["HttpAnswer", "HttpRequest", "as_refused", "error_document", "is_retryable", "refusal", "respond"]
 

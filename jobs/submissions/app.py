@@ -11,8 +11,6 @@ from __future__ import annotations
 
 import logging
 import time
-import traceback
-import uuid
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 from urllib.parse import urlsplit
@@ -31,6 +29,7 @@ from feature_pipelines.errors import ContractError, UnavailableError
 from jobs.submissions.app_routes import Gateway, make_router
 from jobs.submissions.bodies import release
 from jobs.submissions.briefly import Briefly
+from udfs.incidents import incident
 
 __all__ = ["make_app"]
 
@@ -143,7 +142,7 @@ class _Outermost:
             else:
                 await self._app(scope, receive, sending)
         except Exception as exc:  # noqa: BLE001 - the outermost frame: a client gets an incident, not a stack trace
-            message = _incident(exc)
+            message = incident(exc, _LOGGER)
             if status == 0:
                 await _error(500, "INTERNAL", message)(scope, receive, sending)
         finally:
@@ -196,12 +195,3 @@ async def _http_error(_request: Request, exc: Exception) -> Response:
 def _error(status: int, code: str, message: str, headers: dict[str, str] | None = None) -> Response:
     body = orjson.dumps({"error": {"code": code, "message": message}})
     return Response(body, status, headers, _JSON)
-
-
-def _incident(exc: Exception) -> str:
-    """Log where a failure of our own happened, without its message, which may hold data; return a message that names it."""
-    incident = uuid.uuid4().hex[:12]
-    frames = reversed(traceback.extract_tb(exc.__traceback__))
-    where = " < ".join(f"{frame.name}:{frame.lineno}" for frame in frames)
-    _LOGGER.error("incident %s: %s at %s", incident, type(exc).__name__, where)
-    return f"the request failed here, not by its data; incident {incident}"

@@ -21,7 +21,7 @@ import uvloop
 from fastapi import APIRouter
 
 from feature_pipelines.errors import ConfigurationError, OnescoreError
-from jobs.online.http_server import HttpServer, make_server
+from jobs.online.http_server import HttpServer, drain, make_server
 from jobs.online.json_logs import event
 from jobs.runs.conf import Conf
 from jobs.runs.settings_async import revealed_database_url
@@ -40,8 +40,6 @@ from jobs.submissions.served import ServedModel, resolve_served
 from jobs.submissions.targets import targets_of
 
 __all__ = ["run_gateway"]
-
-_DRAIN_SECONDS = 0.5
 
 
 def run_gateway(
@@ -133,7 +131,8 @@ async def _serve(
             ending.append(True)
             if pages is not None:  # its streams never end by themselves
                 loop.run_in_executor(None, pages.close)
-            begin(_drain(server))
+            event("gateway_draining")
+            begin(drain(server))
 
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, end)
@@ -146,18 +145,6 @@ async def _serve(
     finally:
         if pages is not None:
             await asyncio.to_thread(pages.close)
-
-
-async def _drain(server: HttpServer) -> None:
-    """Take no new connection, give clients a moment to leave, and end when those that are answered are."""
-    event("gateway_draining")
-    for listener in server.servers:
-        listener.close()
-    loop = asyncio.get_running_loop()
-    deadline = loop.time() + _DRAIN_SECONDS
-    while server.server_state.connections and loop.time() < deadline:
-        await asyncio.sleep(0.02)
-    server.should_exit = True
 
 
 async def _reload(served: ServedModel) -> None:

@@ -8,11 +8,9 @@ module scores nothing and starts nothing; `intake` is how submissions get in.
 
 from __future__ import annotations
 
-import json
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import sqlalchemy as sa
 
@@ -62,11 +60,6 @@ class Submission:
     def is_open(self) -> bool:
         """Whether it is still to be scored."""
         return self.state in OPEN
-
-    def told(self) -> Mapping[str, Any] | None:
-        """Return who is to be told when it is done, as it was sent."""
-        found: Mapping[str, Any] | None = None if self.notify is None else json.loads(self.notify)
-        return found
 
 
 class Ledger:

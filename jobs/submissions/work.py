@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 import threading
-import traceback
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -18,6 +17,7 @@ from jobs.runs.kill_points import reached
 from jobs.submissions.ledger import Ledger, Submission
 from jobs.submissions.models import Models
 from jobs.submissions.scorer_pool import Crashed, ScorerPool, ScorerProcess, Unscored
+from udfs.incidents import raised_at
 
 __all__ = ["LargeScoring", "Limits", "Stopping", "Work", "missing_chunks"]
 
@@ -232,6 +232,4 @@ def missing_chunks(submission: Submission, stored: Sequence[tuple[int, int]]) ->
 
 
 def _say(exc: Exception) -> None:
-    frames = reversed(traceback.extract_tb(exc.__traceback__))
-    where = " < ".join(f"{frame.name}:{frame.lineno}" for frame in frames)
-    _LOGGER.error("an attempt failed: %s at %s", type(exc).__name__, where)
+    _LOGGER.error("an attempt failed: %s at %s", type(exc).__name__, raised_at(exc))
