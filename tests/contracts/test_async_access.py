@@ -6,15 +6,14 @@ import base64
 import json
 import subprocess
 import sys
-import threading
 import time
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from standardwebhooks.webhooks import Webhook
 
+from tests.toy.hook_sink import hook_sink
 from tests.toy.processes import wait_until
 from tests.toy.serving import asking, write_store
 from tests.toy.submitting import JSON, open_async
@@ -86,28 +85,8 @@ def done(gateway, id_, key):
 
 @pytest.fixture
 def sink():
-    got = []
-    statuses = []
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self):
-            text = self.rfile.read(int(self.headers["content-length"]))
-            got.append(({name.lower(): value for name, value in self.headers.items()}, text))
-            self.send_response(statuses.pop(0) if statuses else 200)
-            self.end_headers()
-
-        def log_message(self, *_):
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.got, server.statuses = got, statuses
-    server.url = f"http://127.0.0.1:{server.server_port}/told"
-    thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
-    thread.start()
-    yield server
-    server.shutdown()
-    server.server_close()
-    thread.join()
+    with hook_sink() as running:
+        yield running
 
 
 def test_once_there_is_a_key_nobody_is_let_in_without_one(place, gateway, keys):
@@ -255,16 +234,18 @@ def test_csv_says_by_a_header_who_is_to_be_told(place, gateway, worker, keys, si
     assert gateway.error("POST", "/submissions", text.encode(), broken) == (422, "NOTIFY_NOT_TAKEN")
 
 
-def test_reference_that_is_sent_again_is_the_first_whatever_became_of_the_table(place, keys):
-    anna = keys[0]
+def test_reference_that_is_sent_again_is_the_first_whatever_became_of_the_table(place):
+    """In a database of its own, where no worker takes the first."""
     root = place.directory / "refs"
     root.mkdir()
     pq.write_table(pa.table({"house_id": [1]}), root / "t.parquet")
-    opened = place.gateway(f"submissions.reference_root={root}")
+    opened = place.gateway(
+        f"submissions.reference_root={root}", f"submissions.database_url=sqlite:///{root}/own.db"
+    )
 
     def send(key, reference="t.parquet"):
         body = json.dumps({"reference": reference}).encode()
-        status, _, text = opened.call("POST", "/submissions", body, bearer(anna) | {"idempotency-key": key})
+        status, _, text = opened.call("POST", "/submissions", body, JSON | {"idempotency-key": key})
         return status, json.loads(text)
 
     first = send("once")
@@ -276,5 +257,5 @@ def test_reference_that_is_sent_again_is_the_first_whatever_became_of_the_table(
     assert send("again")[0] == 422
     for name in ("x" * 300, "\ud800", "a\0b"):
         assert send("bad", name)[1]["error"]["code"] == "UNKNOWN_REFERENCE"
-    opened.call("DELETE", f"/submissions/{first[1]['id']}", headers=bearer(anna))
+    opened.call("DELETE", f"/submissions/{first[1]['id']}")
     opened.kill()

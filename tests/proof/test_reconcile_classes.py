@@ -5,11 +5,8 @@ The frames run in this process; tests/paths/test_classes.py has one comparison o
 
 from __future__ import annotations
 
-import contextlib
-import json
 import shutil
 from collections import Counter
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,10 +22,10 @@ from jobs.proof.corrections import CORRECTIONS_SCHEMA
 from jobs.proof.skew import SkewReport
 from jobs.runs.command import run
 from tests.toy.bands import BANDS, band_rows, bands_workspace
-from tests.toy.local_frames import LocalSession, local_session
+from tests.toy.reconciled import alter, log_of, logged_files, newest_report
 from tests.toy.workspace import Workspace, house_rows
-from udfs.prediction_schema import SCHEMA
 
+pytestmark = pytest.mark.usefixtures("local")
 FROM, TO = "2020-01-01T00:00:00Z", "2020-02-01T00:00:00Z"
 SCORES = tuple(f"score_{name}" for name in BANDS)
 
@@ -50,48 +47,9 @@ def replayed(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
     return place
 
 
-@pytest.fixture
-def place(
-    replayed: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, local: LocalSession
-) -> Workspace:
-    """A copy to work in, as the home of jobs."""
-    copy = replayed.copy_to(tmp_path / "workspace")
-    for name, value in copy.env().items():
-        monkeypatch.setenv(name, value)
-    return copy
-
-
-@pytest.fixture
-def local(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[LocalSession]:
-    """What runs the job's frames in this process."""
-    with local_session(tmp_path / "archives") as session:
-        monkeypatch.setattr(reconcile_scores, "spark_session", lambda *_: contextlib.nullcontext(session))
-        yield session
-
-
-def log_of(place: Workspace) -> Path:
-    (log,) = (place.root / ".onescore" / "replays").iterdir()
-    return log
-
-
-def logged_files(place: Workspace) -> list[Path]:
-    return sorted((log_of(place) / "bands").glob("date=*/part-*.parquet"))
-
-
-def alter(place: Workspace, change: Callable[[dict[str, Any]], bool]) -> list[dict[str, Any]]:
-    """Change rows of the log in place; return those for which `change` said so."""
-    changed = []
-    for file in logged_files(place):
-        rows = pq.read_table(file, partitioning=None).to_pylist()
-        changed += [row for row in rows if change(row)]
-        pq.write_table(pa.Table.from_pylist(rows, schema=SCHEMA), file)
-    return changed
-
-
 def reconcile(place: Workspace, *arguments: str) -> tuple[int, SkewReport, Path]:
     code = run(reconcile_scores.main, ["--model", "bands", "--log", str(log_of(place)), *arguments])
-    directory = max((place.root / ".onescore" / "skew" / "bands").iterdir())
-    return code, SkewReport.from_json(json.loads((directory / "report.json").read_text())), directory
+    return code, *newest_report(place, "bands")
 
 
 def differing_of(directory: Path) -> list[dict[str, Any]]:
@@ -128,7 +86,7 @@ def test_one_bit_of_one_class_is_a_difference(place: Workspace, name: str) -> No
         row["class_scores"] = list(scores.items())
         return True
 
-    changed = alter(place, other_bit)
+    changed = alter(place, other_bit, "bands")
     assert len(changed) > 30
     code, report, directory = reconcile(place)
     assert code == 1
@@ -267,7 +225,7 @@ def test_rows_that_were_refused_and_labels_that_no_score_gives_are_told(place: W
             row["class_label"] = next(name for name in BANDS if name != row["class_label"])
         return row["sequence"] in (3, 4)
 
-    alter(place, other_answer)
+    alter(place, other_answer, "bands")
     code, report, directory = reconcile(place)
     assert code == 1
     assert (report.rows_differing, report.rows_refused_online, report.decisions["flips"]) == (2, 1, 1)
@@ -281,7 +239,7 @@ def test_rows_that_were_refused_and_labels_that_no_score_gives_are_told(place: W
 
 def test_file_of_an_older_version_has_no_classes_and_is_compared_as_such(place: Workspace) -> None:
     """Rows of a time when the model had no classes, or of a release that did not log them: they differ, and nothing breaks."""
-    file, *others = logged_files(place)
+    file, *others = logged_files(place, "bands")
     n = pq.read_metadata(file).num_rows
     pq.write_table(pq.read_table(file, partitioning=None).drop_columns(["class_label", "class_scores"]), file)
     code, report, _ = reconcile(place, "--set", "score.batch_rows=100000")

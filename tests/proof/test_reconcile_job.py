@@ -5,11 +5,10 @@ Two tests run on Spark; the others run the same frames in this process.
 
 from __future__ import annotations
 
-import contextlib
 import json
 import re
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +29,6 @@ from jobs.proof.skew import SkewReport
 from jobs.reports.skew_report import render_report
 from jobs.runs.command import run
 from jobs.runs.tracking import connect_from
-from tests.toy.local_frames import LocalSession, local_session
 from tests.toy.reconciled import alter, comparable, log_of, logged_files, newest_report
 from tests.toy.runs import directory_tree
 from tests.toy.tenants import FEATURES as TENANTS
@@ -53,23 +51,6 @@ def replayed(trained_workspace: Workspace, tmp_path_factory: pytest.TempPathFact
             patched.setenv(name, value)
         assert run(replay_online.main, ["--model", "houses", "--from", FROM, "--to", TO]) == 0
     return place
-
-
-@pytest.fixture
-def place(replayed: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Workspace:
-    """A copy to work in, as the home of jobs."""
-    copy = replayed.copy_to(tmp_path / "workspace")
-    for name, value in copy.env().items():
-        monkeypatch.setenv(name, value)
-    return copy
-
-
-@pytest.fixture
-def local(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[LocalSession]:
-    """What runs the job's frames in this process."""
-    with local_session(tmp_path / "archives") as session:
-        monkeypatch.setattr(reconcile_scores, "spark_session", lambda *_: contextlib.nullcontext(session))
-        yield session
 
 
 def reconcile(place: Workspace, *arguments: str) -> tuple[int, SkewReport, Path]:

@@ -23,24 +23,26 @@ def log_of(place: Workspace) -> Path:
     return log
 
 
-def logged_files(place: Workspace) -> list[Path]:
-    """Return the log's files."""
-    return sorted((log_of(place) / "houses").glob("date=*/part-*.parquet"))
+def logged_files(place: Workspace, model: str = "houses") -> list[Path]:
+    """Return the log's files of a model."""
+    return sorted((log_of(place) / model).glob("date=*/part-*.parquet"))
 
 
-def alter(place: Workspace, change: Callable[[dict[str, Any]], bool]) -> list[dict[str, Any]]:
+def alter(
+    place: Workspace, change: Callable[[dict[str, Any]], bool], model: str = "houses"
+) -> list[dict[str, Any]]:
     """Change rows of the log in place; return those for which `change` said so."""
     changed = []
-    for file in logged_files(place):
+    for file in logged_files(place, model):
         rows = pq.read_table(file, partitioning=None).to_pylist()
         changed += [row for row in rows if change(row)]
         pq.write_table(pa.Table.from_pylist(rows, schema=SCHEMA), file)
     return changed
 
 
-def newest_report(place: Workspace) -> tuple[SkewReport, Path]:
+def newest_report(place: Workspace, model: str = "houses") -> tuple[SkewReport, Path]:
     """Return what the newest reconciliation found, and the directory of its files."""
-    directory = max((place.root / ".onescore" / "skew" / "houses").iterdir())
+    directory = max((place.root / ".onescore" / "skew" / model).iterdir())
     return SkewReport.from_json(json.loads((directory / "report.json").read_text())), directory
 
 

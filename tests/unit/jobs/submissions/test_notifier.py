@@ -7,7 +7,6 @@ import json
 import threading
 import time
 from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import pytest
@@ -23,6 +22,7 @@ from jobs.submissions.ledger_chunk import Chunk
 from jobs.submissions.notifier import Notifier
 from jobs.submissions.outbox import Outbox
 from jobs.submissions.webhook import secret_of_caller
+from tests.toy.hook_sink import HookSink, hook_sink
 from tests.toy.processes import free_port
 
 SECRET = "a secret of more than 24 letters"
@@ -44,30 +44,9 @@ def clock() -> Clock:
 
 
 @pytest.fixture
-def sink() -> Iterator[Any]:
-    got: list[tuple[dict[str, str], bytes]] = []
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            body = self.rfile.read(int(self.headers["content-length"]))
-            got.append((dict(self.headers.items()), body))
-            self.send_response(server.statuses.pop(0) if server.statuses else 200)
-            self.end_headers()
-
-        def log_message(self, *_: Any) -> None:
-            pass
-
-    class Server(ThreadingHTTPServer):
-        statuses: list[int]
-
-    server = Server(("127.0.0.1", 0), Handler)
-    server.statuses, server.got = [], got  # type: ignore[attr-defined]
-    thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
-    thread.start()
-    yield server
-    server.shutdown()
-    server.server_close()
-    thread.join()
+def sink() -> Iterator[HookSink]:
+    with hook_sink() as running:
+        yield running
 
 
 @pytest.fixture
@@ -117,9 +96,13 @@ def finish(ledger: Ledger, id_: str) -> None:
 
 
 def test_webhook_tells_how_it_ended_without_data(
-    database: Database, clock: Clock, submitted: Callable[..., str], make: Callable[..., Notifier], sink: Any
+    database: Database,
+    clock: Clock,
+    submitted: Callable[..., str],
+    make: Callable[..., Notifier],
+    sink: HookSink,
 ) -> None:
-    id_ = submitted(notify=json.dumps({"webhook": f"http://127.0.0.1:{sink.server_port}/"}))
+    id_ = submitted(notify=json.dumps({"webhook": sink.url}))
     ledger, notifier = Ledger(database, clock), make()
     assert notifier.deliver_due() == 0
     finish(ledger, id_)
@@ -147,10 +130,14 @@ def test_webhook_tells_how_it_ended_without_data(
 
 
 def test_signature_is_right_at_the_time_of_the_attempt(
-    database: Database, clock: Clock, submitted: Callable[..., str], make: Callable[..., Notifier], sink: Any
+    database: Database,
+    clock: Clock,
+    submitted: Callable[..., str],
+    make: Callable[..., Notifier],
+    sink: HookSink,
 ) -> None:
     clock.now = time.time_ns() // 1000
-    id_ = submitted(notify=json.dumps({"webhook": f"http://127.0.0.1:{sink.server_port}/"}))
+    id_ = submitted(notify=json.dumps({"webhook": sink.url}))
     finish(Ledger(database, clock), id_)
     make().deliver_due()
     [(headers, body)] = sink.got
@@ -161,9 +148,13 @@ def test_signature_is_right_at_the_time_of_the_attempt(
 
 
 def test_failure_is_told_and_cancellation_is_not(
-    database: Database, clock: Clock, submitted: Callable[..., str], make: Callable[..., Notifier], sink: Any
+    database: Database,
+    clock: Clock,
+    submitted: Callable[..., str],
+    make: Callable[..., Notifier],
+    sink: HookSink,
 ) -> None:
-    told = json.dumps({"webhook": f"http://127.0.0.1:{sink.server_port}/"})
+    told = json.dumps({"webhook": sink.url})
     failed, cancelled = submitted(1, notify=told), submitted(2, notify=told)
     ledger = Ledger(database, clock)
     assert ledger.end(failed, "failed", "SCORER_CRASHED", "it ended")
@@ -176,9 +167,13 @@ def test_failure_is_told_and_cancellation_is_not(
 
 
 def test_it_is_tried_again_later_under_the_same_id_and_given_up(
-    database: Database, clock: Clock, submitted: Callable[..., str], make: Callable[..., Notifier], sink: Any
+    database: Database,
+    clock: Clock,
+    submitted: Callable[..., str],
+    make: Callable[..., Notifier],
+    sink: HookSink,
 ) -> None:
-    id_ = submitted(notify=json.dumps({"webhook": f"http://127.0.0.1:{sink.server_port}/"}))
+    id_ = submitted(notify=json.dumps({"webhook": sink.url}))
     finish(Ledger(database, clock), id_)
     sink.statuses[:] = [500, 503, 500]
     notifier = make()
@@ -200,9 +195,13 @@ def test_it_is_tried_again_later_under_the_same_id_and_given_up(
 
 
 def test_receiver_that_is_gone_is_asked_no_more(
-    database: Database, clock: Clock, submitted: Callable[..., str], make: Callable[..., Notifier], sink: Any
+    database: Database,
+    clock: Clock,
+    submitted: Callable[..., str],
+    make: Callable[..., Notifier],
+    sink: HookSink,
 ) -> None:
-    id_ = submitted(notify=json.dumps({"webhook": f"http://127.0.0.1:{sink.server_port}/"}))
+    id_ = submitted(notify=json.dumps({"webhook": sink.url}))
     finish(Ledger(database, clock), id_)
     sink.statuses[:] = [410]
     make().deliver_due()
@@ -210,9 +209,13 @@ def test_receiver_that_is_gone_is_asked_no_more(
 
 
 def test_worker_that_died_while_sending_is_followed_by_another(
-    database: Database, clock: Clock, submitted: Callable[..., str], make: Callable[..., Notifier], sink: Any
+    database: Database,
+    clock: Clock,
+    submitted: Callable[..., str],
+    make: Callable[..., Notifier],
+    sink: HookSink,
 ) -> None:
-    id_ = submitted(notify=json.dumps({"webhook": f"http://127.0.0.1:{sink.server_port}/"}))
+    id_ = submitted(notify=json.dumps({"webhook": sink.url}))
     finish(Ledger(database, clock), id_)
     assert len(Outbox(database).claim(clock.now, 70 * SECOND, 8)) == 1  # and then it dies
     other = make()

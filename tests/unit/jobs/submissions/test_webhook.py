@@ -3,10 +3,8 @@ from __future__ import annotations
 import base64
 import json
 import socket
-import threading
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import pytest
@@ -14,45 +12,17 @@ from standardwebhooks.webhooks import Webhook, WebhookVerificationError
 
 from feature_pipelines.errors import ConfigurationError
 from jobs.submissions.webhook import post_webhook, secret_bytes, signed_headers
+from tests.toy.hook_sink import HookSink, hook_sink
 
 SECRET = "whsec_" + base64.b64encode(b"k" * 32).decode()
 BODY = b'{"type":"submission.succeeded"}'
 
 
-class Sink:
-    """A receiver of webhooks."""
-
-    def __init__(self) -> None:
-        self.got: list[tuple[dict[str, str], bytes]] = []
-        self.status = 204
-        self.headers: dict[str, str] = {}
-        sink = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_POST(self) -> None:
-                body = self.rfile.read(int(self.headers["content-length"]))
-                sink.got.append(({name.lower(): value for name, value in self.headers.items()}, body))
-                self.send_response(sink.status)
-                for name, value in sink.headers.items():
-                    self.send_header(name, value)
-                self.end_headers()
-
-            def log_message(self, *_: Any) -> None:
-                pass
-
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self.server.server_port}/hook?a=1"
-        self.thread = threading.Thread(target=self.server.serve_forever, args=(0.02,), daemon=True)
-        self.thread.start()
-
-
 @pytest.fixture
-def sink() -> Iterator[Sink]:
-    sink = Sink()
-    yield sink
-    sink.server.shutdown()
-    sink.server.server_close()
-    sink.thread.join()
+def sink() -> Iterator[HookSink]:
+    with hook_sink() as running:
+        running.status = 204
+        yield running
 
 
 def send(url: str, *, allow_private: bool = True, seconds: float = 10, **options: Any) -> str | None:
@@ -61,7 +31,7 @@ def send(url: str, *, allow_private: bool = True, seconds: float = 10, **options
     return post_webhook(url, BODY, headers, timeout_seconds=seconds, allow_private=allow_private, **options)
 
 
-def test_receivers_library_takes_it_and_nothing_else(sink: Sink) -> None:
+def test_receivers_library_takes_it_and_nothing_else(sink: HookSink) -> None:
     assert send(sink.url) is None
     [(headers, body)] = sink.got
     assert headers["webhook-id"] == "a" * 32
@@ -75,7 +45,7 @@ def test_receivers_library_takes_it_and_nothing_else(sink: Sink) -> None:
         Webhook(SECRET).verify(body, {**headers, "webhook-id": "b" * 32})
 
 
-def test_request_sent_again_later_is_told_by_its_time(sink: Sink) -> None:
+def test_request_sent_again_later_is_told_by_its_time(sink: HookSink) -> None:
     old = int(datetime.now(UTC).timestamp()) - 3600
     headers = signed_headers(secret_bytes(SECRET), "a" * 32, old, BODY)
     with pytest.raises(WebhookVerificationError, match="too old"):
@@ -85,19 +55,19 @@ def test_request_sent_again_later_is_told_by_its_time(sink: Sink) -> None:
         Webhook(SECRET).verify(BODY, fresh)
 
 
-def test_redirects_are_not_followed(sink: Sink) -> None:
+def test_redirects_are_not_followed(sink: HookSink) -> None:
     sink.status, sink.headers = 307, {"location": sink.url}
     assert send(sink.url) == "HTTP_307"
     assert len(sink.got) == 1
 
 
 @pytest.mark.parametrize("status", [400, 410, 500])
-def test_any_other_status_is_named(sink: Sink, status: int) -> None:
+def test_any_other_status_is_named(sink: HookSink, status: int) -> None:
     sink.status = status
     assert send(sink.url) == f"HTTP_{status}"
 
 
-def test_forbidden_addresses_get_nothing_whatever_they_are_called(sink: Sink) -> None:
+def test_forbidden_addresses_get_nothing_whatever_they_are_called(sink: HookSink) -> None:
     assert send(sink.url, allow_private=False) == "FORBIDDEN_ADDRESS"
     named = sink.url.replace("127.0.0.1", "hooks.example.org")
     rebound: Callable[[str, int], list[str]] = lambda host, port: ["127.0.0.1"]  # noqa: E731
@@ -112,7 +82,7 @@ def test_who_does_not_answer_is_given_up() -> None:
     assert send(f"http://127.0.0.1:{port}/") == "NO_ANSWER"
 
 
-def test_server_without_a_certificate_that_can_be_checked_gets_nothing(sink: Sink) -> None:
+def test_server_without_a_certificate_that_can_be_checked_gets_nothing(sink: HookSink) -> None:
     assert send(sink.url.replace("http://", "https://")) == "NO_ANSWER"
     assert sink.got == []
 
