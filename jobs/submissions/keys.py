@@ -14,23 +14,23 @@ import secrets
 import threading
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
-from urllib.parse import urlsplit
 
 import sqlalchemy as sa
 
 from feature_pipelines.errors import ConfigurationError, ContractError
+from jobs.dashboard.browser import is_loopback_name
 from jobs.online.json_logs import event
 from jobs.submissions.database import Database
 from jobs.submissions.tables import KEYS
 
-__all__ = ["Authenticate", "Caller", "KeyRow", "KeyStore", "KnownKeys"]
+__all__ = ["LOOPBACK", "Authenticate", "Caller", "KeyRow", "KeyStore", "KnownKeys"]
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _PREFIX = "osk_"
 _REFRESH_SECONDS = 2.0
 _PASSED_ON = ("forwarded", "x-forwarded-for", "x-real-ip", "via")
-_HERE = ("localhost", "127.0.0.1", "::1")
 LOOPBACK = "loopback"
+"""Who asks where no key is needed."""
 
 
 class Caller(NamedTuple):
@@ -177,11 +177,8 @@ def _is_of_this_machine(headers: Mapping[str, str], peer: str | None) -> bool:
         return False
     if isinstance(address, ipaddress.IPv6Address):
         address = address.ipv4_mapped or address
-    try:
-        host = urlsplit(f"//{headers.get('host', '')}").hostname
-    except ValueError:
-        return False
-    return address.is_loopback and host in _HERE and not any(name in headers for name in _PASSED_ON)
+    is_named_so = is_loopback_name(headers.get("host", ""))
+    return address.is_loopback and is_named_so and not any(name in headers for name in _PASSED_ON)
 
 
 def _unauthenticated(message: str) -> ContractError:

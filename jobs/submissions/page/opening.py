@@ -14,11 +14,10 @@ from jobs.dashboard.live import Live
 from jobs.dashboard.opening import open_live
 from jobs.runs.conf import Conf
 from jobs.submissions.app_routes import Gateway
+from jobs.submissions.keys import LOOPBACK
 from jobs.submissions.page.app import described_model, pages_app
 
 __all__ = ["Pages"]
-
-_LOOPBACK = "loopback"  # who asks where no key is configured
 
 
 class Pages:
@@ -58,7 +57,7 @@ class Pages:
 
     def _by_caller(self, request: Request) -> Access:
         caller = self._gateway.caller(request)
-        return Access.ALL if caller.key_id == _LOOPBACK else Access.FIGURES
+        return Access.ALL if caller.key_id == LOOPBACK else Access.FIGURES
 
     def _about(self) -> Mapping[str, Any]:
         pinned, feature_set = self._gateway.served.now
