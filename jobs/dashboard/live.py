@@ -31,12 +31,20 @@ class Live:
         follower: fills it.
         clock: microseconds since 1970, UTC.
         every_seconds: how often the log is looked at.
+        ended: is called when it is closed and nothing more is judged; perhaps more than once.
     """
 
     def __init__(
-        self, board: Board, follower: Follower, clock: Callable[[], int], *, every_seconds: float
+        self,
+        board: Board,
+        follower: Follower,
+        clock: Callable[[], int],
+        *,
+        every_seconds: float,
+        ended: Callable[[], None] = lambda: None,
     ) -> None:
         self._board, self._follower, self._clock, self._every = board, follower, clock, every_seconds
+        self._ended = ended
         self._version = 0
         self._progress = Progress(0, False, False)
         self._is_rebuilt = False
@@ -56,6 +64,7 @@ class Live:
         self._wake()
         if self._thread is not None:
             self._thread.join()
+        self._ended()
 
     @property
     def is_closed(self) -> bool:

@@ -44,12 +44,13 @@ def open_live(
     settings = conf.dashboard
     rules = [parse_rule(name, text) for name, text in settings.alerts.items() if text is not None]
     told: list[Notifier] = [LogNotifier()]
+    targets = TargetNotifier(Sender(conf.notify), known_targets(settings.notify, conf.notify))
     if settings.notify:
-        told.append(TargetNotifier(Sender(conf.notify), known_targets(settings.notify, conf.notify)))
+        told.append(targets)
     alerts = Alerts(rules, told, repeat_seconds=settings.alert_repeat_seconds)
     shown = {} if feature_set is None else {conf.model.name: ShownFields.of(feature_set)}
     board = Board(alerts, shown=shown, n_recent=settings.recent_rows)
     follower = Follower(
         directory, board, SkewWatch(Path(conf.skew.directory)), GapWatch(settings.overdue_seconds)
     )
-    return Live(board, follower, clock, every_seconds=settings.refresh_seconds)
+    return Live(board, follower, clock, every_seconds=settings.refresh_seconds, ended=targets.close)

@@ -6,6 +6,7 @@ import asyncio
 import json
 import logging
 import shutil
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -215,3 +216,17 @@ def test_the_thread_goes_on_after_a_failure_and_ends_when_closed(
     live._thread.join(5)  # type: ignore[union-attr]
     assert not live._thread.is_alive()  # type: ignore[union-attr]
     assert "secret" not in caplog.text
+
+
+def test_alerts_that_cannot_be_told_do_not_keep_a_dashboard_that_is_closed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Further attempts come after pauses; what is told when it is closed is tried once, and no thread is left behind."""
+    monkeypatch.setenv("OPS_URL", "mailto://127.0.0.1:9?from=a@example.org&to=b@example.org&mode=insecure")
+    rules = ["dashboard.alerts={any: rows_per_second > 0 over 5m}", "dashboard.notify=[ops]"]
+    live = live_of(tmp_path, NOW, "notify.targets={ops: 'env:OPS_URL'}", *rules)
+    write_rows(tmp_path / "log", [answered(i, NOW - MINUTE) for i in range(10)])
+    live.poll()
+    assert any(thread.name.startswith("alerts") for thread in threading.enumerate())
+    live.close()
+    assert not any(thread.name.startswith("alerts") for thread in threading.enumerate())
