@@ -168,8 +168,9 @@ def to_payload(
     if payload is not None:
         return payload
     sent = reference or ""
-    if is_known(hash_of_reference(sent)):
-        return Payload("reference", b"", 0, hash_of_reference(sent), notify)
+    payload_hash = hash_of_reference(sent)
+    if is_known(payload_hash):
+        return Payload("reference", b"", 0, payload_hash, notify)
     return replace(pin_reference(sent, limits.reference_root, limits.max_rows), notify=notify)
 
 
