@@ -35,8 +35,8 @@ __all__ = [
 CONTRACT_VERSION = 1
 """The version of the contract between packaged features and this code: columns, schema, evaluator. A model of another is refused."""
 
-_THREADS = frozenset({"n_jobs", "nthread", "nthreads", "num_thread", "num_threads"})
-"""scikit-learn's name for the number of threads, and LightGBM's and XGBoost's."""
+_THREADS = frozenset({"n_jobs", "n_threads", "nthread", "nthreads", "num_thread", "num_threads"})
+"""scikit-learn's names for the number of threads, and LightGBM's and XGBoost's."""
 
 
 class Evaluator(Protocol):

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from py4j.protocol import Py4JError  # type: ignore[import-untyped]
+from py4j.protocol import Py4JError, Py4JJavaError  # type: ignore[import-untyped]
 from pyspark.sql import SparkSession
 
 from udfs.shipped import is_remote
@@ -82,8 +82,16 @@ def _stages(store: Any, tag: str) -> list[int]:
 
 
 def _times(store: Any, number: int, quantiles: Any) -> StageTimes | None:
-    """Return a stage's times; None if none of its tasks ran, as where its rows were there already."""
-    stage = store.lastStageAttempt(number)
+    """Return a stage's times; None if none of its tasks ran, as where its rows were there already.
+
+    In a session that has run more stages than Spark keeps (`spark.ui.retainedStages`) it forgets those first that did not run.
+    """
+    try:
+        stage = store.lastStageAttempt(number)
+    except Py4JJavaError as error:
+        if error.java_exception.getClass().getName() == "java.util.NoSuchElementException":
+            return None
+        raise
     summary = store.taskSummary(number, stage.attemptId(), quantiles)
     if not stage.numCompleteTasks() or summary.isEmpty():
         return None

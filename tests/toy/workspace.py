@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import sqlite3
+import threading
 from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass
@@ -25,6 +26,7 @@ CONF_DIR = Path(__file__).parent / "conf"
 UTC_TIME = pa.timestamp("us", tz="UTC")
 _START_US = 1_577_836_800_000_000  # 2020-01-01T00:00Z
 _DAY_US = 86_400_000_000
+_ENVIRONMENT = threading.Lock()  # some tests ask for a configuration in several threads
 
 
 def house_rows(n: int = 2_000, seed: int = 1, bad: Sequence[int] = ()) -> pa.Table:
@@ -117,15 +119,16 @@ class Workspace:
 
     def conf(self, *overrides: str, model: str = "houses") -> Conf:
         """Return a toy model's configuration with this directory as its home."""
-        before = os.environ.get("ONESCORE_CONF_DIR")
-        os.environ["ONESCORE_CONF_DIR"] = str(CONF_DIR)
-        try:
-            return load("local", model, overrides, root=self.root)
-        finally:
-            if before is None:
-                del os.environ["ONESCORE_CONF_DIR"]
-            else:
-                os.environ["ONESCORE_CONF_DIR"] = before
+        with _ENVIRONMENT:
+            before = os.environ.get("ONESCORE_CONF_DIR")
+            os.environ["ONESCORE_CONF_DIR"] = str(CONF_DIR)
+            try:
+                return load("local", model, overrides, root=self.root)
+            finally:
+                if before is None:
+                    del os.environ["ONESCORE_CONF_DIR"]
+                else:
+                    os.environ["ONESCORE_CONF_DIR"] = before
 
     def env(self) -> dict[str, str]:
         """Return the variables by which a job started as a process works in this directory."""

@@ -19,6 +19,7 @@ import pytest
 import skops.io
 from sklearn.ensemble import RandomForestRegressor
 from sklearn.tree import DecisionTreeRegressor
+from threadpoolctl import threadpool_limits
 
 from feature_pipelines.columns import take
 from feature_pipelines.errors import ModelError, ModelIntegrityError, VerificationError
@@ -131,6 +132,15 @@ def test_equal_models_have_one_digest_whenever_and_wherever_they_are_written(
     for name in FILES:
         assert (tmp_path / "again" / name).read_bytes() == (written["trees"] / name).read_bytes(), name
     assert bundle_digest(tmp_path / "again") == bundle_digest(written["trees"])
+
+
+def test_the_threads_of_the_process_that_trained_are_no_part_of_a_model(tmp_path: Path) -> None:
+    """scikit-learn's histogram boosting keeps how many OpenMP gave it."""
+    for n in (1, 2):
+        with threadpool_limits(n):
+            write_house_bundle(tmp_path / str(n))
+    one, two = ((tmp_path / str(n) / "estimator.skops").read_bytes() for n in (1, 2))
+    assert one == two
 
 
 def test_what_was_measured_decides_nothing(copied: Copied) -> None:

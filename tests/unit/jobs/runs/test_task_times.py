@@ -41,6 +41,22 @@ def test_the_slow_task_is_seen_in_its_stage_alone(spark: Any) -> None:
     assert slow.median < SECONDS <= slow.longest < 20
 
 
+def test_what_spark_has_forgotten_is_left_out_and_the_rest_is_told(spark: Any) -> None:
+    """As in a session that has run more stages than Spark keeps: it forgets those first that did not run."""
+    with tagged(spark) as tag:
+        run_query(spark)
+        run_query(spark)
+    before = stage_times(spark, tag)
+    context = spark.sparkContext
+    store, jvm = context._jsc.sc().statusStore(), context._jvm
+    jobs = [job for job in task_times._each(store.jobsList(None)) if job.jobTags().contains(tag)]
+    first = min(int(number) for job in jobs for number in task_times._each(job.stageIds()))
+    key = context._gateway.new_array(jvm.int, 2)
+    key[0], key[1] = first, 0
+    store.store().delete(jvm.java.lang.Class.forName("org.apache.spark.status.StageDataWrapper"), key)
+    assert stage_times(spark, tag) == before[1:]
+
+
 def test_nothing_is_told_of_a_mark_under_which_nothing_ran(spark: Any) -> None:
     with tagged(spark) as tag:
         pass
