@@ -56,12 +56,12 @@ def test_cold_and_warm_functions_are_measured(root: Path, tmp_path: Path) -> Non
 
 @pytest.mark.slow
 def test_ways_of_inference_are_measured(root: Path, tmp_path: Path) -> None:
-    flags = ("--rows", "2000", "--seconds", "0.2", "--ways", "realtime,serverless")
+    flags = ("--rows", "2000", "--seconds", "0.2", "--ways", "stream,realtime,serverless")
     code, said, records = measured(root, tmp_path, "ways", *flags)
     assert code == 0
-    assert (
-        len(records) == 3 * 3
-    )  # latency, throughput and cost of the server, and of the function with one row and a hundred
+    n = 1 + 2 + 2  # the stream, both servers, the function with one row and with a hundred
+    assert len(records) == 3 * n  # latency, throughput and cost of each
     assert all(record["ours"] > 0 for record in records)
-    assert said.count("| real-time: ") == 1
+    assert said.count("| stream: ") == 1
+    assert said.count("| real-time: ") == 2
     assert said.count("| serverless: ") == 2
