@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import json
+import math
 import re
 import signal
 import sys
@@ -20,12 +22,15 @@ import pytest
 from playwright.sync_api import Browser, Page, expect
 
 from tests.toy.answered_rows import answered, write_rows
+from tests.toy.digits_bundle import digit_files, write_digits_bundle
 from tests.toy.pages import PHONE, accessibility_problems, chromium, opened
 from tests.toy.processes import free_port, server, wait_until
 from tests.toy.serving import Serving, asking, serving, write_store
 from tests.toy.workspace import CONF_DIR
 
 N = 1_000
+ROUNDED = 0.01
+"""How much three digits may be off."""
 KEY = "key-of-the-dashboard"
 
 
@@ -56,9 +61,9 @@ class Shown:
             found: dict[str, Any] = json.loads(answer.read())
         return found
 
-    def rows(self) -> list[dict[str, Any]]:
-        """Return what the log says."""
-        files = sorted((self.log / "houses").glob("date=*/part-*.parquet"))
+    def rows(self, model: str = "houses") -> list[dict[str, Any]]:
+        """Return what the log says of a model."""
+        files = sorted((self.log / model).glob("date=*/part-*.parquet"))
         schema = pq.read_schema(files[0])
         return ds.dataset(files, schema=schema).to_table().to_pylist(maps_as_pydicts="strict")
 
@@ -112,6 +117,17 @@ def tile(page: Page, name: str) -> str:
     return text
 
 
+def microseconds(text: str) -> float:
+    number, unit = text.replace(",", "").split()
+    return float(number) * {"µs": 1, "ms": 1e3, "s": 1e6}[unit]
+
+
+def assert_time(text: str, times: list[int], share: float) -> None:
+    """A quantile as the page shows it: at most 1/16 below the log's, and rounded."""
+    exact = times[math.ceil(share * len(times)) - 1]
+    assert exact * 16 / 17 * (1 - ROUNDED) <= microseconds(text) <= exact * (1 + ROUNDED)
+
+
 def test_figures_are_those_of_the_log(shown: Shown, browser: Browser) -> None:
     rows, data = shown.rows(), shown.data()
     assert len(rows) == N
@@ -158,6 +174,16 @@ def test_figures_are_those_of_the_log(shown: Shown, browser: Browser) -> None:
         expect(page.locator("#title")).to_have_text("houses")
         assert tile(page, "Rows answered") == "1,000"
         assert tile(page, "refused") == f"{100 * len(refused) / N:.1f} %"
+        assert_time(tile(page, "Half of the calls within"), total, 0.5)
+        assert_time(tile(page, "99 % of the calls within"), total, 0.99)
+        parts = {"store": 2, "features": 3, "model": 4}
+        for part, at in parts.items():
+            times = sorted(call[at] for call in calls)
+            line = page.locator("#latency-table tr", has=page.get_by_role("rowheader", name=part, exact=True))
+            _, half, _, most, longest = line.locator("td").all_inner_texts()
+            assert_time(half, times, 0.5)
+            assert_time(most, times, 0.99)
+            assert microseconds(longest) == pytest.approx(times[-1], rel=ROUNDED)
         statuses_text = page.locator("#views .statuses").inner_text()
         assert {f"{name} {n:,}" for name, n in statuses.items()} == set(statuses_text.split("\n"))
         page.locator("#scores .as-table summary").click()
@@ -235,17 +261,33 @@ def test_everybody_can_use_it(shown: Shown, browser: Browser, scheme: str, viewp
         assert (max(map(int, re.findall(r"\d+", background)[:3])) < 60) == (scheme == "dark")
 
 
-def test_classes_of_several_are_shown_and_models_told_apart(shown: Shown, browser: Browser) -> None:
-    now = int(time.time() * 1e6)
-    rows = [answered(i, now - i, score=0.9, class_label=str(i % 10)) for i in range(1, 101)]
-    write_rows(shown.log, rows, "digits")
-    wait_until(lambda: len(shown.data()["models"]) == 2, "the other model", 20)
-    with opened(browser, f"{shown.url}?model=houses") as page:
+def test_classes_are_those_of_the_log_and_models_told_apart(
+    shown: Shown, browser: Browser, process_env: dict[str, str], tmp_path: Path
+) -> None:
+    """A thousand pictures, answered by a real server beside the other model's."""
+    write_digits_bundle(tmp_path / "bundle")
+    pictures = [{"image_id": name, "image": base64.b64encode(png).decode()} for name, png in digit_files(N)]
+    settings = (f"serve.log_directory={shown.log}", "serve.log_flush_seconds=0.3")
+    options = ("--bundle", str(tmp_path / "bundle"))
+    with serving(tmp_path, process_env, *options, model="digits", settings=settings) as served:
+        for at in range(0, N, 50):
+            served.predictions({"inputs": pictures[at : at + 50]})
+    wait_until(lambda: shown.data(model="digits").get("totals", {}).get("rows") == N, "the pictures", 30)
+    rows = shown.rows("digits")
+    mix = Counter(row["class_label"] for row in rows)
+    scores = np.array([row["score"] for row in rows])
+    assert len(rows) == N
+    assert len(mix) == 10
+    assert {one["label"]: one["rows"] for one in shown.data(model="digits")["classes"]} == mix
+    with opened(browser, f"{shown.url}?model=houses&window=3600") as page:
         expect(page.locator("#t-classes")).to_have_text("Mean score")
         page.get_by_label("Model", exact=True).select_option("digits")
         expect(page.locator("#t-classes")).to_have_text("Classes")
-        expect(page.locator("#classes .readout")).to_have_text("100 rows with a class, of 10")
-        expect(page.locator("#mix li")).to_have_text([f"{digit}10 10.0 %" for digit in range(10)])
+        expect(page.locator("#classes .readout")).to_have_text("1,000 rows with a class, of 10")
+        expect(page.locator("#mix li")).to_have_text(
+            [f"{label}{n} {100 * n / N:.1f} %" for label, n in sorted(mix.items())]
+        )
+        expect(page.locator("#scores .readout")).to_contain_text(f"mean {scores.mean():.3g}")
         expect(page.locator("#t-views + p")).to_contain_text("the model has no stored features")
         assert accessibility_problems(page) == []
 

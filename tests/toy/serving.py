@@ -88,7 +88,12 @@ class Serving:
 
 @contextlib.contextmanager
 def serving(
-    directory: Path, env: Mapping[str, str], *options: str, workers: int = 1, settings: Sequence[str] = ()
+    directory: Path,
+    env: Mapping[str, str],
+    *options: str,
+    model: str = "houses",
+    workers: int = 1,
+    settings: Sequence[str] = (),
 ) -> Iterator[Serving]:
     """Start a server, wait until all workers answer, and end it.
 
@@ -96,12 +101,13 @@ def serving(
         directory: where the store, the log and the output are.
         env: the environment.
         options: of the command, such as --bundle.
+        model: whose configuration it has.
         workers: processes.
         settings: key=value.
     """
     port, output = free_port(), directory / "server.log"
     store, log = directory / "online.db", directory / "prediction_log"
-    command = [sys.executable, "-m", "jobs.serve_realtime", "--model", "houses", "--port", str(port)]
+    command = [sys.executable, "-m", "jobs.serve_realtime", "--model", model, "--port", str(port)]
     command += ["--workers", str(workers), *options]
     for setting in (f"store.url=sqlite:///{store}", f"serve.log_directory={log}", *settings):
         command += ["--set", setting]
