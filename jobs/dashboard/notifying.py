@@ -1,21 +1,24 @@
 """Alerts to people, by the targets that the configuration names. A slow mail server holds up no figure: what is told waits in a queue.
 
-A server that is away for a moment is asked again, a few times and less and less often.
+A server that is away for a moment is asked again, a few times and less and less often. Of several dashboards that show one log, such as
+those of several gateways, one tells.
 """
 
 from __future__ import annotations
 
+import fcntl
 import logging
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from threading import BoundedSemaphore, Event
-from typing import Protocol
+from typing import IO, Protocol
 
 from feature_pipelines.errors import ConfigurationError, did_you_mean
 from jobs.dashboard.alerts import Notice
 from jobs.runs.settings_notify import NotifySettings
 
-__all__ = ["SendsToTargets", "TargetNotifier", "known_targets"]
+__all__ = ["OneTells", "SendsToTargets", "TargetNotifier", "known_targets"]
 
 _LOGGER = logging.getLogger("onescore.dashboard")
 _WAITING = 100
@@ -30,25 +33,70 @@ class SendsToTargets(Protocol):
         ...
 
 
+class OneTells:
+    """Which of several processes tells people what all of them see: the first that has to, until it ends; then the next that has to.
+
+    Args:
+        file: is locked, on a file system that they share. Where it cannot be, each of them tells: better twice than never.
+    """
+
+    def __init__(self, file: Path) -> None:
+        self._path = file
+        self._file: IO[bytes] | None = None
+
+    def is_mine(self) -> bool:
+        """Return whether this process tells."""
+        if self._file is not None:
+            return True
+        try:
+            file = self._path.open("ab")
+        except OSError:
+            return True
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.close()
+            return False
+        except OSError:
+            file.close()
+            return True
+        self._file = file
+        return True
+
+    def close(self) -> None:
+        """Leave it to the others."""
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+
 class TargetNotifier:
     """Tells targets of `notify.targets`, one after the other; what cannot be told is a line in the log.
 
     Args:
         sender: sends.
         names: of the targets.
+        turn: says whether it is for this process to tell.
         pauses: seconds before each further attempt at a target that was not told.
     """
 
     def __init__(
-        self, sender: SendsToTargets, names: Sequence[str], pauses: Sequence[float] = _PAUSES_SECONDS
+        self,
+        sender: SendsToTargets,
+        names: Sequence[str],
+        turn: OneTells,
+        pauses: Sequence[float] = _PAUSES_SECONDS,
     ) -> None:
         self._sender, self._names, self._pauses = sender, tuple(names), tuple(pauses)
+        self._turn = turn
         self._closing = Event()
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="alerts")
         self._free = BoundedSemaphore(_WAITING)
 
     def notify(self, notice: Notice) -> None:
         """Put one change into the queue; where that is full, it is in the log alone."""
+        if not self._turn.is_mine():
+            return
         if not self._free.acquire(blocking=False):
             _LOGGER.error("too many alerts wait to be told: %s", notice.title)
             return
@@ -58,6 +106,7 @@ class TargetNotifier:
         """Tell what waits, each target once, then stop."""
         self._closing.set()
         self._pool.shutdown()
+        self._turn.close()
 
     def _tell(self, notice: Notice) -> None:
         try:

@@ -11,7 +11,7 @@ from jobs.dashboard.alerts import Alerts, LogNotifier, Notifier
 from jobs.dashboard.board import Board
 from jobs.dashboard.follower import Follower
 from jobs.dashboard.live import Live
-from jobs.dashboard.notifying import TargetNotifier, known_targets
+from jobs.dashboard.notifying import OneTells, TargetNotifier, known_targets
 from jobs.dashboard.recent import ShownFields
 from jobs.dashboard.rules import parse_rule
 from jobs.dashboard.skew_status import SkewWatch
@@ -44,7 +44,8 @@ def open_live(
     settings = conf.dashboard
     rules = [parse_rule(name, text) for name, text in settings.alerts.items() if text is not None]
     told: list[Notifier] = [LogNotifier()]
-    targets = TargetNotifier(Sender(conf.notify), known_targets(settings.notify, conf.notify))
+    names = known_targets(settings.notify, conf.notify)
+    targets = TargetNotifier(Sender(conf.notify), names, OneTells(directory / ".alerts.lock"))
     if settings.notify:
         told.append(targets)
     alerts = Alerts(rules, told, repeat_seconds=settings.alert_repeat_seconds)
