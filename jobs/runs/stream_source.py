@@ -1,11 +1,11 @@
 """The source of a streaming query: what the configuration names, as a DataFrame whose rows the tasks know how to read.
 
     parquet, csv, any other     columns of the request (and of `stream.columns`); csv as text, read by the wire form
-    json, text, kafka           a JSON object in `value`, read by the wire form; no `stream.select`
+    json, text, kafka           a JSON object in `value`, read by the wire form; no `stream.select`; a blank line of a file is none
     delta                       what commits add to a Delta table, through delta-rs and Spark's API for sources in Python
 
-Spark's own readers of JSON and CSV would guess (a time without offset, 1.0 for an integer, a field that occurs twice), so text is taken
-as text. This module does not know what becomes of a row.
+Spark's own readers of JSON and CSV would guess (a time without offset, 1.0 for an integer, a field that occurs twice, a backslash), so
+text is taken as text. This module does not know what becomes of a row.
 """
 
 from __future__ import annotations
@@ -17,9 +17,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
-from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
 from pyspark.sql.pandas.types import to_arrow_schema
+from pyspark.sql.streaming.readwriter import DataStreamReader
 from pyspark.sql.types import StringType, StructField, StructType
 
 import feature_pipelines
@@ -29,9 +30,11 @@ from feature_pipelines.definitions import FeatureSet
 from feature_pipelines.errors import ConfigurationError, ContractError, did_you_mean
 from feature_pipelines.offline.spark_types import spark_type
 from feature_pipelines.schema import Schema
+from feature_pipelines.schema_arrow import arrow_type
 from jobs.runs.conf import Conf
+from jobs.runs.csv_files import CsvFiles
 from jobs.runs.secret_refs import SecretRef
-from jobs.runs.stream_task import FILE, ORDINAL, REFUSED, VALUE, Form
+from jobs.runs.stream_task import FILE, ORDINAL, PROBLEM, REFUSED, VALUE, Form
 from jobs.tables.delta_read import open_table, require_plain
 from jobs.tables.delta_stream import DELTA, START, DeltaStream, first_offset
 from jobs.tables.files import is_local, normal_uri
@@ -59,6 +62,19 @@ _SIZES = {
 """Options that say how much a batch takes, and nothing of which rows there are: a restart may have others."""
 
 
+_OF_FILES = {
+    *(
+        "maxfilespertrigger",
+        "maxbytespertrigger",
+        "maxfileage",
+        "latestfirst",
+        "filenameonly",
+        "maxcachedfiles",
+    ),
+    *("discardcachedinputratio", "cleansource", "sourcearchivedir", "pathglobfilter", "recursivefilelookup"),
+    *("modifiedbefore", "modifiedafter", "ignoremissingfiles", "ignorecorruptfiles"),
+}
+"""Options of Spark's that say which files there are, and nothing of what is in them."""
 Start = Mapping[str, Any] | None
 
 
@@ -135,11 +151,16 @@ def open_source(spark: SparkSession, conf: Conf, feature_set: FeatureSet) -> Str
         raise ConfigurationError(
             f"stream.select: rows of {settings.format} are JSON objects, and have no columns to select from; leave it empty"
         )
-    is_delta = settings.format == "delta"
-    source = _delta(spark, conf, place or "") if is_delta else _spark_source(spark, conf, place, declared)
+    if settings.format == "delta":
+        source = _delta(spark, conf, place or "")
+    elif settings.format == "csv":
+        source = _csv(spark, conf, place or "", declared)
+    else:
+        source = _spark_source(spark, conf, place, declared)
     if settings.select:
-        source = _selected(source, list(settings.select))
+        source = _selected(source, list(settings.select), feature_set)
     _require_columns(source, feature_set, conf)
+    _require_event_time(source, feature_set, conf)
     return source
 
 
@@ -176,20 +197,16 @@ def _options(conf: Conf) -> dict[str, str]:
 
 def _spark_source(spark: SparkSession, conf: Conf, place: str | None, declared: StructType) -> StreamSource:
     settings = conf.stream
-    form: Form = "lines" if settings.format in _LINES else "cells" if settings.format == "csv" else "columns"
+    form: Form = "lines" if settings.format in _LINES else "columns"
     reader = spark.readStream.format("text" if form == "lines" and place is not None else settings.format)
-    if settings.format == "csv":
-        texts = [StructField(field.name, StringType()) for field in declared]
-        reader = reader.schema(StructType([*texts, StructField(REFUSED, StringType())])).options(
-            header="true", enforceSchema="false", mode="PERMISSIVE", columnNameOfCorruptRecord=REFUSED
-        )
-    elif settings.format == "parquet":
+    if settings.format == "parquet":
         reader = reader.schema(declared)
-    reader = reader.options(**_options(conf))
-    frame = reader.load() if place is None else reader.load(f"file://{place}" if is_local(place) else place)
-    originals = _arrow(StructType([field for field in frame.schema if field.name != REFUSED]))
+    frame = _loaded(reader.options(**_options(conf)), place)
+    originals = _arrow(frame.schema)
     if settings.format in FILE_FORMATS:
-        where = [F.col("_metadata.file_path").alias(FILE)]
+        if form == "lines":
+            frame = frame.where(F.col(VALUE).rlike(r"\S"))
+        where = [_file_path()]
         if settings.format == "parquet":
             where.append(F.col("_metadata.row_index").alias(ORDINAL))
         frame = frame.select("*", *where)
@@ -200,6 +217,32 @@ def _spark_source(spark: SparkSession, conf: Conf, place: str | None, declared: 
         raise ConfigurationError(f"stream.format {settings.format}: the source has no column {VALUE!r}")
     schema = originals if form == "columns" else _arrow(declared)
     return StreamSource(lambda _: frame, form, schema, originals, normal_uri(place) if place else "")
+
+
+def _csv(spark: SparkSession, conf: Conf, place: str, declared: StructType) -> StreamSource:
+    """Return the rows of CSV files as text; Spark reads files, and the project's own reader what is in them."""
+    options = _options(conf)
+    unknown = [name for name in options if name.lower() not in _OF_FILES]
+    if unknown:
+        raise ConfigurationError(
+            f"stream.options.{unknown[0]}: csv has one form, that of RFC 4180 in UTF-8 with a header, and options of its files "
+            f"alone.{did_you_mean(unknown[0].lower(), _OF_FILES)}"
+        )
+    reader = spark.readStream.format("text").options(**options, wholetext="true")
+    whole = _loaded(reader, place).select(F.col(VALUE).cast("binary").alias(VALUE), _file_path())
+    texts = StructType([StructField(field.name, StringType()) for field in declared])
+    marks = [StructField(name, StringType()) for name in (REFUSED, PROBLEM, FILE)]
+    form = StructType([*texts, *marks, *_struct(f"`{ORDINAL}` bigint")])
+    frame = whole.mapInArrow(CsvFiles(texts.names), form)
+    return StreamSource(lambda _: frame, "cells", _arrow(declared), _arrow(texts), normal_uri(place))
+
+
+def _file_path() -> Column:
+    return F.col("_metadata.file_path").alias(FILE)
+
+
+def _loaded(reader: DataStreamReader, place: str | None) -> DataFrame:
+    return reader.load() if place is None else reader.load(f"file://{place}" if is_local(place) else place)
 
 
 def _delta(spark: SparkSession, conf: Conf, place: str) -> StreamSource:
@@ -235,15 +278,20 @@ def _register(spark: SparkSession) -> None:
             environment["PYTHONPATH"] = before
 
 
-def _selected(source: StreamSource, expressions: list[str]) -> StreamSource:
-    """Return the source with columns made of its own by SQL expressions; where rows were is kept."""
-    where = [name for name in (FILE, ORDINAL, REFUSED) if name in source.begun(None).columns]
+def _selected(source: StreamSource, expressions: list[str], feature_set: FeatureSet) -> StreamSource:
+    """Return the source with columns made of its own by SQL expressions; where rows were is kept. Cells stay text until they are read."""
+    where = [name for name in (FILE, ORDINAL, REFUSED, PROBLEM) if name in source.begun(None).columns]
 
     def begun(start: Start) -> DataFrame:
         return source.begun(start).selectExpr(*expressions, *(f"`{name}`" for name in where))
 
     made = _arrow(StructType([field for field in begun(None).schema if field.name not in where]))
-    return StreamSource(begun, source.form, made, made, source.root)
+    schema = made
+    if source.form == "cells":
+        types = {field.name: field.type for field in source.schema}
+        types |= {field.name: arrow_type(field.dtype) for field in feature_set.sources}
+        schema = pa.schema([f.with_type(types.get(f.name, f.type)) for f in made])
+    return StreamSource(begun, source.form, schema, made, source.root)
 
 
 def _arrow(schema: StructType) -> pa.Schema:
@@ -262,4 +310,23 @@ def _require_columns(source: StreamSource, feature_set: FeatureSet, conf: Conf) 
             f"the stream has no column {lacking[0]!r}.{did_you_mean(lacking[0], available)} Make it with stream.select, or declare "
             "it in stream.columns",
             missing=lacking,
+        )
+
+
+def _require_event_time(source: StreamSource, feature_set: FeatureSet, conf: Conf) -> None:
+    """Refuse a column of event times that hold no instants: no row of it would ever be late, and nobody would be told."""
+    name = conf.stream.event_time or feature_set.as_of
+    if name is None or name not in source.schema.names:
+        return
+    declared = {field.name: field.dtype.kind for field in feature_set.sources}
+    is_declared = declared.get(name) == "timestamp"
+    type_ = source.schema.field(name).type
+    is_instant = pa.types.is_timestamp(type_) and type_.tz is not None
+    is_text = pa.types.is_string(type_) and (is_declared or source.form != "columns")
+    is_counted = pa.types.is_integer(type_) and is_declared
+    if declared.get(name, "timestamp") != "timestamp" or not (is_instant or is_text or is_counted):
+        raise ContractError(
+            f"stream.event_time: the column {name!r} is {type_}, which says no instant; expected a timestamp with a time zone. Make it "
+            "with stream.select, or declare it in stream.columns",
+            column=name,
         )

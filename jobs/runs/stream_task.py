@@ -36,15 +36,25 @@ from udfs.kernel import Kernel
 from udfs.rows import ScoredRows
 from udfs.shipped import load_kernel
 
-__all__ = ["FILE", "ORDINAL", "REFUSED", "RESULT", "VALUE", "Form", "StreamTask", "StreamTaskResult"]
+__all__ = [
+    "FILE",
+    "ORDINAL",
+    "PROBLEM",
+    "REFUSED",
+    "RESULT",
+    "VALUE",
+    "Form",
+    "StreamTask",
+    "StreamTaskResult",
+]
 
 Form = Literal["columns", "lines", "cells"]
 """How a source's rows look: columns of the declared types, a JSON object in `value`, or columns of text."""
 VALUE = "value"
 FILE, ORDINAL = "__onescore_file", "__onescore_ordinal"
 """Columns that say where a row was in the source; a source has both, the first alone, or neither."""
-REFUSED = "_corrupt_record"
-"""The text of a row that Spark's own reader could not take apart; null for the others."""
+REFUSED, PROBLEM = "_corrupt_record", "__onescore_problem"
+"""The text of a row of CSV that is refused, and why: code, field and message of its error in JSON; null for the others."""
 RESULT = "result string"
 """What a task yields, as DDL."""
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -208,17 +218,13 @@ class _Reader:
         """Return a batch, n > 0 rows, read."""
         task = self._task
         files, ordinals = self._places(raw)
-        refused = _column(raw, REFUSED)
-        originals = raw.select([n for n in raw.schema.names if n not in (FILE, ORDINAL)])
+        originals = raw.select([n for n in raw.schema.names if n not in (FILE, ORDINAL, PROBLEM)])
         rows, errors = originals, list[RowError]()
         if self._declared is not None and task.form == "lines":
-            rows, errors = lines_as_batch(raw.column(VALUE).to_pylist(), self._declared)
+            rows, errors = lines_as_batch(raw.column(VALUE).cast(pa.binary()).to_pylist(), self._declared)
         elif self._declared is not None:
             rows, errors = cells_as_batch(originals, self._declared)
-        if refused is not None:
-            message = "the row could not be taken apart"
-            bad = np.flatnonzero(refused.is_valid().to_numpy(zero_copy_only=False)).tolist()
-            errors = [*(RowError(row, Reason.UNREADABLE_ROW, "", message) for row in bad), *errors]
+        errors = [*_problems(raw), *errors]
         late, latest = self._late(rows)
         errors = [
             *late,
@@ -291,6 +297,14 @@ def _full_name(file: str) -> str:
 def _name_below(root: str, file: str) -> str:
     """Return a file's path from the root; of a file elsewhere, or of no file, all of its name."""
     return file[len(root) + 1 :] if root and file.startswith(f"{root}/") else file
+
+
+def _problems(raw: pa.RecordBatch) -> list[RowError]:
+    """Return the errors of rows that the source's reader refused."""
+    problems = _column(raw, PROBLEM)
+    said = [] if problems is None else problems.to_pylist()
+    found = [(row, json.loads(problem)) for row, problem in enumerate(said) if problem is not None]
+    return [RowError(row, Reason(code), field, message) for row, (code, field, message) in found]
 
 
 def _column(batch: pa.RecordBatch, name: str) -> pa.Array | None:

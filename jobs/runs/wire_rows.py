@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import re
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, NoReturn
 
@@ -22,12 +21,9 @@ from feature_pipelines.columns import Nullable
 from feature_pipelines.errors import did_you_mean
 from feature_pipelines.schema import Field, Reason, RowError, Schema, build_column
 from feature_pipelines.schema_arrow import arrow_type, column_to_arrow
+from jobs.serverless.csv_text import cell_value
 
 __all__ = ["cells_as_batch", "lines_as_batch", "loosened", "type_of"]
-
-_NUMBER = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?")
-_INTEGER = re.compile(r"[+-]?[0-9]+")
-_TRUTH = {"true": True, "false": False}
 
 
 class _Repeated(dict[str, Any]):
@@ -58,15 +54,14 @@ def cells_as_batch(cells: pa.RecordBatch, declared: Schema) -> tuple[pa.RecordBa
     """Return columns of text as columns of the declared types, and the errors of rows that cannot be read.
 
     Args:
-        cells: n rows of strings; null where a cell is empty. Columns that are not declared are left out.
+        cells: n rows, of strings; null where nothing stood between two commas. Columns that are not declared are left out.
         declared: the fields; one that is not among the cells is null.
     """
-    texts = {f.name: cells.column(f.name).to_pylist() for f in declared if f.name in cells.schema.names}
-    rows = [
-        {f.name: _cell(f, texts[f.name][i]) for f in declared if f.name in texts}
-        for i in range(cells.num_rows)
-    ]
-    return _as_batch(rows, declared, [])
+    present = [f for f in declared if f.name in cells.schema.names]
+    columns = [_values(f, cells.column(f.name)) for f in present]
+    names = [f.name for f in present]
+    rows = [dict(zip(names, row, strict=True)) for row in zip(*columns, strict=True)]
+    return _as_batch(rows if names else [{}] * cells.num_rows, declared, [])
 
 
 def loosened(declared: Field) -> Field:
@@ -132,17 +127,10 @@ def _no_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is not JSON")
 
 
-def _cell(declared: Field, text: str | None) -> Any:
-    """Return a cell's text as the JSON value that it writes; what it does not write stays text, to be refused."""
-    if text is None:
-        return None
-    if declared.dtype.is_float:
-        return float(text) if _NUMBER.fullmatch(text) else text
-    if declared.dtype.kind == "bool":
-        return _TRUTH.get(text, text)
-    if declared.dtype.kind == "timestamp" and _INTEGER.fullmatch(text):
-        return int(text)
-    return text
+def _values(declared: Field, cells: pa.Array) -> list[Any]:
+    """Return cells in the wire form; what is no text (somebody made it a number) is taken as it is."""
+    values = cells.to_pylist()
+    return [cell_value(declared.dtype.kind, v) if isinstance(v, str) else v for v in values]
 
 
 def _as_batch(

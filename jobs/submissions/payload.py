@@ -1,7 +1,7 @@
 """What a client sends into what is kept: rows in the wire form, or a reference to a table as it is now.
 
     application/json      {"rows": [...]} | {"reference": "table"}, optionally "notify": {...}
-    text/csv              a header and rows, read as MLflow's server reads them (see udfs.frames), with numbers as written
+    text/csv              a header and rows, read as a function and a stream read them (see jobs.serverless.csv_text)
     multipart/form-data   image files, a row each: its name is the row's id, its bytes the binary field
 
 Equal content has an equal hash, however a client wraps it, so that a repeated request is told from another one. This module knows
@@ -11,11 +11,8 @@ nothing of HTTP beyond content types, and nothing of where submissions are kept.
 from __future__ import annotations
 
 import base64
-import csv
 import hashlib
-import io
 import json
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -23,9 +20,10 @@ from typing import Any
 import orjson
 
 from feature_pipelines.definitions import FeatureSet
-from feature_pipelines.errors import did_you_mean
+from feature_pipelines.errors import ContractError, did_you_mean
 from feature_pipelines.reasons import RowError
 from jobs.online.protocol import read_object, refuse, repeated_fields
+from jobs.serverless.csv_text import rows_of_csv
 
 __all__ = ["KeptRows", "Payload", "read_csv", "read_images", "read_json", "read_kept"]
 
@@ -96,30 +94,16 @@ def read_csv(body: bytes, feature_set: FeatureSet, max_rows: int) -> Payload:
     Raises:
         ContractError: evidence `status` and `code`: it is no CSV with a header and rows as long as that.
     """
-    import pandas as pd
-
-    from udfs.frames import rows_of_frame
-
     try:
-        lines = [
-            line
-            for line in csv.reader(io.StringIO(body.decode("utf-8-sig"), newline=""), strict=True)
-            if line
-        ]
-    except (UnicodeDecodeError, csv.Error) as exc:
-        refuse(422, "MALFORMED_CSV", f"the body is not CSV in UTF-8: {type(exc).__name__}")
-    if not lines:
-        refuse(422, "MALFORMED_CSV", "the body has no header")
-    header, cells = lines[0], lines[1:]
-    _check_rows(len(cells), max_rows)
-    for number, line in enumerate(cells, 1):
-        if len(line) != len(header):
-            refuse(
-                422, "MALFORMED_CSV", f"row {number} has {len(line)} cells, and the header has {len(header)}"
-            )
-    given = [[math.nan if cell == "" else cell for cell in line] for line in cells]
-    rows, errors = rows_of_frame(pd.DataFrame(given, columns=header, dtype=object), feature_set)
-    return Payload("csv", _kept(rows, errors), len(rows), _hash("csv", body))
+        asked = rows_of_csv(body, feature_set, max_rows=max_rows)
+    except ContractError as exc:
+        too_many = exc.evidence["status"] == 413
+        refuse(413 if too_many else 422, "TOO_LARGE" if too_many else "MALFORMED_CSV", str(exc))
+    if asked.refused:
+        first = asked.refused[0]
+        refuse(422, "MALFORMED_CSV", f"row {first.row + 1}: {first.message}")
+    _check_rows(len(asked.rows), max_rows)
+    return Payload("csv", _kept(asked.rows, []), len(asked.rows), _hash("csv", body))
 
 
 def read_images(files: Sequence[tuple[str, bytes]], feature_set: FeatureSet, max_rows: int) -> Payload:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import base64
 import json
+import shutil
 import threading
 import time
 from datetime import UTC, datetime
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from deltalake import DeltaTable, write_deltalake
 from pyspark.sql.streaming.readwriter import DataStreamReader
@@ -23,6 +26,8 @@ from feature_pipelines.errors import (
 from jobs.runs.stream_plan import begun_query, describe_stream, pinned_model
 from jobs.runs.stream_run import stream_from
 from jobs.runs.stream_state import StreamState
+from jobs.serverless.csv_text import rows_of_csv
+from tests.toy.houses import FEATURES as HOUSES
 from tests.toy.runs import QUARANTINE, SCORED, content, move_alias, register_again
 from tests.toy.streams import (
     FORMATS,
@@ -186,9 +191,84 @@ def test_line_of_csv_with_too_many_cells_is_quarantined(spark, dirty, tmp_path):
     run_stream(spark, dirty, *source_settings(dirty, "csv", tmp_path / "in"))
     rows = {row["row_id"]: row for row in dirty.rows(QUARANTINE).to_pylist()}
     reasons = {name: (row["code"], row["field"]) for name, row in rows.items()}
-    assert reasons == {"7": ("UNREADABLE_ROW", ""), "8": ("WRONG_TYPE", "area_m2")}
-    whole = json.loads(rows["7"]["row"])["_corrupt_record"]
+    assert reasons == {"a.csv#2": ("UNREADABLE_ROW", ""), "8": ("WRONG_TYPE", "area_m2")}
+    whole = json.loads(rows["a.csv#2"]["row"])["_corrupt_record"]
     assert whole == "7,2020-01-05T00:00:00Z,50.5,2,town-1,and,more"
+
+
+def test_csv_is_read_as_an_upload_is_whatever_its_quotes_and_the_order_of_its_columns(spark, dirty, tmp_path):
+    content = (
+        b"town,asked_ts,house_id,rooms,area_m2\r\n"
+        b'"say ""hi""",2020-01-05T00:00:00Z,1,2,50.5\r\n"",2020-01-05T00:00:00Z,2,2,50.5\r\n'
+        b',2020-01-05T00:00:00Z,3,2,50.5\r\n"ends with \\",2020-01-05T00:00:00Z,4,2,50.5\r\n'
+        b'"x ""y"", z\nand more",2020-01-05T00:00:00Z,5,2,50.5\r\n'
+    )
+    latin = "caf\u00e9,2020-01-05T00:00:00Z,6,2,50.5\r\n".encode("latin-1")
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "a.csv").write_bytes(content + latin)
+    run_stream(spark, dirty, *source_settings(dirty, "csv", tmp_path / "in"), "output.pass_through=[town]")
+    uploaded = rows_of_csv(content, HOUSES, max_rows=10).rows
+    towns = {row["row_id"]: row["town"] for row in dirty.rows(SCORED).to_pylist()}
+    refused = {row["row_id"]: row for row in dirty.rows(QUARANTINE).to_pylist()}
+    assert towns == {row["house_id"]: row["town"] for row in uploaded if row["house_id"] not in refused}
+    assert {"1", "2", "4", "5"} <= set(towns)
+    (row,) = [row for row in refused.values() if row["code"] == "UNREADABLE_ROW"]
+    assert (row["row_id"], row["message"]) == ("a.csv#5", "the row is not UTF-8")
+    kept = json.loads(row["row"])["_corrupt_record"]["base64"]
+    assert base64.b64decode(kept) + b"\r\n" == latin
+
+
+def test_line_that_is_not_utf_8_is_quarantined_with_its_bytes_and_a_blank_one_is_none(spark, dirty, tmp_path):
+    good = {"house_id": 1, "asked_ts": "2020-01-05T00:00:00Z", "area_m2": 50.5, "rooms": 2, "town": "town-1"}
+    bad = b'{"house_id": 2, "town": "caf\xe9"}'
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "a.json").write_bytes(b"\n".join([json.dumps(good).encode(), b"", bad, b" \t", b""]))
+    summary = run_stream(spark, dirty, *source_settings(dirty, "json", tmp_path / "in"))
+    assert (summary.rows, summary.quarantined) == (2, 1)
+    (row,) = dirty.rows(QUARANTINE).to_pylist()
+    assert row["code"] == "UNREADABLE_ROW"
+    assert base64.b64decode(json.loads(row["row"])["value"]["base64"]) == bad
+
+
+@pytest.mark.parametrize("trouble", ["damaged", "other types"])
+def test_file_that_spark_cannot_read_is_named(spark, dirty, tmp_path, trouble):
+    write_source(tmp_path / "in", "parquet", dirty.rows("houses").slice(0, 100), "a")
+    file = tmp_path / "in" / "a.parquet"
+    if trouble == "damaged":
+        file.write_bytes(file.read_bytes()[:200])
+    else:
+        pq.write_table(pa.table({"house_id": ["one"]}), file)
+    with pytest.raises(TableError, match=r"in/a\.parquet: Spark cannot read the file"):
+        run_stream(spark, dirty, *source_settings(dirty, "parquet", tmp_path / "in"))
+
+
+def test_columns_of_csv_can_be_made_of_others(spark, dirty, tmp_path):
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "a.csv").write_text('n,t,area,rooms\n1,2020-01-05T00:00:00Z,50.5,2\n2,"\n')
+    select = json.dumps(["n AS house_id", "t AS asked_ts", "area AS area_m2", "rooms", "'town-1' AS town"])
+    run_stream(
+        spark,
+        dirty,
+        *source_settings(dirty, "csv", tmp_path / "in"),
+        "stream.columns=n string, t string, area string",
+        f"stream.select={select}",
+    )
+    assert dirty.rows(SCORED).select(["row_id", "area_m2", "town"]).to_pylist() == [
+        {"row_id": "1", "area_m2": 50.5, "town": "town-1"}
+    ]
+    assert dirty.rows(QUARANTINE).column("code").to_pylist() == ["UNREADABLE_ROW"]
+
+
+def test_table_that_was_dropped_and_made_anew_is_refused_and_none_of_it_is_read(spark, dirty):
+    houses = dirty.rows("houses").sort_by("house_id")
+    run_stream(spark, dirty)
+    before = dirty.rows(SCORED).num_rows
+    shutil.rmtree(dirty.table("houses"))
+    for start in range(0, 500, 100):
+        write_deltalake(dirty.table("houses"), houses.slice(start, 100), mode="append")
+    with pytest.raises(TableError, match="dropped and made anew"):
+        run_stream(spark, dirty)
+    assert dirty.rows(SCORED).num_rows == before
 
 
 RATE = [
@@ -291,6 +371,22 @@ def test_changed_features_are_refused_on_a_checkpoint_and_both_are_named(spark, 
         (["stream.source=nowhere"], TableError, "no Delta table there"),
         (["stream.format=rate"], ContractError, "the stream has no column 'house_id'"),
         (["stream.event_time=seen_ts"], ContractError, "the stream has no column 'seen_ts'"),
+        (["stream.event_time=rooms"], ContractError, "the column 'rooms' is .*, which says no instant"),
+        (
+            ["stream.format=parquet", "stream.columns=seen_ts timestamp_ntz", "stream.event_time=seen_ts"],
+            ContractError,
+            "stream.event_time: the column 'seen_ts' is timestamp",
+        ),
+        (
+            ["stream.format=parquet", "stream.columns=seen_ts bigint", "stream.event_time=seen_ts"],
+            ContractError,
+            "the column 'seen_ts' is int64, which says no instant",
+        ),
+        (
+            ["stream.format=csv", "stream.options.sep=;"],
+            ConfigurationError,
+            r"stream\.options\.sep: csv has one form",
+        ),
         (["stream.checkpoint=s3://bucket/x"], ConfigurationError, "cannot be locked"),
         (["stream.follow_alias=true", "model.version=1"], ConfigurationError, "there is no alias to follow"),
     ],
@@ -383,7 +479,7 @@ def test_process_without_a_stop_reads_what_comes_while_it_runs(spark, dirty):
 def test_commit_that_takes_rows_out_of_the_source_is_refused(spark, dirty):
     run_stream(spark, dirty)
     DeltaTable(dirty.table("houses")).delete("house_id < 10")
-    with pytest.raises(Exception, match="takes rows out .*skipChangeCommits"):
+    with pytest.raises(TableError, match="takes rows out .*skipChangeCommits"):
         run_stream(spark, dirty)
     write_deltalake(dirty.table("houses"), pa.table(dirty.rows("houses").slice(0, 5)), mode="append")
 

@@ -82,7 +82,7 @@ def test_cells_are_read_by_the_declared_type():
             "n": ["12", "1.0", None],
             "x": ["1e-3", "abc", "0.1"],
             "t": ["2020-01-01T00:00:00Z", "1577836800000000", None],
-            "flag": ["true", "True", None],
+            "flag": ["true", "yes", None],
             "name": ["a,b", "1", None],
             "other": ["x", "y", "z"],
         }
@@ -99,6 +99,16 @@ def test_cells_are_read_by_the_declared_type():
         (1, "WRONG_TYPE", "flag"),
     ]
     assert "other" not in batch.schema.names
+
+
+def test_cell_is_read_as_in_an_upload_however_it_is_written():
+    texts = ["True", "FALSE", "+5", "9" * 5_000]
+    cells = pa.record_batch({"flag": texts, "t": texts})
+    batch, errors = cells_as_batch(cells, DECLARED)
+    assert batch.column("flag").to_pylist() == [True, False, None, None]
+    assert [(e.row, str(e.code)) for e in errors if e.field == "t"] == [
+        (i, "BAD_TIMESTAMP") for i in range(4)
+    ]
 
 
 @pytest.mark.parametrize(
