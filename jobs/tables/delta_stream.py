@@ -1,9 +1,10 @@
 """A Delta table as a streaming source of Spark's, through delta-rs: the rows that commits add, each once, with no Delta jars.
 
 A query begins with the table as it is then, file by file, and goes on with the files that later commits add. An offset is the next
-file to read: {version, index, snapshot}; `index` counts the files of that version's commit, or, while `snapshot` is true, of the whole
-table at that version. Compaction and z-order add no rows and are passed over. A commit that takes rows out (DELETE, UPDATE, MERGE,
-overwrite) cannot be read as added rows and is refused, unless `skipChangeCommits` says to pass it over as a whole.
+file to read: {version, index, snapshot, table}; `index` counts the files of that version's commit, or, while `snapshot` is true, of the
+whole table at that version; `table` is the table's own id (older offsets have none), so that another one made under its name is refused,
+and not read on from the middle. Compaction and z-order add no rows and are passed over. A commit that takes rows out (DELETE, UPDATE,
+MERGE, overwrite) cannot be read as added rows and is refused, unless `skipChangeCommits` says to pass it over as a whole.
 
 Spark notes where a batch ends, and asks again where the first one begins: when it plans it, and after a restart. So whoever starts a
 query asks `first_offset` once, keeps the answer with the query and gives it to every reader: the table goes on growing meanwhile.
@@ -65,9 +66,38 @@ class DeltaFiles:
 
     def newest(self) -> int:
         """Return the table's newest version."""
+        return self.now()[0]
+
+    def now(self) -> tuple[int, str]:
+        """Return the table's newest version, and its id."""
         from jobs.tables.delta_read import open_table
 
-        return int(open_table(self.uri).version())
+        table = open_table(self.uri)
+        return int(table.version()), str(table.metadata().id)
+
+    def require_same(self, *offsets: Offset) -> tuple[int, str]:
+        """Return what `now` does, having seen that offsets are of the table that is there now.
+
+        Raises:
+            TableError: it is another one, or has not come as far as they.
+        """
+        newest, table = self.now()
+        known = next((o["table"] for o in offsets if o.get("table") not in (None, table)), None)
+        if known is not None:
+            raise TableError(
+                f"{self.uri}: the stream is of the table with id {known}, and the table there now has id {table}: it was dropped and made "
+                "anew. Restore the old one, or start a new query with a checkpoint of its own",
+                expected=known,
+                found=table,
+            )
+        furthest = max(o["version"] for o in offsets)
+        if newest + 1 < furthest:
+            raise TableError(
+                f"{self.uri}: the stream goes on at version {furthest}, and the table's newest is {newest}: it was put back or made anew. "
+                "Restore it, or start a new query with a checkpoint of its own",
+                version=furthest,
+            )
+        return newest, table
 
     def of(self, version: int, snapshot: bool) -> list[InputFile]:
         """Return the files that a version's commit adds, or all that the table has at that version.
@@ -84,16 +114,21 @@ class DeltaFiles:
 
     def advance(self, start: Offset, newest: int, limit: int | None) -> tuple[Offset, list[InputFile]]:
         """Return the offset after the next `limit` files (None = all) up to a version, and these files."""
-        version, index, snapshot = start["version"], start["index"], start["snapshot"]
+        version, index, snapshot, table = (
+            start["version"],
+            start["index"],
+            start["snapshot"],
+            start.get("table"),
+        )
         taken: list[InputFile] = []
         while version <= newest:
             files = self.of(version, snapshot)[index:]
             room = len(files) if limit is None else max(limit - len(taken), 0)
             taken += files[:room]
             if room < len(files):
-                return _offset(version, index + room, snapshot), taken
+                return _offset(version, index + room, snapshot, table), taken
             version, index, snapshot = version + 1, 0, False
-        return _offset(version, index, snapshot), taken
+        return _offset(version, index, snapshot, table), taken
 
     def between(self, start: Offset, end: Offset) -> list[InputFile]:
         """Return the files from one offset to another.
@@ -197,9 +232,9 @@ def first_offset(uri: str, options: Mapping[str, str]) -> Offset:
     """
     starting = _option(options, "startingVersion")
     if starting is not None and starting != "latest":
-        return _offset(_version(starting), 0, False)
-    newest = DeltaFiles(uri).newest()
-    return _offset(newest, 0, True) if starting is None else _offset(newest + 1, 0, False)
+        return _offset(_version(starting), 0, False, DeltaFiles(uri).now()[1])
+    newest, table = DeltaFiles(uri).now()
+    return _offset(newest, 0, True, table) if starting is None else _offset(newest + 1, 0, False, table)
 
 
 @dataclass
@@ -229,14 +264,16 @@ class DeltaStreamReader(DataSourceStreamReader, SupportsTriggerAvailableNow):
         """Return where the query began, the same at each call.
 
         Raises:
-            ConfigurationError: nobody kept it.
+            ConfigurationError: nobody kept it. TableError: see `DeltaFiles.require_same`.
         """
         if self._start is None:
             raise ConfigurationError(
                 f"{self._files.uri}: it is not known at which version of the table the query began, and none of its batches is done; "
                 "start a new query with a checkpoint of its own"
             )
-        return dict(json.loads(self._start))
+        start: Offset = json.loads(self._start)
+        self._files.require_same(start)
+        return start
 
     def getDefaultReadLimit(self) -> ReadLimit:  # noqa: N802 - Spark's name
         """Return how many files a batch has at most."""
@@ -248,14 +285,16 @@ class DeltaStreamReader(DataSourceStreamReader, SupportsTriggerAvailableNow):
 
     def latestOffset(self, start: Offset, limit: ReadLimit) -> Offset:  # noqa: N802 - Spark's name
         """Return where the next batch ends."""
-        newest = self._files.newest() if self._target is None else self._target
+        newest, table = self._files.require_same(start)
+        newest = newest if self._target is None else self._target
         n = None if isinstance(limit, ReadAllAvailable) else int(getattr(limit, "max_files", self._limit))
-        end, files = self._files.advance(start, newest, n)
+        end, files = self._files.advance({**start, "table": table}, newest, n)
         is_far = end["version"] - start["version"] > _VERSIONS
         return end if files or is_far else start
 
     def partitions(self, start: Offset, end: Offset) -> Sequence[InputPartition]:
         """Return the files of a batch."""
+        self._files.require_same(start, end)
         return [_File(f.uri, dict(f.partition_values)) for f in self._files.between(start, end)]
 
     def read(self, partition: InputPartition) -> Iterator[pa.RecordBatch]:
@@ -264,7 +303,17 @@ class DeltaStreamReader(DataSourceStreamReader, SupportsTriggerAvailableNow):
 
         if not isinstance(partition, _File):
             raise TypeError(f"expected a file, got {type(partition).__name__}")
-        form = to_arrow_schema(self._schema, timezone="UTC")
+        try:
+            yield from self._rows(partition, form=to_arrow_schema(self._schema, timezone="UTC"))
+        except (OSError, pa.ArrowInvalid) as exc:
+            said = " ".join(str(exc).split())
+            raise TableError(
+                f"{partition.uri}: the stream's next file cannot be read; it is gone (vacuumed) or damaged: {said}. Restore it, or start a "
+                "new query with a checkpoint of its own",
+                file=partition.uri,
+            ) from exc
+
+    def _rows(self, partition: _File, form: pa.Schema) -> Iterator[pa.RecordBatch]:
         columns = pa.schema(list(form)[:-_PLACES])
         unit = _unit(partition)
         ordinal = 0
@@ -311,8 +360,8 @@ def _plain(array: pa.Array, type_: pa.DataType) -> pa.Array:
     return decoded if decoded.type == type_ else decoded.cast(type_)
 
 
-def _offset(version: int, index: int, snapshot: bool) -> Offset:
-    return {"version": version, "index": index, "snapshot": snapshot}
+def _offset(version: int, index: int, snapshot: bool, table: str | None) -> Offset:
+    return {"version": version, "index": index, "snapshot": snapshot, "table": table}
 
 
 def _text(offset: Offset) -> str:

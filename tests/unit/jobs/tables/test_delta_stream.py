@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pyarrow as pa
@@ -11,8 +12,6 @@ from deltalake import DeltaTable, write_deltalake
 
 from feature_pipelines.errors import ConfigurationError, TableError
 from jobs.tables.delta_stream import START, DeltaFiles, DeltaStreamReader, _File, first_offset
-
-BEGINNING = {"version": 0, "index": 0, "snapshot": False}
 
 
 def rows(start, n=3):
@@ -32,13 +31,17 @@ def values(files):
     return [pa.parquet.read_table(f.uri).column("x")[0].as_py() for f in files]
 
 
-def offset(version, index=0, snapshot=False):
-    return {"version": version, "index": index, "snapshot": snapshot}
+def offset(version, index=0, snapshot=False, table=None):
+    return {"version": version, "index": index, "snapshot": snapshot, "table": table}
+
+
+def id_of(table):
+    return str(DeltaTable(table).metadata().id)
 
 
 @pytest.mark.parametrize("limit", [1, 2, 3, 100, None])
 def test_files_come_in_order_and_once_whatever_the_steps(table, limit):
-    files, at, seen, steps = DeltaFiles(table), BEGINNING, [], 0
+    files, at, seen, steps = DeltaFiles(table), offset(0), [], 0
     while True:
         end, taken = files.advance(at, files.newest(), limit)
         if not taken:
@@ -116,7 +119,7 @@ def reader(table, **options):
     ],
 )
 def test_query_begins_where_the_options_say(table, options, expected):
-    assert first_offset(table, options) == expected
+    assert first_offset(table, options) == {**expected, "table": id_of(table)}
 
 
 @pytest.mark.parametrize("start", [offset(4, 0, True), offset(5)])
@@ -191,7 +194,7 @@ def test_run_until_all_is_read_ends_at_what_was_there_when_it_began(table):
     while (end := one.latestOffset(at, one.getDefaultReadLimit())) != at:
         n += len(one.partitions(at, end))
         at = end
-    assert (n, at) == (5, offset(5))
+    assert (n, at) == (5, offset(5, table=id_of(table)))
 
 
 def test_stretch_of_commits_that_add_nothing_is_left_behind_after_a_while(table, monkeypatch):
@@ -200,7 +203,72 @@ def test_stretch_of_commits_that_add_nothing_is_left_behind_after_a_while(table,
         DeltaTable(table).alter.set_table_properties({"delta.appendOnly": "false"})
     one = reader(table)
     assert one.latestOffset(offset(6), one.getDefaultReadLimit()) == offset(6)
-    assert one.latestOffset(offset(5), one.getDefaultReadLimit()) == offset(7)
+    assert one.latestOffset(offset(5), one.getDefaultReadLimit()) == offset(7, table=id_of(table))
+
+
+def make_anew(table, commits):
+    """Drop a table and write another one under its name."""
+    shutil.rmtree(table)
+    for i in range(commits):
+        write_deltalake(table, rows(100 + i), mode="append")
+
+
+def asked(one, start):
+    """Ask a reader for all that Spark asks of it."""
+    return [
+        lambda: one.initialOffset(),
+        lambda: one.latestOffset(start, one.getDefaultReadLimit()),
+        lambda: one.partitions(start, offset(start["version"] + 1, table=start["table"])),
+    ]
+
+
+@pytest.mark.parametrize("commits", [2, 6, 9])
+def test_table_that_was_dropped_and_made_anew_is_refused_whatever_its_version(table, commits):
+    start = first_offset(table, {"startingVersion": "latest"})
+    make_anew(table, commits)
+    one = reader(table, **{START: json.dumps(start)})
+    for ask in asked(one, start):
+        with pytest.raises(TableError, match="dropped and made anew") as refused:
+            ask()
+        assert start["table"] in str(refused.value)
+        assert id_of(table) in str(refused.value)
+
+
+def test_offset_of_before_that_has_no_id_is_read_and_gets_one(table):
+    old = {"version": 4, "index": 0, "snapshot": True}
+    one = reader(table, **{START: json.dumps(old)})
+    assert one.initialOffset() == old
+    end = one.latestOffset(old, one.getDefaultReadLimit())
+    assert end == offset(5, table=id_of(table))
+    assert len(one.partitions(old, end)) == 5
+    assert one.latestOffset(offset(5), one.getDefaultReadLimit()) == offset(5)
+    make_anew(table, 9)
+    with pytest.raises(TableError, match="dropped and made anew"):
+        one.latestOffset(end, one.getDefaultReadLimit())
+
+
+def test_table_that_has_not_come_as_far_as_the_stream_is_refused_without_an_id_too(table):
+    make_anew(table, 3)
+    one = reader(table, **{START: json.dumps(offset(5))})
+    for ask in asked(one, offset(5)):
+        with pytest.raises(
+            TableError, match=r"goes on at version \d, and the table's newest is 2: it was put back"
+        ):
+            ask()
+
+
+@pytest.mark.parametrize("trouble", ["vacuumed", "damaged"])
+def test_file_that_cannot_be_read_is_named(table, trouble):
+    (file,) = DeltaFiles(table).of(0, False)
+    path = Path(file.uri.removeprefix("file://"))
+    if trouble == "vacuumed":
+        path.unlink()
+    else:
+        path.write_bytes(path.read_bytes()[:50])
+    with pytest.raises(TableError, match="next file cannot be read") as refused:
+        list(reader(table).read(_File(file.uri, {})))
+    assert file.uri in str(refused.value)
+    assert "\n" not in str(refused.value)
 
 
 def test_rows_come_with_their_file_and_place(table):
