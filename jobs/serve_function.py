@@ -90,7 +90,7 @@ def _upload(data: Any) -> Uploaded:
         version=str(data["generation"]),
         etag=str(data.get("etag", "")),
         sequencer="",
-        size=int(data.get("size", 0)),
+        size=0 if data.get("contentEncoding") else int(data.get("size", 0)),  # a compressed one is given unpacked
     )
 
 

@@ -38,7 +38,7 @@ class Uploaded:
         version: which version it is; "" where the bucket keeps none.
         etag: of the content; "" if not known.
         sequencer: orders events of one key; "" if there is none.
-        size: bytes; 0 if not known.
+        size: bytes that its store gives; 0 if not known.
     """
 
     kind: str
@@ -122,6 +122,8 @@ def _scored(
             etag=uploaded.etag,
             max_bytes=settings.max_object_bytes,
         )
+        if len(content) < uploaded.size:
+            refuse(503, "OBJECTS_UNAVAILABLE", "the object store gave less than the whole object")
         asked = rows_of_file(uploaded.key, content, function.feature_set, max_rows=settings.max_rows)
         answers = function.answer(asked, deadline)
         require_final(answers)

@@ -123,6 +123,20 @@ def test_cloud_storage_fetches_the_generation_that_the_event_named(
     assert found == [b"1", b"2"]
 
 
+def test_download_from_cloud_storage_that_breaks_off_is_no_object(
+    gcs: FakeGcs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("STORAGE_EMULATOR_HOST", gcs.url)
+    objects = open_sink("gs://results").objects
+    gcs.put("in", "k.csv", b"0123456789")
+    gcs.cut = True
+    with pytest.raises(ContractError, match="IncompleteRead") as refused:
+        objects.fetch("in", "k.csv", version="", etag="", max_bytes=100)
+    assert refused.value.evidence["status"] == 503
+    gcs.cut = False
+    assert objects.fetch("in", "k.csv", version="", etag="", max_bytes=10) == b"0123456789"
+
+
 def test_cloud_storage_is_asked_with_the_token_of_the_platform_which_is_asked_for_once(
     gcs: FakeGcs, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -21,9 +21,9 @@ from jobs.serverless.aws_events import (
 )
 from jobs.serverless.deadline import Deadline
 from jobs.serverless.function import Function
-from jobs.serverless.objects import Gone, open_sink
+from jobs.serverless.objects import Gone, open_objects, open_sink
 from jobs.serverless.uploads import Uploaded
-from tests.toy.functions import PLENTY, opened, s3_event
+from tests.toy.functions import PLENTY, fake_gcs, opened, s3_event
 from tests.toy.house_bundle import house_wire
 
 Fetch = Callable[[Uploaded], bytes]
@@ -198,6 +198,32 @@ def test_upload_is_tried_again_when_the_store_of_objects_is_down(function: Funct
     uploads = uploads_of(s3_event("in", "x.json", "e", 5)) or []
     with pytest.raises(ContractError, match="no answer"):
         answer_uploads(function, uploads, objects_of(results, down), PLENTY)
+    assert files(results) == {}
+
+
+def test_upload_of_which_a_part_came_is_tried_again_and_then_scored_whole(
+    function: Function, results: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with fake_gcs() as gcs:
+        monkeypatch.setenv("STORAGE_EMULATOR_HOST", gcs.url)
+        rows = b"".join(json.dumps(row).encode().ljust(400) + b"\n" for row in house_wire(10))
+        said = gcs.put("in", "rows.ndjson", rows)
+        upload = Uploaded("gs", "in", "rows.ndjson", said["generation"], "", "", 0)
+        objects = Objects(open_sink, open_objects, f"file://{results}")
+        gcs.cut = True
+        with pytest.raises(ContractError, match="IncompleteRead"):
+            answer_uploads(function, [upload], objects, PLENTY)
+        assert files(results) == {}
+        gcs.cut = False
+        assert answer_uploads(function, [upload], objects, PLENTY)[0]["rows"] == 10
+    (content,) = files(results).values()
+    assert len(content["predictions"]) == 10
+
+
+def test_upload_shorter_than_its_event_says_is_tried_again(function: Function, results: Path) -> None:
+    uploads = uploads_of(s3_event("in", "x.json", "e", len(ROWS) + 1)) or []
+    with pytest.raises(ContractError, match="less than the whole object"):
+        answer_uploads(function, uploads, objects_of(results), PLENTY)
     assert files(results) == {}
 
 

@@ -193,6 +193,11 @@ def test_odd_cloud_event_does_nothing_or_fails_with_a_code_alone(running: Functi
     assert codes == {"INTERNAL"}
 
 
+def test_size_of_an_object_that_is_given_unpacked_is_not_known() -> None:
+    assert serve_function._upload(UPLOADED).size == 5
+    assert serve_function._upload({**UPLOADED, "contentEncoding": "gzip"}).size == 0
+
+
 class Broken(io.RawIOBase):
     """A body that ends in a failure whose message holds data."""
 
