@@ -14,7 +14,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 from typing import Any
-from urllib.parse import quote, unquote_plus
+from urllib.parse import unquote_plus
 
 from feature_pipelines.errors import ContractError, OnescoreError
 from jobs.online.json_logs import event as log_event
@@ -23,7 +23,7 @@ from jobs.serverless.deadline import Deadline
 from jobs.serverless.function import Function
 from jobs.serverless.gateways import answer_of_size
 from jobs.serverless.http import as_refused, error_document, is_retryable
-from jobs.serverless.objects import ObjectStore, Sink
+from jobs.serverless.objects import ObjectStore, Sink, name_part
 from jobs.serverless.uploads import Uploaded, require_final, score_upload
 from udfs.incidents import incident
 
@@ -176,7 +176,7 @@ def _answer_message(
     asked = read_body(body, max_rows=function.settings.max_rows)
     answers = function.answer(asked, deadline)
     require_final(answers)
-    name = f"sqs/{quote(str(record['messageId']), safe='')}.json"
+    name = f"sqs/{name_part(record['messageId'])}.json"
     written = objects.sink().put_once(name, write_body(answers))
     log_event("message", outcome="scored" if written else "skipped", rows=len(answers))
 

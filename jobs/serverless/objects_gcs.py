@@ -92,7 +92,9 @@ def _asked(request: urllib.request.Request, most: int) -> tuple[int, bytes]:
             promised: int | None = answer.length  # None: in chunks, of which a missing one raises
             content: bytes = answer.read(most + 1)
             if promised is not None and len(content) < min(promised, most + 1):
-                raise http.client.IncompleteRead(b"", promised)  # as read() does, but not if it is told how much to read
+                raise http.client.IncompleteRead(
+                    b"", promised
+                )  # as read() does, but not if it is told how much to read
             return answer.status, content
     except urllib.error.HTTPError as exc:
         with exc:

@@ -12,7 +12,6 @@ import hashlib
 import json
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import quote
 
 from feature_pipelines.errors import ContractError
 from jobs.online.json_logs import event
@@ -21,7 +20,7 @@ from jobs.serverless.deadline import Deadline
 from jobs.serverless.files import rows_of_file
 from jobs.serverless.function import Function
 from jobs.serverless.http import error_document, is_retryable
-from jobs.serverless.objects import Gone, ObjectStore, Sink
+from jobs.serverless.objects import Gone, ObjectStore, Sink, name_part
 
 __all__ = ["Uploaded", "require_final", "score_upload"]
 
@@ -56,10 +55,11 @@ class Uploaded:
 
     def result_name(self) -> str:
         """Return the name of its result below the sink."""
-        name = f"{self.kind}/{self.bucket}/{quote(self.key, safe='/')}"
+        within = f"{self.kind}/{name_part(self.bucket)}"
+        name = "/".join(name_part(part) for part in self.key.split("/"))
         if len(name) > _LONGEST_NAME:
-            name = f"{self.kind}/{self.bucket}/sha256-{hashlib.sha256(self.key.encode()).hexdigest()}"
-        return f"{name}/{quote(self.identity, safe='')}.json"
+            name = f"sha256-{hashlib.sha256(self.key.encode()).hexdigest()}"
+        return f"{within}/{name}/{name_part(self.identity)}.json"
 
 
 def score_upload(

@@ -167,6 +167,21 @@ def test_cloud_storage_takes_results_of_an_account_that_may_only_create_them(
         content_of(sink, "x.json")
 
 
+def test_directory_is_never_left(tmp_path: Path) -> None:
+    sink = open_sink(f"file://{tmp_path}/results")
+    for call in (lambda: sink.put_once("s3/../../x.json", b"x"), lambda: sink.has("../x.json")):
+        with pytest.raises(ContractError, match="a directory above its own") as refused:
+            call()
+        assert refused.value.evidence["code"] == "OUTSIDE_SINK"
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_directory_that_cannot_be_looked_into_does_not_answer(tmp_path: Path) -> None:
+    sink = open_sink(f"file://{tmp_path}")
+    with pytest.raises(ContractError, match="did not answer"):
+        sink.has("x" * 300)
+
+
 @pytest.mark.parametrize("kind", ["s3", "gs", "file"])
 def test_store_that_does_not_do_what_it_is_asked_is_asked_again_and_names_no_key(
     kind: str, aws: Cloud, gcs: FakeGcs, monkeypatch: pytest.MonkeyPatch, tmp_path: Path

@@ -21,7 +21,7 @@ from jobs.serverless.aws_events import (
 )
 from jobs.serverless.deadline import Deadline
 from jobs.serverless.function import Function
-from jobs.serverless.objects import Gone, open_objects, open_sink
+from jobs.serverless.objects import Gone, Sink, open_objects, open_sink
 from jobs.serverless.uploads import Uploaded
 from tests.toy.functions import PLENTY, fake_gcs, opened, s3_event
 from tests.toy.house_bundle import house_wire
@@ -288,8 +288,42 @@ def test_own_results_are_no_uploads(function: Function, results: Path) -> None:
     assert answer_uploads(function, [own], objects_of(results), PLENTY) == [
         {"outcome": "skipped", "code": "OWN_RESULT"}
     ]
-    beside = Uploaded("file", "", f"{str(results).lstrip('/')}-other/x.json", "", "e", "1", 5)
-    assert answer_uploads(function, [beside], objects_of(results), PLENTY)[0]["outcome"] == "scored"
+    for place in ("-other/x.json", "/in/x.json", "/s3-other/x.json"):
+        beside = Uploaded("file", "", f"{str(results).lstrip('/')}{place}", "", "e", "1", 5)
+        assert answer_uploads(function, [beside], objects_of(results), PLENTY)[0]["outcome"] == "scored"
+
+
+def test_sink_without_a_prefix_takes_uploads_of_its_bucket_for_uploads() -> None:
+    for sink in (Sink("s3", Bucket(lambda *_: b""), "in", ""), Sink("s3", Bucket(lambda *_: b""), "in", "a")):
+        upload = Uploaded("s3", "in", "in/x.json", "v", "e", "1", 5)
+        assert not sink.is_own("s3", "in", upload.key)
+        assert sink.is_own("s3", "in", sink._key(upload.result_name()))
+        assert not sink.is_own("s3", "other", sink._key(upload.result_name()))
+
+
+@pytest.mark.parametrize(
+    "key", ["../../../../escaped/x.json", "..", "a/./../b", "x" * 300 + ".json", "a/" + "ü" * 250]
+)
+@pytest.mark.parametrize("version", ["v", "..", "v" * 1_024])
+def test_no_key_leads_out_of_the_sink_or_is_too_long_for_its_directory(
+    function: Function, tmp_path: Path, key: str, version: str
+) -> None:
+    results = tmp_path / "a" / "b" / "results"
+    upload = Uploaded("s3", "..", key, version, "e", "1", 5)
+    (said,) = answer_uploads(function, [upload], objects_of(results), PLENTY)
+    assert said["outcome"] == ("scored" if key.endswith(".json") else "refused")
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == [
+        path for path in results.rglob("*") if path.is_file()
+    ]
+    (content,) = files(results).values()
+    assert content["source"]["key"] == key
+    assert answer_uploads(function, [upload], objects_of(results), PLENTY)[0]["code"] == "ALREADY_SCORED"
+
+
+def test_messages_of_any_number_have_a_result_below_the_sink(function: Function, results: Path) -> None:
+    records = [message(number, ROWS) for number in ("../../x", "n" * 300)]
+    assert failed(answer_messages(function, {"Records": records}, objects_of(results), PLENTY)) == []
+    assert len(list((results / "sqs").iterdir())) == 2
 
 
 def test_upload_in_a_message_is_scored_and_a_test_event_is_nothing(function: Function, results: Path) -> None:
@@ -324,7 +358,17 @@ def test_direct_invocation_that_is_no_body_gets_a_code(function: Function, event
 
 
 @pytest.mark.parametrize(
-    "url", ["s3://", "gs:///prefix", "file://host/x", "https://x/y", "results", "file:///"]
+    "url",
+    [
+        "s3://",
+        "gs:///prefix",
+        "file://host/x",
+        "https://x/y",
+        "results",
+        "file:///",
+        "s3:/typo",
+        "s3://in/../x",
+    ],
 )
 def test_sink_that_is_none_is_refused(url: str) -> None:
     from feature_pipelines.errors import ConfigurationError
