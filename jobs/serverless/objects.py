@@ -4,8 +4,9 @@
     gs://bucket/prefix     Google Cloud Storage                       (its JSON API; no library)
     file:///directory      a mounted directory
 
-Results are below `<prefix>/s3/`, `<prefix>/gs/` and `<prefix>/sqs/`, by where they come from; what is there is no upload. Each backend is imported only when it is used. What a store does not answer is a ContractError of status 503, so the event is handed
-over again. This module knows nothing of events, rows and models.
+Results are below `<prefix>/s3/`, `<prefix>/gs/` and `<prefix>/sqs/`, by where they come from; what is there is no upload. Each
+backend is imported only when it is used. What a store does not answer is a ContractError of status 503, so the event is handed over
+again. This module knows nothing of events, rows and models.
 """
 
 from __future__ import annotations

@@ -53,6 +53,11 @@ class Uploaded:
         """What tells this version from every other of the key."""
         return self.version or f"{self.etag}-{self.sequencer}"
 
+    def facts(self) -> dict[str, str]:
+        """Return what a log says of it: the key, which may hold data, by the beginning of its SHA-256."""
+        key = hashlib.sha256(self.key.encode(errors="surrogatepass")).hexdigest()[:16]
+        return {"bucket": self.bucket, "key_sha256": key, "version": self.identity}
+
     def result_name(self) -> str:
         """Return the name of its result below the sink."""
         within = f"{self.kind}/{name_part(self.bucket)}"
@@ -78,21 +83,20 @@ def score_upload(
         ContractError: evidence `status` of 429, 500 or more: it may go better when the event is handed over again.
     """
     if sink.is_own(uploaded.kind, uploaded.bucket, uploaded.key):
-        return _skipped("OWN_RESULT")
-    deadline.require()
+        return _skipped(uploaded, "OWN_RESULT")
     name = uploaded.result_name()
-    if sink.has(name):
-        return _skipped("ALREADY_SCORED")
+    if deadline.within(lambda: sink.has(name)):
+        return _skipped(uploaded, "ALREADY_SCORED")
     try:
         content, n_rows, code = _scored(function, uploaded, objects, deadline)
     except Gone:
-        return _skipped("GONE")
+        return _skipped(uploaded, "GONE")
     source = {"bucket": uploaded.bucket, "key": uploaded.key, "version": uploaded.identity}
     document = b'{"source":' + json.dumps(source).encode() + b"," + content[1:]
-    if not sink.put_once(name, document):
-        return _skipped("ALREADY_SCORED")
+    if not deadline.within(lambda: sink.put_once(name, document)):
+        return _skipped(uploaded, "ALREADY_SCORED")
     outcome = {"outcome": "refused", "code": code} if code else {"outcome": "scored", "rows": n_rows}
-    event("upload", **outcome)
+    event("upload", **uploaded.facts(), **outcome)
     return {**outcome, "result": sink.url(name)}
 
 
@@ -115,12 +119,14 @@ def _scored(
     try:
         if uploaded.size > settings.max_object_bytes:
             refuse(413, "OBJECT_TOO_LARGE", f"the object has more than {settings.max_object_bytes} bytes")
-        content = objects.fetch(
-            uploaded.bucket,
-            uploaded.key,
-            version=uploaded.version,
-            etag=uploaded.etag,
-            max_bytes=settings.max_object_bytes,
+        content = deadline.within(
+            lambda: objects.fetch(
+                uploaded.bucket,
+                uploaded.key,
+                version=uploaded.version,
+                etag=uploaded.etag,
+                max_bytes=settings.max_object_bytes,
+            )
         )
         if len(content) < uploaded.size:
             refuse(503, "OBJECTS_UNAVAILABLE", "the object store gave less than the whole object")
@@ -134,6 +140,6 @@ def _scored(
     return write_body(answers), len(answers), ""
 
 
-def _skipped(code: str) -> dict[str, Any]:
-    event("upload", outcome="skipped", code=code)
+def _skipped(uploaded: Uploaded, code: str) -> dict[str, Any]:
+    event("upload", **uploaded.facts(), outcome="skipped", code=code)
     return {"outcome": "skipped", "code": code}

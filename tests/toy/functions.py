@@ -6,7 +6,7 @@ import contextlib
 import json
 import threading
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -59,9 +59,9 @@ def package_of(
     return directory
 
 
-def opened(package: Path, **environment: str) -> Function:
-    """Return a package's function in this process, its clock at NOW."""
-    return open_function({"ONESCORE_PACKAGE": str(package), **environment}, lambda: NOW, lambda: 0.0)
+def opened(package: Path, *, timer: Callable[[], float] = lambda: 0.0, **environment: str) -> Function:
+    """Return a package's function in this process, its clock at NOW and its timer, seconds, as given."""
+    return open_function({"ONESCORE_PACKAGE": str(package), **environment}, lambda: NOW, timer)
 
 
 class Cloud:
