@@ -154,6 +154,11 @@ def test_store_of_the_environment_wins_over_the_snapshot(package: Path, tmp_path
     assert "materialised_through" not in answer
 
 
+def test_sink_that_is_none_is_refused_at_the_start(package: Path) -> None:
+    with pytest.raises(ConfigurationError, match="sink 's3:/typo': expected s3://bucket/prefix"):
+        opened(package, ONESCORE_SINK="s3:/typo")
+
+
 def test_package_that_was_tampered_with_or_is_of_another_machine_does_not_open(
     bundle: Path, tmp_path: Path
 ) -> None:
