@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import socket
 import sys
-import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -145,19 +145,16 @@ def test_messages_end_before_the_reserve_by_what_those_before_them_took(
 
 
 def test_store_of_objects_that_hangs_is_not_waited_for_beyond_the_time(
-    function: Function, results: Path
+    function: Function, results: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    may_end = threading.Event()
-
-    def hanging(*_: str) -> bytes:
-        may_end.wait(60)
-        return ROWS.encode()
-
-    uploads = uploads_of(s3_event("in", "x.json", "e", 5)) or []
+    upload = Uploaded("gs", "in", "x.json", "1", "", "", 5)
+    objects = Objects(open_sink, open_objects, f"file://{results}")
     left = iter([60_000.0, 510.0])
-    with pytest.raises(ContractError, match="nearly over"):
-        answer_uploads(function, uploads, objects_of(results, hanging), Deadline(lambda: next(left), 500))
-    may_end.set()
+    with socket.create_server(("127.0.0.1", 0)) as server:  # takes the request and never answers
+        monkeypatch.setenv("STORAGE_EMULATOR_HOST", f"127.0.0.1:{server.getsockname()[1]}")
+        with pytest.raises(ContractError, match="nearly over") as refused:
+            answer_uploads(function, [upload], objects, Deadline(lambda: next(left), 500))
+    assert refused.value.evidence["code"] == "OUT_OF_TIME"
     assert files(results) == {}
 
 
