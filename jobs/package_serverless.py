@@ -25,6 +25,7 @@ from jobs.serverless.package import (
     Packaged,
     add_code,
     describe_package,
+    largest_parts,
     write_context,
     write_model,
     zip_runtime,
@@ -83,13 +84,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         write_context(root / "context")
         say("asking the package its model's golden rows")
         checked = ask_package(app, bundle)
-        zipped = write_zip(app, root / "function.zip")
-        n_zipped = (root / "function.zip").stat().st_size
+        zipped = _zipped(packaged, app, root / "function.zip")
         _require_replaceable(target)
         if target.exists():
             target.rename(Path(made) / "earlier")
         root.rename(target)
-    facts |= _said(packaged, n_zipped, zipped)
+    facts |= _said(packaged, zipped)
     facts["golden rows"] = (
         f"{checked.rows} of {checked.rows} equal in every bit ({checked.verified}); first answer {checked.seconds:.2f} s after the start"
     )
@@ -155,12 +155,27 @@ def _said_store(conf: Conf, feature_set: FeatureSet, snapshot_of: Path | None) -
     }[conf.serverless.store]
 
 
-def _said(packaged: Packaged, n_zipped: int, digest: str) -> dict[str, Any]:
+def _zipped(packaged: Packaged, app: Path, target: Path) -> dict[str, Any]:
+    """Write function.zip, unless Lambda would not take it; return what is said of it."""
+    if packaged.unzipped_bytes > MOST_BYTES:
+        said = (
+            f"none: Lambda unzips {MOST_BYTES / 1e6:.0f} MB at most, and this has more; largest: {largest_parts(app)}. Deploy the "
+            "container, context/, or leave out what it need not contain, such as a snapshot of a large store"
+        )
+        return {"function.zip": said}
+    digest = write_zip(app, target)
+    n_bytes = target.stat().st_size
+    return {
+        "function.zip": f"{n_bytes / 1e6:.1f} MB, SHA-256 {digest}"
+        + (" (upload it through S3: Lambda takes 50 MB directly)" if n_bytes > _DIRECT_BYTES else ""),
+        "zip runs on": zip_runtime(packaged.libraries),
+    }
+
+
+def _said(packaged: Packaged, zipped: dict[str, Any]) -> dict[str, Any]:
     facts: dict[str, Any] = {
         "unzipped": f"{packaged.unzipped_bytes / 1e6:.1f} MB of {MOST_BYTES / 1e6:.0f} MB",
-        "function.zip": f"{n_zipped / 1e6:.1f} MB, SHA-256 {digest}"
-        + (" (upload it through S3: Lambda takes 50 MB directly)" if n_zipped > _DIRECT_BYTES else ""),
-        "zip runs on": zip_runtime(packaged.libraries),
+        **zipped,
         "libraries": [f"{name} {version}" for name, version in packaged.libraries.items()],
         "modules": f"{len(packaged.modules)} of this project",
     }
@@ -176,7 +191,8 @@ Lambda: create the function from function.zip with the handler jobs.serve_lambda
 from an image built of context/. Google: build context/ with -f Dockerfile.functions. All read ONESCORE_* variables;
 conf/README.md has the limits under serverless.
 The libraries are those of this environment, so package on Linux with the Python and the processor that the function has.
-Exit codes: 0 packaged and its golden rows equal; 1 too large, or a bit differs; 2 usage or configuration."""
+Where the package has more than the 250 MB that Lambda unzips, there is no function.zip, and the container is complete.
+Exit codes: 0 packaged and its golden rows equal; 1 code and libraries too large, or a bit differs; 2 usage or configuration."""
 
 if __name__ == "__main__":
     sys.exit(run(main))

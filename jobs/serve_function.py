@@ -13,15 +13,13 @@ import os
 import time
 from typing import Any
 
-from feature_pipelines.errors import ContractError, OnescoreError
 from jobs.online.json_logs import event as log_event
 from jobs.serverless.aws_events import answer_uploads
 from jobs.serverless.deadline import Deadline
 from jobs.serverless.function import Function
-from jobs.serverless.http import HttpRequest, as_refused, refusal, respond
+from jobs.serverless.http import HttpRequest, as_refused, failure_facts, refusal, respond
 from jobs.serverless.opening import opened
 from jobs.serverless.uploads import Uploaded
-from udfs.incidents import incident
 
 __all__ = ["EventFailed", "score", "uploaded"]
 
@@ -58,28 +56,25 @@ def uploaded(cloud_event: Any) -> None:
     """Score an object that was uploaded to Cloud Storage; its result goes to the sink. Events of another type do nothing.
 
     Args:
-        cloud_event: with `["type"]` and `data`: bucket, name, generation, size.
+        cloud_event: with `["id"]`, `["type"]` and `data`: bucket, name, generation, size.
 
     Raises:
         EventFailed: it could not be scored now; the trigger delivers it again, where it is told to.
     """
     function, objects = opened()
+    request_id = ""
     try:
+        request_id = str(cloud_event["id"])
         if cloud_event["type"] != _FINALIZED:
             log_event("upload", outcome="skipped", code="OTHER_EVENT")
             return
-        answer_uploads(function, [_upload(cloud_event.data)], objects, _deadline(function))
-    except ContractError as failed:
-        code = str(failed.evidence.get("code", "CONTRACT"))
-    except OnescoreError as failed:
-        log_event("misconfigured", message=str(failed))
-        code = type(failed).__name__
+        answer_uploads(function, [_upload(cloud_event.data)], objects, _deadline(function), request_id)
     except Exception as exc:  # noqa: BLE001 - the outermost frame: the framework logs the message, which may hold data
-        log_event("event_failed", message=incident(exc))
-        code = "INTERNAL"
+        facts = failure_facts(exc)
     else:
         return
-    raise EventFailed(code)
+    log_event("event_failed", request_id=request_id, **facts)
+    raise EventFailed(facts["code"])
 
 
 def _upload(data: Any) -> Uploaded:
@@ -90,7 +85,9 @@ def _upload(data: Any) -> Uploaded:
         version=str(data["generation"]),
         etag=str(data.get("etag", "")),
         sequencer="",
-        size=int(data.get("size", 0)),
+        size=0
+        if data.get("contentEncoding")
+        else int(data.get("size", 0)),  # a compressed one is given unpacked
     )
 
 

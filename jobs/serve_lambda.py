@@ -10,7 +10,6 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
-from feature_pipelines.errors import ContractError, OnescoreError
 from jobs.online.json_logs import event as log_event
 from jobs.serverless.aws_events import (
     Objects,
@@ -23,8 +22,8 @@ from jobs.serverless.aws_events import (
 from jobs.serverless.deadline import Deadline
 from jobs.serverless.function import Function
 from jobs.serverless.gateways import answer_gateway, is_gateway
+from jobs.serverless.http import failure_facts
 from jobs.serverless.opening import opened
-from udfs.incidents import incident
 
 __all__ = ["EventFailed", "handler"]
 
@@ -46,30 +45,26 @@ def handler(event: Any, context: Any) -> Any:
     """
     function, objects = opened()
     deadline = Deadline(context.get_remaining_time_in_millis, function.settings.reserve_ms)
+    request_id = str(getattr(context, "aws_request_id", ""))
     try:
-        return _answered(function, event, objects, deadline)
-    except ContractError as failed:
-        code = str(failed.evidence.get("code", "CONTRACT"))
-    except OnescoreError as failed:
-        log_event("misconfigured", message=str(failed))
-        code = type(failed).__name__
+        return _answered(function, event, objects, deadline, request_id)
     except Exception as exc:  # noqa: BLE001 - the outermost frame: Lambda would show the message, which may hold data
-        log_event("event_failed", message=incident(exc))
-        code = "INTERNAL"
-    raise EventFailed(code)
+        facts = failure_facts(exc)
+    log_event("event_failed", request_id=request_id, **facts)
+    raise EventFailed(facts["code"])
 
 
-def _answered(function: Function, event: Any, objects: Objects, deadline: Deadline) -> Any:
+def _answered(function: Function, event: Any, objects: Objects, deadline: Deadline, request_id: str) -> Any:
     if not isinstance(event, Mapping):
         return answer_direct(function, event, deadline)
     if is_gateway(event):
         return answer_gateway(function, event, deadline)
     if is_queue(event):
-        return answer_messages(function, event, objects, deadline)
+        return answer_messages(function, event, objects, deadline, request_id)
     uploads = uploads_of(event)
     if uploads is None:
         return answer_direct(function, event, deadline)
-    return {"uploads": answer_uploads(function, uploads, objects, deadline)}
+    return {"uploads": answer_uploads(function, uploads, objects, deadline, request_id)}
 
 
 if "AWS_LAMBDA_RUNTIME_API" in os.environ:  # within Lambda: the start is the place for what takes long

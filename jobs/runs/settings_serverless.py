@@ -2,11 +2,26 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
+from pydantic import AfterValidator
+
+from feature_pipelines.errors import ConfigurationError
 from jobs.runs.settings import Location, Section, setting
+from jobs.serverless.objects import require_sink
 
 __all__ = ["ServerlessSettings"]
+
+
+def _sink(url: str) -> str:
+    try:
+        require_sink(url)
+    except ConfigurationError as exc:
+        raise ValueError(str(exc)) from exc
+    return url
+
+
+SinkUrl = Annotated[Location, AfterValidator(_sink)]
 
 
 class ServerlessSettings(Section):
@@ -19,7 +34,7 @@ class ServerlessSettings(Section):
         "where a function reads stored features: `snapshot`, a read-only copy of the SQLite store of `store.url` inside the package; "
         "`environment`, ONESCORE_STORE_URL when it runs; `none`, rows bring them"
     )
-    sink: Location | None = setting(
+    sink: SinkUrl | None = setting(
         "where results of queues and uploads go: `s3://bucket/prefix`, `gs://bucket/prefix` or `file:///directory`; null: "
         "ONESCORE_SINK when it runs"
     )

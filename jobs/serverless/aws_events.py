@@ -14,7 +14,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 from typing import Any
-from urllib.parse import quote, unquote_plus
+from urllib.parse import unquote_plus
 
 from feature_pipelines.errors import ContractError, OnescoreError
 from jobs.online.json_logs import event as log_event
@@ -22,10 +22,9 @@ from jobs.online.protocol import read_body, read_content, refuse, write_body
 from jobs.serverless.deadline import Deadline
 from jobs.serverless.function import Function
 from jobs.serverless.gateways import answer_of_size
-from jobs.serverless.http import as_refused, error_document, is_retryable
-from jobs.serverless.objects import ObjectStore, Sink
+from jobs.serverless.http import as_refused, body_of_text, error_document, failure_facts
+from jobs.serverless.objects import ObjectStore, Sink, name_part
 from jobs.serverless.uploads import Uploaded, require_final, score_upload
-from udfs.incidents import incident
 
 __all__ = ["Objects", "answer_direct", "answer_messages", "answer_uploads", "is_queue", "uploads_of"]
 
@@ -102,9 +101,16 @@ def uploads_of(event: Mapping[str, Any]) -> list[Uploaded] | None:
 
 
 def answer_uploads(
-    function: Function, uploads: list[Uploaded], objects: Objects, deadline: Deadline
+    function: Function, uploads: list[Uploaded], objects: Objects, deadline: Deadline, request_id: str = ""
 ) -> list[dict[str, Any]]:
     """Score uploads; return what became of each.
+
+    Args:
+        function: answers rows.
+        uploads: the objects.
+        objects: the sink and the stores.
+        deadline: of the invocation.
+        request_id: the platform's name of it, by which a failure is found in the log.
 
     Raises:
         OnescoreError: at least one of them is to be handed over again, and this is the first one's reason. All were tried: those that
@@ -119,7 +125,8 @@ def answer_uploads(
             )
         except Exception as exc:  # noqa: BLE001 - one upload's failure is not that of those after it
             failed = exc if isinstance(exc, OnescoreError) else as_refused(exc)
-            log_event("upload", outcome="failed", code=failed.evidence.get("code", type(failed).__name__))
+            facts = {**uploaded.facts(), **failure_facts(failed)}
+            log_event("upload", outcome="failed", request_id=request_id, **facts)
             failures.append(failed)
     if failures:
         raise failures[0]
@@ -127,11 +134,19 @@ def answer_uploads(
 
 
 def answer_messages(
-    function: Function, event: Mapping[str, Any], objects: Objects, deadline: Deadline
+    function: Function,
+    event: Mapping[str, Any],
+    objects: Objects,
+    deadline: Deadline,
+    request_id: str = "",
 ) -> dict[str, Any]:
     """Score the messages of a batch; return SQS's {"batchItemFailures": [{"itemIdentifier": id}, ...]}.
 
     The function's trigger must be set to ReportBatchItemFailures, else SQS takes every message for answered.
+
+    Args:
+        function, objects, deadline, request_id: see `answer_uploads`.
+        event: the batch.
 
     Raises:
         ContractError: a record has no message id, so it cannot be said which failed.
@@ -142,13 +157,11 @@ def answer_messages(
     failures = []
     for record in records:
         try:
-            _answer_message(function, record, objects, deadline)
-        except ContractError as failed:
-            log_event("message_failed", code=failed.evidence.get("code"), retryable=_is_retryable(failed))
-            failures.append({"itemIdentifier": record["messageId"]})
+            _answer_message(function, record, objects, deadline, request_id)
         except Exception as exc:  # noqa: BLE001 - one message's failure is not the batch's
-            log_event("message_failed", code="INTERNAL", message=incident(exc))
-            failures.append({"itemIdentifier": record["messageId"]})
+            number = record["messageId"]
+            log_event("message_failed", message_id=number, request_id=request_id, **failure_facts(exc))
+            failures.append({"itemIdentifier": number})
     return {"batchItemFailures": failures}
 
 
@@ -163,22 +176,23 @@ def answer_direct(function: Function, event: Any, deadline: Deadline) -> dict[st
 
 
 def _answer_message(
-    function: Function, record: Mapping[str, Any], objects: Objects, deadline: Deadline
+    function: Function, record: Mapping[str, Any], objects: Objects, deadline: Deadline, request_id: str
 ) -> None:
     deadline.require()
-    body = str(record["body"]).encode(errors="replace")
+    body = body_of_text(str(record["body"]))
     uploads = _wrapped_uploads(body)
     if uploads is not None:
-        answer_uploads(function, uploads, objects, deadline)
+        answer_uploads(function, uploads, objects, deadline, request_id)
         return
     if len(body) > function.settings.max_body_bytes:
         refuse(413, "BODY_TOO_LARGE", "the message is too large")
     asked = read_body(body, max_rows=function.settings.max_rows)
     answers = function.answer(asked, deadline)
     require_final(answers)
-    name = f"sqs/{quote(str(record['messageId']), safe='')}.json"
-    written = objects.sink().put_once(name, write_body(answers))
-    log_event("message", outcome="scored" if written else "skipped", rows=len(answers))
+    number, document = record["messageId"], write_body(answers)
+    name = f"sqs/{name_part(number)}.json"
+    written = deadline.within(lambda: objects.sink().put_once(name, document))
+    log_event("message", outcome="scored" if written else "skipped", message_id=number, rows=len(answers))
 
 
 def _wrapped_uploads(body: bytes) -> list[Uploaded] | None:
@@ -207,7 +221,3 @@ def _uploaded(said: Mapping[str, Any], version: Any, unquoted: Callable[[str], s
 
 def _source(record: Any) -> str:
     return str(record.get("eventSource", "")) if isinstance(record, Mapping) else ""
-
-
-def _is_retryable(failed: ContractError) -> bool:
-    return "status" in failed.evidence and is_retryable(failed)

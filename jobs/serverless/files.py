@@ -7,8 +7,12 @@ the field that identifies a row, if that is one text. This module knows nothing 
 from __future__ import annotations
 
 import base64
+import sys
+from typing import Any
 
 from feature_pipelines.definitions import FeatureSet
+from feature_pipelines.errors import ContractError
+from feature_pipelines.reasons import Reason, RowError
 from jobs.online.protocol import Asked, read_body, refuse
 from jobs.serverless.csv_text import rows_of_csv
 
@@ -39,11 +43,36 @@ def rows_of_file(name: str, content: bytes, feature_set: FeatureSet, *, max_rows
 
 
 def _json_lines(content: bytes, max_rows: int) -> Asked:
+    """Return the rows of JSON lines; one that is not one JSON value costs its row and no other, unless no line is one."""
     lines = [line for line in content.splitlines() if line.strip()]
-    asked = read_body(b'{"inputs":[' + b",".join(lines) + b"]}", max_rows=max_rows)
-    if len(asked.rows) != len(lines):
-        refuse(400, "MALFORMED_JSON", "a line is not one JSON value")
-    return asked
+    if len(lines) > max_rows:
+        refuse(413, "TOO_MANY_ROWS", f"{len(lines)} rows; at most {max_rows} are taken at once")
+    asked = _values(lines)
+    if asked is not None:
+        return asked
+    rows: list[Any] = []
+    refused: list[RowError] = []
+    n_read = 0
+    for i, line in enumerate(lines):
+        one = _values([line])
+        n_read += one is not None
+        if one is None:
+            refused.append(RowError(i, Reason.UNREADABLE_ROW, "", "the line is not one JSON value"))
+        else:
+            refused += [error._replace(row=i) for error in one.refused]
+        rows.append(one.rows[0] if one is not None else None)
+    if not n_read:
+        refuse(400, "MALFORMED_JSON", "no line is one JSON value")
+    return Asked(rows, refused, False)
+
+
+def _values(lines: list[bytes]) -> Asked | None:
+    """Return the values of lines as rows; None if a line is not one value."""
+    try:
+        asked = read_body(b'{"inputs":[' + b",".join(lines) + b"]}", max_rows=sys.maxsize)
+    except ContractError:
+        return None
+    return asked if len(asked.rows) == len(lines) else None
 
 
 def _one_row(name: str, content: bytes, feature_set: FeatureSet) -> Asked:

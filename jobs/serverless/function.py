@@ -23,7 +23,7 @@ from feature_pipelines.stores.base import OnlineStore
 from feature_pipelines.stores.opening import open_store
 from feature_pipelines.wire import encode
 from jobs.online.protocol import Asked, refuse
-from jobs.serverless.deadline import Deadline
+from jobs.serverless.deadline import Deadline, Pace
 from jobs.serverless.log_lines import LineLog
 from jobs.serverless.settings import MODEL, SNAPSHOT, FunctionSettings, PackageFacts, read_package
 from udfs.bundle import load_bundle
@@ -82,6 +82,7 @@ class Function:
         self.online, self.settings, self._version = online, settings, version
         self._clock, self._timer = clock, timer
         self._free = threading.BoundedSemaphore(settings.max_concurrent)
+        self._pace = Pace(_ROWS_AT_ONCE)
         self._stamp: dict[str, Any] = {}
         if through is not None:
             times = {name: encode(_TIMESTAMP, [w])[0] for name, w in sorted(through.items())}
@@ -128,17 +129,15 @@ class Function:
 
     def _answer(self, asked: Asked, deadline: Deadline) -> list[dict[str, Any]]:
         answers: list[dict[str, Any]] = []
-        longest_ms = 0.0
         for at in range(0, len(asked.rows), _ROWS_AT_ONCE):
-            deadline.require(longest_ms)
-            began = self._timer()
             rows = asked.rows[at : at + _ROWS_AT_ONCE]
+            self._pace.require(len(rows), deadline)
+            began = self._timer()
             refused = [e._replace(row=e.row - at) for e in asked.refused if at <= e.row < at + len(rows)]
-            answers += self.online.answer(rows, with_features=asked.with_features, refused=refused)
-            longest_ms = max(longest_ms, (self._timer() - began) * 1000)
-        failed = answers[0].get("error") if answers else None
-        if failed is not None and failed["code"] in OUR_FAULTS:
-            refuse(500, failed["code"], failed["message"])
+            found = self.online.answer(rows, with_features=asked.with_features, refused=refused)
+            self._pace.took(len(rows), (self._timer() - began) * 1000)
+            _require_none_of_ours(found)
+            answers += found
         return [{**answer, **self._stamp} for answer in answers] if self._stamp else answers
 
     def close(self) -> None:
@@ -190,6 +189,14 @@ def open_function(
         configuration_digest=settings.digest(),
     )
     return Function(online, held, settings, facts.model_version, through, timer)
+
+
+def _require_none_of_ours(answers: Sequence[Mapping[str, Any]]) -> None:
+    """Refuse the request of which a row could not be answered by a fault of ours."""
+    for answer in answers:
+        failed = answer.get("error")
+        if failed is not None and failed["code"] in OUR_FAULTS:
+            refuse(500, failed["code"], failed["message"])
 
 
 def runtime_name() -> str:

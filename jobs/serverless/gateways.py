@@ -17,7 +17,7 @@ from feature_pipelines.errors import ContractError
 from jobs.online.protocol import refuse
 from jobs.serverless.deadline import Deadline
 from jobs.serverless.function import Function
-from jobs.serverless.http import HttpAnswer, HttpRequest, error_document, refusal, respond
+from jobs.serverless.http import HttpAnswer, HttpRequest, body_of_text, error_document, refusal, respond
 
 __all__ = ["answer_gateway", "answer_of_size", "is_gateway"]
 
@@ -95,7 +95,7 @@ def _request(event: Mapping[str, Any]) -> HttpRequest:
 def _body(event: Mapping[str, Any]) -> bytes:
     text = event.get("body") or ""
     if not event.get("isBase64Encoded"):
-        return str(text).encode(errors="replace")
+        return body_of_text(str(text))
     try:
         return base64.b64decode(text, validate=True)
     except (binascii.Error, ValueError, TypeError):

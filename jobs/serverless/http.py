@@ -9,14 +9,25 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, field
+from typing import Any
 
-from feature_pipelines.errors import ContractError
+from feature_pipelines.errors import ContractError, OnescoreError
 from jobs.online.protocol import asks_for_features, read_body, refuse, require_json, write_body
 from jobs.serverless.deadline import Deadline
 from jobs.serverless.function import Function
 from udfs.incidents import incident
 
-__all__ = ["HttpAnswer", "HttpRequest", "as_refused", "error_document", "is_retryable", "refusal", "respond"]
+__all__ = [
+    "HttpAnswer",
+    "HttpRequest",
+    "as_refused",
+    "body_of_text",
+    "error_document",
+    "failure_facts",
+    "is_retryable",
+    "refusal",
+    "respond",
+]
 
 _JSON = "application/json"
 _RETRY_AFTER = {"Retry-After": "1"}
@@ -69,6 +80,27 @@ def as_refused(exc: Exception) -> ContractError:
     if isinstance(exc, ContractError) and {"status", "code"} <= exc.evidence.keys():
         return exc
     return ContractError(incident(exc), status=500, code="INTERNAL")
+
+
+def failure_facts(exc: Exception) -> dict[str, Any]:
+    """Return what a log says of an event's failure: `code` and `message`, which hold no data; what is wrong in full if a setting is."""
+    if isinstance(exc, OnescoreError) and not isinstance(exc, ContractError):
+        return {"code": type(exc).__name__, "message": str(exc)}
+    refused = as_refused(exc)
+    code = str(refused.evidence["code"])
+    return {"code": code, "message": str(refused), "retryable": is_retryable(refused)}
+
+
+def body_of_text(text: str) -> bytes:
+    """Return a body that an event holds as text; one with half a surrogate pair is that of no UTF-8, and a row's value would change.
+
+    Raises:
+        ContractError: evidence `status` 400.
+    """
+    try:
+        return text.encode()
+    except UnicodeEncodeError:
+        refuse(400, "MALFORMED_JSON", "the body is not valid UTF-8 JSON")
 
 
 def refusal(refused: ContractError) -> HttpAnswer:

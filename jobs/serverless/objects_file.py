@@ -31,7 +31,10 @@ class FileObjects:
 
     def has(self, bucket: str, key: str) -> bool:
         """See ObjectStore."""
-        return _path(key).is_file()
+        try:
+            return _path(key).is_file()
+        except OSError as exc:
+            raise _unavailable() from exc
 
     def put_once(self, bucket: str, key: str, content: bytes) -> bool:
         """See ObjectStore."""
@@ -53,7 +56,11 @@ class FileObjects:
 
 
 def _path(key: str) -> Path:
-    return Path("/", key)
+    """Return where a key is; refuse one that leads out of the directory that it begins with."""
+    path = Path("/", key)
+    if ".." in path.parts:
+        refuse(400, "OUTSIDE_SINK", "the object's name leads to a directory above its own")
+    return path
 
 
 def _unavailable() -> ContractError:

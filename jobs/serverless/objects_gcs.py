@@ -86,10 +86,16 @@ class GcsObjects:
 
 
 def _asked(request: urllib.request.Request, most: int) -> tuple[int, bytes]:
-    """Return the status and the content, of which one byte more than `most` is read."""
+    """Return the status and the content, of which one byte more than `most` is read; an answer that breaks off is none."""
     try:
         with urllib.request.urlopen(request, timeout=_SECONDS) as answer:  # noqa: S310
-            return answer.status, answer.read(most + 1)
+            promised: int | None = answer.length  # None: in chunks, of which a missing one raises
+            content: bytes = answer.read(most + 1)
+            if promised is not None and len(content) < min(promised, most + 1):
+                raise http.client.IncompleteRead(
+                    b"", promised
+                )  # as read() does, but not if it is told how much to read
+            return answer.status, content
     except urllib.error.HTTPError as exc:
         with exc:
             return exc.code, b""

@@ -41,6 +41,7 @@ __all__ = [
     "Packaged",
     "add_code",
     "describe_package",
+    "largest_parts",
     "write_context",
     "write_model",
     "zip_runtime",
@@ -49,6 +50,7 @@ __all__ = [
 MOST_BYTES = 262_144_000
 """What Lambda unzips at most: 250 MB."""
 _MOST_BYTES_OF_NUMPY = 100_000_000
+"""Of code and libraries, where numpy is the only one."""
 _ENTRY_POINTS = ("jobs.serve_lambda", "jobs.serve_function")
 _ESTIMATOR = "estimator.skops"
 _PROVIDED = ("boto3", "botocore")  # by AWS's runtimes
@@ -85,7 +87,7 @@ class Packaged:
     """What a package contains.
 
     Args:
-        unzipped_bytes: of all files.
+        unzipped_bytes: of all files; with more than MOST_BYTES it is for a container alone.
         libraries: name and version of each.
         modules: of this project's code.
         through: W of each view of the snapshot, microseconds; empty without one.
@@ -191,20 +193,22 @@ def describe_package(
     """Return what was packaged.
 
     Raises:
-        VerificationError: it is larger than Lambda takes, or larger than numpy and flat trees should be.
+        VerificationError: the libraries are numpy alone, and they and the code are larger than those should be.
     """
     size = tree_bytes(target)
-    most = _MOST_BYTES_OF_NUMPY if set(libraries) == {"numpy"} else MOST_BYTES
-    if size > most:
-        largest = sorted(
-            ((tree_bytes(path), path.name) for path in target.iterdir() if path.is_dir()), reverse=True
-        )
-        said = ", ".join(f"{name} {n / 1e6:.0f} MB" for n, name in largest[:5])
+    of_model = tree_bytes(target / MODEL) + tree_bytes(target / SNAPSHOT)
+    if set(libraries) == {"numpy"} and size - of_model > _MOST_BYTES_OF_NUMPY:
         raise VerificationError(
-            f"the package has {size / 1e6:.0f} MB unzipped, expected {most / 1e6:.0f} MB at most; largest: {said}. Leave out what it "
-            "need not contain, such as a snapshot of a large store, or deploy the container"
+            f"code and libraries have {(size - of_model) / 1e6:.0f} MB, expected {_MOST_BYTES_OF_NUMPY / 1e6:.0f} MB at most with numpy "
+            f"alone; largest: {largest_parts(target)}"
         )
     return Packaged(size, dict(libraries), list(modules), dict(through))
+
+
+def largest_parts(target: Path) -> str:
+    """Return the five largest files and directories of a package in words."""
+    sizes = sorted(((tree_bytes(path), path.name) for path in target.iterdir()), reverse=True)
+    return ", ".join(f"{name} {n / 1e6:.0f} MB" for n, name in sizes[:5])
 
 
 def write_context(directory: Path) -> None:

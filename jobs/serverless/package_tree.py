@@ -38,8 +38,8 @@ def compile_tree(directory: Path) -> None:
 
 
 def tree_bytes(directory: Path) -> int:
-    """Return the size of all files, as a platform counts a package unzipped."""
-    return sum(path.stat().st_size for path in directory.rglob("*") if path.is_file())
+    """Return the size of all files, as a platform counts a package unzipped; of a file, its own."""
+    return sum(path.stat().st_size for path in (directory, *directory.rglob("*")) if path.is_file())
 
 
 def write_zip(directory: Path, target: Path) -> str:

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -23,6 +24,7 @@ from typing import Any
 
 from feature_pipelines.errors import ConfigurationError
 from feature_pipelines.stores.opening import safe_url
+from jobs.serverless.objects import require_sink
 
 __all__ = [
     "FORMAT_VERSION",
@@ -77,6 +79,12 @@ class FunctionSettings:
         values = {**asdict(self), **{name: value for name, value in given.items() if value not in (None, "")}}
         values["store_timeout_ms"] = int(values["store_timeout_ms"])
         found = FunctionSettings(**values)
+        if found.store_timeout_ms <= 0:
+            raise ConfigurationError(
+                f"ONESCORE_STORE_TIMEOUT_MS: expected 1 ms or more, got {found.store_timeout_ms}"
+            )
+        if found.sink is not None:
+            require_sink(found.sink)
         if found.log not in ("stdout", "none") or not 0 <= found.log_sample_share <= 1:
             raise ConfigurationError(
                 f"{_LOG} must be stdout or none and {_LOG}_SAMPLE_SHARE 0 to 1, got {found.log!r} and {found.log_sample_share}"
@@ -147,6 +155,9 @@ def _number(environment: Mapping[str, str], name: str) -> float | None:
     if not text:
         return None
     try:
-        return float(text)
-    except ValueError as exc:
-        raise ConfigurationError(f"{name}={text!r} is not a number") from exc
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value):
+        raise ConfigurationError(f"{name}={text!r} is not a number")
+    return value

@@ -12,7 +12,6 @@ import hashlib
 import json
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import quote
 
 from feature_pipelines.errors import ContractError
 from jobs.online.json_logs import event
@@ -21,7 +20,7 @@ from jobs.serverless.deadline import Deadline
 from jobs.serverless.files import rows_of_file
 from jobs.serverless.function import Function
 from jobs.serverless.http import error_document, is_retryable
-from jobs.serverless.objects import Gone, ObjectStore, Sink
+from jobs.serverless.objects import Gone, ObjectStore, Sink, name_part
 
 __all__ = ["Uploaded", "require_final", "score_upload"]
 
@@ -38,7 +37,7 @@ class Uploaded:
         version: which version it is; "" where the bucket keeps none.
         etag: of the content; "" if not known.
         sequencer: orders events of one key; "" if there is none.
-        size: bytes; 0 if not known.
+        size: bytes that its store gives; 0 if not known.
     """
 
     kind: str
@@ -54,12 +53,18 @@ class Uploaded:
         """What tells this version from every other of the key."""
         return self.version or f"{self.etag}-{self.sequencer}"
 
+    def facts(self) -> dict[str, str]:
+        """Return what a log says of it: the key, which may hold data, by the beginning of its SHA-256."""
+        key = hashlib.sha256(self.key.encode(errors="surrogatepass")).hexdigest()[:16]
+        return {"bucket": self.bucket, "key_sha256": key, "version": self.identity}
+
     def result_name(self) -> str:
         """Return the name of its result below the sink."""
-        name = f"{self.kind}/{self.bucket}/{quote(self.key, safe='/')}"
+        within = f"{self.kind}/{name_part(self.bucket)}"
+        name = "/".join(name_part(part) for part in self.key.split("/"))
         if len(name) > _LONGEST_NAME:
-            name = f"{self.kind}/{self.bucket}/sha256-{hashlib.sha256(self.key.encode()).hexdigest()}"
-        return f"{name}/{quote(self.identity, safe='')}.json"
+            name = f"sha256-{hashlib.sha256(self.key.encode()).hexdigest()}"
+        return f"{within}/{name}/{name_part(self.identity)}.json"
 
 
 def score_upload(
@@ -78,21 +83,20 @@ def score_upload(
         ContractError: evidence `status` of 429, 500 or more: it may go better when the event is handed over again.
     """
     if sink.is_own(uploaded.kind, uploaded.bucket, uploaded.key):
-        return _skipped("OWN_RESULT")
-    deadline.require()
+        return _skipped(uploaded, "OWN_RESULT")
     name = uploaded.result_name()
-    if sink.has(name):
-        return _skipped("ALREADY_SCORED")
+    if deadline.within(lambda: sink.has(name)):
+        return _skipped(uploaded, "ALREADY_SCORED")
     try:
         content, n_rows, code = _scored(function, uploaded, objects, deadline)
     except Gone:
-        return _skipped("GONE")
+        return _skipped(uploaded, "GONE")
     source = {"bucket": uploaded.bucket, "key": uploaded.key, "version": uploaded.identity}
     document = b'{"source":' + json.dumps(source).encode() + b"," + content[1:]
-    if not sink.put_once(name, document):
-        return _skipped("ALREADY_SCORED")
+    if not deadline.within(lambda: sink.put_once(name, document)):
+        return _skipped(uploaded, "ALREADY_SCORED")
     outcome = {"outcome": "refused", "code": code} if code else {"outcome": "scored", "rows": n_rows}
-    event("upload", **outcome)
+    event("upload", **uploaded.facts(), **outcome)
     return {**outcome, "result": sink.url(name)}
 
 
@@ -115,13 +119,17 @@ def _scored(
     try:
         if uploaded.size > settings.max_object_bytes:
             refuse(413, "OBJECT_TOO_LARGE", f"the object has more than {settings.max_object_bytes} bytes")
-        content = objects.fetch(
-            uploaded.bucket,
-            uploaded.key,
-            version=uploaded.version,
-            etag=uploaded.etag,
-            max_bytes=settings.max_object_bytes,
+        content = deadline.within(
+            lambda: objects.fetch(
+                uploaded.bucket,
+                uploaded.key,
+                version=uploaded.version,
+                etag=uploaded.etag,
+                max_bytes=settings.max_object_bytes,
+            )
         )
+        if len(content) < uploaded.size:
+            refuse(503, "OBJECTS_UNAVAILABLE", "the object store gave less than the whole object")
         asked = rows_of_file(uploaded.key, content, function.feature_set, max_rows=settings.max_rows)
         answers = function.answer(asked, deadline)
         require_final(answers)
@@ -132,6 +140,6 @@ def _scored(
     return write_body(answers), len(answers), ""
 
 
-def _skipped(code: str) -> dict[str, Any]:
-    event("upload", outcome="skipped", code=code)
+def _skipped(uploaded: Uploaded, code: str) -> dict[str, Any]:
+    event("upload", **uploaded.facts(), outcome="skipped", code=code)
     return {"outcome": "skipped", "code": code}

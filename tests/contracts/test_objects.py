@@ -123,6 +123,20 @@ def test_cloud_storage_fetches_the_generation_that_the_event_named(
     assert found == [b"1", b"2"]
 
 
+def test_download_from_cloud_storage_that_breaks_off_is_no_object(
+    gcs: FakeGcs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("STORAGE_EMULATOR_HOST", gcs.url)
+    objects = open_sink("gs://results").objects
+    gcs.put("in", "k.csv", b"0123456789")
+    gcs.cut = True
+    with pytest.raises(ContractError, match="IncompleteRead") as refused:
+        objects.fetch("in", "k.csv", version="", etag="", max_bytes=100)
+    assert refused.value.evidence["status"] == 503
+    gcs.cut = False
+    assert objects.fetch("in", "k.csv", version="", etag="", max_bytes=10) == b"0123456789"
+
+
 def test_cloud_storage_is_asked_with_the_token_of_the_platform_which_is_asked_for_once(
     gcs: FakeGcs, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -151,6 +165,21 @@ def test_cloud_storage_takes_results_of_an_account_that_may_only_create_them(
     assert list(gcs.objects["results", "a/x.json"].values()) == [b"first"]
     with pytest.raises(ContractError, match="status 403"):
         content_of(sink, "x.json")
+
+
+def test_directory_is_never_left(tmp_path: Path) -> None:
+    sink = open_sink(f"file://{tmp_path}/results")
+    for call in (lambda: sink.put_once("s3/../../x.json", b"x"), lambda: sink.has("../x.json")):
+        with pytest.raises(ContractError, match="a directory above its own") as refused:
+            call()
+        assert refused.value.evidence["code"] == "OUTSIDE_SINK"
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_directory_that_cannot_be_looked_into_does_not_answer(tmp_path: Path) -> None:
+    sink = open_sink(f"file://{tmp_path}")
+    with pytest.raises(ContractError, match="did not answer"):
+        sink.has("x" * 300)
 
 
 @pytest.mark.parametrize("kind", ["s3", "gs", "file"])

@@ -238,10 +238,46 @@ def test_package_that_is_too_large_is_refused_with_what_is_large(bundle: Path, t
     with (tmp_path / "huge" / "sparse").open("wb") as file:
         file.truncate(120_000_000)
     with pytest.raises(
-        VerificationError, match=r"has 120 MB unzipped, expected 100 MB at most; largest: huge 120 MB"
+        VerificationError,
+        match=r"have 120 MB, expected 100 MB at most with numpy alone; largest: huge 120 MB",
     ):
         describe_package(tmp_path, [], {"numpy": "2"}, {})
     assert describe_package(tmp_path, [], {"numpy": "2", "redis": "8"}, {}).unzipped_bytes == 120_000_000
+
+
+def test_snapshot_and_model_are_no_part_of_what_code_and_libraries_may_have(tmp_path: Path) -> None:
+    from jobs.serverless.package import describe_package
+
+    (tmp_path / "model").mkdir()
+    for path in (tmp_path / "store.db", tmp_path / "model" / "trees.npz"):
+        with path.open("wb") as file:
+            file.truncate(120_000_000)
+    assert describe_package(tmp_path, [], {"numpy": "2"}, {}).unzipped_bytes == 240_000_000
+
+
+@pytest.mark.e2e
+def test_package_that_is_too_large_for_a_zip_is_a_whole_container_and_says_so(
+    house_env: Path,
+    bundle: Path,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("jobs.package_serverless.MOST_BYTES", 10_000_000)
+    (tmp_path / "out" / "context" / "app").mkdir(parents=True)
+    for name in ("function.zip", "context/app/onescore.json"):
+        (tmp_path / "out" / name).write_text("{}")
+    flags = ["--bundle", str(bundle), "--set", "serverless.store=none", "--output", str(tmp_path / "out")]
+    code, said = packaged(capsys, *flags)
+    assert code == 0, said
+    assert re.search(
+        r"function\.zip +none: Lambda unzips 10 MB at most, and this has more; largest: numpy", said
+    )
+    assert "Deploy the container, context/" in said
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["context"]
+    starts_what_it_contains(tmp_path / "out" / "context")
+    (direct,), _ = started_alone(tmp_path / "out" / "context" / "app", [{"inputs": house_wire(1)}])
+    assert direct["predictions"][0]["verified"] == "verified"
 
 
 def test_package_that_lacks_a_file_or_gives_another_bit_is_not_handed_over(

@@ -163,9 +163,9 @@ def test_event_of_another_type_and_of_an_own_result_do_nothing(event_target: Ser
     before = list(results(gcs))
     event = gcs.put("in", "x.json", b"[]")
     assert deliver(event_target, event, "google.cloud.storage.object.v1.deleted") == (200, b"OK")
-    own = gcs.put("results", "scored/x.json", b"[]")
+    own = gcs.put("results", "scored/gs/in/x.json/1.json", b"[]")
     assert deliver(event_target, own) == (200, b"OK")
-    assert [name for name in results(gcs) if name != "scored/x.json"] == before
+    assert [name for name in results(gcs) if name != "scored/gs/in/x.json/1.json"] == before
 
 
 def test_event_is_delivered_again_when_the_store_is_down(event_target: Server, gcs: FakeGcs) -> None:

@@ -6,7 +6,7 @@ import contextlib
 import json
 import threading
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -59,9 +59,9 @@ def package_of(
     return directory
 
 
-def opened(package: Path, **environment: str) -> Function:
-    """Return a package's function in this process, its clock at NOW."""
-    return open_function({"ONESCORE_PACKAGE": str(package), **environment}, lambda: NOW, lambda: 0.0)
+def opened(package: Path, *, timer: Callable[[], float] = lambda: 0.0, **environment: str) -> Function:
+    """Return a package's function in this process, its clock at NOW and its timer, seconds, as given."""
+    return open_function({"ONESCORE_PACKAGE": str(package), **environment}, lambda: NOW, timer)
 
 
 class Cloud:
@@ -144,7 +144,8 @@ def cloud() -> Iterator[Cloud]:
 class FakeGcs(ThreadingHTTPServer):
     """As much of Cloud Storage's JSON API as a function asks: media by generation, metadata, uploads with ifGenerationMatch=0.
 
-    With `may_get` false its callers may create objects and not get them."""
+    With `may_get` false its callers may create objects and not get them. With `cut` it promises a body and closes after its first half.
+    """
 
     daemon_threads = True
 
@@ -153,6 +154,7 @@ class FakeGcs(ThreadingHTTPServer):
         self.objects: dict[tuple[str, str], dict[str, bytes]] = {}
         self.is_down = False
         self.may_get = True
+        self.cut = False
         self.asked: list[tuple[str, str | None]] = []
         self._generation = 100
 
@@ -191,7 +193,7 @@ class _GcsHandler(BaseHTTPRequestHandler):
         elif content is None:
             self._say(404, b"{}")
         else:
-            self._say(200, content if query.get("alt") == ["media"] else b"{}")
+            self._say(200, content if query.get("alt") == ["media"] else b"{}", self.server.cut)
 
     def do_POST(self) -> None:
         content = self.rfile.read(int(self.headers["Content-Length"]))
@@ -206,11 +208,11 @@ class _GcsHandler(BaseHTTPRequestHandler):
             self.server.put(bucket, query["name"][0], content)
             self._say(200, b"{}")
 
-    def _say(self, status: int, body: bytes) -> None:
+    def _say(self, status: int, body: bytes, cut: bool = False) -> None:
         self.send_response(status)
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
-        self.wfile.write(body)
+        self.wfile.write(body[: len(body) // 2] if cut else body)
 
     def log_message(self, format: str, *args: Any) -> None:
         """Say nothing."""

@@ -49,7 +49,8 @@ def test_missed_aim_of_functions_is_a_failure() -> None:
 def test_cold_and_warm_functions_are_measured(root: Path, tmp_path: Path) -> None:
     code, said, records = measured(root, tmp_path, "serverless", "--rounds", "1", "--calls", "20")
     assert code == (1 if "NOT reached" in said else 0)
-    assert len(records) == 5
+    assert len(records) == 8
+    assert sum("default package" in record["name"] for record in records) == 3
     assert all(record["ours"] > 0 and record["peer"] > 0 for record in records)
     assert said.count("aim of ") == len(AIMS)
 

@@ -188,3 +188,16 @@ def test_answer_that_repeats_a_field_name_of_the_client_is_written_whatever_it_i
         json.loads(write_body([{"error": {"field": "\ud800"}}]))["predictions"][0]["error"]["field"]
         == "\ud800"
     )
+
+
+@pytest.mark.parametrize(
+    ("body", "known"),
+    [
+        ({"inputs": [], "ssn 123-45-6789": 1}, "beside inputs there may be params alone"),
+        ({"inputs": [], "params": {"ssn 123-45-6789": 1}}, "there may be features alone"),
+    ],
+)
+def test_unknown_key_is_not_named_for_it_may_be_data(body: Any, known: str) -> None:
+    with pytest.raises(ContractError, match=known) as refused:
+        read(body)
+    assert "ssn" not in str(refused.value)

@@ -117,6 +117,7 @@ def test_spark_values_are_text_as_spark_reads_them() -> None:
             "model.feature_set (--set model.feature_set): String should match pattern",
         ),
         ("model.name=''", "model.name: not set, and this job needs it"),
+        ("serverless.sink=s3:/typo", "serverless.sink): sink 's3:/typo': expected s3://bucket/prefix"),
     ],
 )
 def test_bad_override_is_refused_with_reason_and_files(override: str, expected: str) -> None:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import socket
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from feature_pipelines.errors import ContractError
+from feature_pipelines.errors import ConfigurationError, ContractError
 from jobs.online.protocol import refuse
 from jobs.serverless.aws_events import (
     Objects,
@@ -21,9 +24,9 @@ from jobs.serverless.aws_events import (
 )
 from jobs.serverless.deadline import Deadline
 from jobs.serverless.function import Function
-from jobs.serverless.objects import Gone, open_sink
+from jobs.serverless.objects import Gone, Sink, open_objects, open_sink
 from jobs.serverless.uploads import Uploaded
-from tests.toy.functions import PLENTY, opened, s3_event
+from tests.toy.functions import PLENTY, fake_gcs, opened, s3_event
 from tests.toy.house_bundle import house_wire
 
 Fetch = Callable[[Uploaded], bytes]
@@ -71,6 +74,10 @@ def failed(said: dict[str, Any]) -> list[str]:
     return [one["itemIdentifier"] for one in said["batchItemFailures"]]
 
 
+def facts_of(caplog: pytest.LogCaptureFixture) -> list[dict[str, Any]]:
+    return [record.facts for record in caplog.records if hasattr(record, "facts")]
+
+
 def files(results: Path) -> dict[str, Any]:
     return {
         str(path.relative_to(results)): json.loads(path.read_bytes())
@@ -109,11 +116,116 @@ def test_row_that_may_be_answered_later_fails_its_message_and_has_no_result(
 
 
 def test_messages_for_which_there_is_no_time_go_back_to_the_queue(function: Function, results: Path) -> None:
-    left = iter([60_000, 60_000, 100, 100])
+    left = iter([60_000, 60_000, 60_000, 100, 100])
     event = {"Records": [message(number, ROWS) for number in "abc"]}
     said = answer_messages(function, event, objects_of(results), Deadline(lambda: next(left), 500))
     assert failed(said) == ["b", "c"]
     assert list(files(results)) == ["sqs/a.json"]
+
+
+def test_messages_end_before_the_reserve_by_what_those_before_them_took(
+    package: Path, results: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [0.0]
+    function = opened(package, timer=lambda: now[0])
+    answer = function.online.answer
+
+    def slowly(*given: Any, **more: Any) -> Any:
+        now[0] += 0.8
+        return answer(*given, **more)
+
+    monkeypatch.setattr(function.online, "answer", slowly)
+    event = {"Records": [message(number, ROWS) for number in "abcdef"]}
+    for batch in range(2):
+        deadline = Deadline.after(3, 500, lambda: now[0])
+        said = answer_messages(function, event, objects_of(results / str(batch)), deadline)
+        assert failed(said) == ["d", "e", "f"]
+        assert now[0] <= (batch + 1) * 2.5
+    function.close()
+
+
+def test_store_of_objects_that_hangs_is_not_waited_for_beyond_the_time(
+    function: Function, results: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    upload = Uploaded("gs", "in", "x.json", "1", "", "", 5)
+    objects = Objects(open_sink, open_objects, f"file://{results}")
+    left = iter([60_000.0, 510.0])
+    with socket.create_server(("127.0.0.1", 0)) as server:  # takes the request and never answers
+        monkeypatch.setenv("STORAGE_EMULATOR_HOST", f"127.0.0.1:{server.getsockname()[1]}")
+        with pytest.raises(ContractError, match="nearly over") as refused:
+            answer_uploads(function, [upload], objects, Deadline(lambda: next(left), 500))
+    assert refused.value.evidence["code"] == "OUT_OF_TIME"
+    assert files(results) == {}
+
+
+def test_text_of_no_utf_8_fails_its_message(
+    function: Function, results: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    body = ROWS.replace("town-", "town-\ud800")
+    assert "\ud800" in body
+    with caplog.at_level("INFO", "onescore.serve"):
+        said = answer_messages(function, {"Records": [message("a", body)]}, objects_of(results), PLENTY)
+    assert failed(said) == ["a"]
+    assert [facts["code"] for facts in facts_of(caplog)] == ["MALFORMED_JSON"]
+    assert files(results) == {}
+
+
+def test_failures_are_found_in_the_log_by_what_failed_and_no_key_is_there(
+    function: Function, results: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    def down(*_: str) -> bytes:
+        refuse(503, "OBJECTS_UNAVAILABLE", "no answer")
+
+    upload = Uploaded("s3", "in", "N14228.json", "v7", "e", "1", 5)
+    with caplog.at_level("INFO", "onescore.serve"):
+        answer_messages(function, {"Records": [message("m-1", "{")]}, objects_of(results), PLENTY, "r-1")
+        with pytest.raises(ContractError, match="no answer"):
+            answer_uploads(function, [upload], objects_of(results, down), PLENTY, "r-2")
+        answer_uploads(function, [upload], objects_of(results), PLENTY, "r-3")
+        answer_uploads(function, [upload], objects_of(results), PLENTY, "r-4")
+    of_message, *of_upload = facts_of(caplog)
+    assert (of_message["message_id"], of_message["request_id"]) == ("m-1", "r-1")
+    assert (of_message["code"], of_message["retryable"]) == ("MALFORMED_JSON", False)
+    assert [facts["outcome"] for facts in of_upload] == ["failed", "scored", "skipped"]
+    assert of_upload[0]["request_id"] == "r-2"
+    key = hashlib.sha256(b"N14228.json").hexdigest()[:16]
+    assert {(f["bucket"], f["key_sha256"], f["version"]) for f in of_upload} == {("in", key, "v7")}
+    assert "N14228" not in json.dumps(of_upload)
+
+
+def test_setting_that_is_wrong_is_said_in_full(function: Function, caplog: pytest.LogCaptureFixture) -> None:
+    def missing(kind: str) -> Any:
+        raise ConfigurationError("boto3 is not installed")
+
+    objects = Objects(open_sink, missing, "s3:/typo")
+    uploads = uploads_of(s3_event("in", "x.json", "e", 5)) or []
+    with caplog.at_level("INFO", "onescore.serve"):
+        assert failed(answer_messages(function, {"Records": [message("a", ROWS)]}, objects, PLENTY)) == ["a"]
+        with pytest.raises(ConfigurationError, match="boto3 is not installed"):
+            answer_uploads(function, uploads, objects, PLENTY)
+    assert [(facts["code"], facts["message"][:16]) for facts in facts_of(caplog)] == [
+        ("ConfigurationError", "sink 's3:/typo':"),
+        ("ConfigurationError", "boto3 is not ins"),
+    ]
+
+
+def test_missing_library_of_a_store_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "boto3", None)
+    monkeypatch.delitem(sys.modules, "jobs.serverless.objects_s3", raising=False)
+    with pytest.raises(ConfigurationError, match="boto3 is not installed; AWS's runtimes have boto3"):
+        open_objects("s3")
+
+
+def test_defect_of_ours_in_an_upload_has_no_result(
+    function: Function, results: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answer = function.online.answer
+    ours = {"error": {"code": "MODEL_NOT_REPRODUCED", "field": "", "message": "ours", "retryable": False}}
+    monkeypatch.setattr(function.online, "answer", lambda rows, **more: [*answer(rows, **more)[:-1], ours])
+    uploads = uploads_of(s3_event("in", "x.json", "e", 5)) or []
+    with pytest.raises(ContractError, match="^ours$"):
+        answer_uploads(function, uploads, objects_of(results), PLENTY)
+    assert files(results) == {}
 
 
 def test_without_a_sink_messages_fail_and_say_why(
@@ -201,6 +313,32 @@ def test_upload_is_tried_again_when_the_store_of_objects_is_down(function: Funct
     assert files(results) == {}
 
 
+def test_upload_of_which_a_part_came_is_tried_again_and_then_scored_whole(
+    function: Function, results: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with fake_gcs() as gcs:
+        monkeypatch.setenv("STORAGE_EMULATOR_HOST", gcs.url)
+        rows = b"".join(json.dumps(row).encode().ljust(400) + b"\n" for row in house_wire(10))
+        said = gcs.put("in", "rows.ndjson", rows)
+        upload = Uploaded("gs", "in", "rows.ndjson", said["generation"], "", "", 0)
+        objects = Objects(open_sink, open_objects, f"file://{results}")
+        gcs.cut = True
+        with pytest.raises(ContractError, match="IncompleteRead"):
+            answer_uploads(function, [upload], objects, PLENTY)
+        assert files(results) == {}
+        gcs.cut = False
+        assert answer_uploads(function, [upload], objects, PLENTY)[0]["rows"] == 10
+    (content,) = files(results).values()
+    assert len(content["predictions"]) == 10
+
+
+def test_upload_shorter_than_its_event_says_is_tried_again(function: Function, results: Path) -> None:
+    uploads = uploads_of(s3_event("in", "x.json", "e", len(ROWS) + 1)) or []
+    with pytest.raises(ContractError, match="less than the whole object"):
+        answer_uploads(function, uploads, objects_of(results), PLENTY)
+    assert files(results) == {}
+
+
 def test_upload_that_fails_keeps_none_after_it_from_being_scored(
     function: Function, results: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -262,8 +400,42 @@ def test_own_results_are_no_uploads(function: Function, results: Path) -> None:
     assert answer_uploads(function, [own], objects_of(results), PLENTY) == [
         {"outcome": "skipped", "code": "OWN_RESULT"}
     ]
-    beside = Uploaded("file", "", f"{str(results).lstrip('/')}-other/x.json", "", "e", "1", 5)
-    assert answer_uploads(function, [beside], objects_of(results), PLENTY)[0]["outcome"] == "scored"
+    for place in ("-other/x.json", "/in/x.json", "/s3-other/x.json"):
+        beside = Uploaded("file", "", f"{str(results).lstrip('/')}{place}", "", "e", "1", 5)
+        assert answer_uploads(function, [beside], objects_of(results), PLENTY)[0]["outcome"] == "scored"
+
+
+def test_sink_without_a_prefix_takes_uploads_of_its_bucket_for_uploads() -> None:
+    for sink in (Sink("s3", Bucket(lambda *_: b""), "in", ""), Sink("s3", Bucket(lambda *_: b""), "in", "a")):
+        upload = Uploaded("s3", "in", "in/x.json", "v", "e", "1", 5)
+        assert not sink.is_own("s3", "in", upload.key)
+        assert sink.is_own("s3", "in", sink._key(upload.result_name()))
+        assert not sink.is_own("s3", "other", sink._key(upload.result_name()))
+
+
+@pytest.mark.parametrize(
+    "key", ["../../../../escaped/x.json", "..", "a/./../b", "x" * 300 + ".json", "a/" + "ü" * 250]
+)
+@pytest.mark.parametrize("version", ["v", "..", "v" * 1_024])
+def test_no_key_leads_out_of_the_sink_or_is_too_long_for_its_directory(
+    function: Function, tmp_path: Path, key: str, version: str
+) -> None:
+    results = tmp_path / "a" / "b" / "results"
+    upload = Uploaded("s3", "..", key, version, "e", "1", 5)
+    (said,) = answer_uploads(function, [upload], objects_of(results), PLENTY)
+    assert said["outcome"] == ("scored" if key.endswith(".json") else "refused")
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == [
+        path for path in results.rglob("*") if path.is_file()
+    ]
+    (content,) = files(results).values()
+    assert content["source"]["key"] == key
+    assert answer_uploads(function, [upload], objects_of(results), PLENTY)[0]["code"] == "ALREADY_SCORED"
+
+
+def test_messages_of_any_number_have_a_result_below_the_sink(function: Function, results: Path) -> None:
+    records = [message(number, ROWS) for number in ("../../x", "n" * 300)]
+    assert failed(answer_messages(function, {"Records": records}, objects_of(results), PLENTY)) == []
+    assert len(list((results / "sqs").iterdir())) == 2
 
 
 def test_upload_in_a_message_is_scored_and_a_test_event_is_nothing(function: Function, results: Path) -> None:
@@ -298,10 +470,18 @@ def test_direct_invocation_that_is_no_body_gets_a_code(function: Function, event
 
 
 @pytest.mark.parametrize(
-    "url", ["s3://", "gs:///prefix", "file://host/x", "https://x/y", "results", "file:///"]
+    "url",
+    [
+        "s3://",
+        "gs:///prefix",
+        "file://host/x",
+        "https://x/y",
+        "results",
+        "file:///",
+        "s3:/typo",
+        "s3://in/../x",
+    ],
 )
 def test_sink_that_is_none_is_refused(url: str) -> None:
-    from feature_pipelines.errors import ConfigurationError
-
     with pytest.raises(ConfigurationError, match="expected s3://bucket/prefix"):
         open_sink(url)

@@ -37,8 +37,25 @@ def test_json_lines_are_a_row_each_and_a_field_that_stands_twice_is_found() -> N
     assert len(asked.rows) == 2
     assert [(error.row, error.field) for error in asked.refused] == [(1, "town")]
     for broken in (b'{"town": 1}, {"town": 2}\n', b'{"town":\n1}\n'):
-        with pytest.raises(ContractError, match=r"not one JSON value|not valid UTF-8 JSON"):
+        with pytest.raises(ContractError, match="no line is one JSON value") as refused:
             rows_of_file("a.jsonl", broken, FEATURES, max_rows=5)
+        assert refused.value.evidence["code"] == "MALFORMED_JSON"
+
+
+def test_json_line_that_is_no_value_costs_its_row_alone() -> None:
+    content = b'{"town": "a"}\n{"town": "b"\n{"town": "c", "town": "d"}\n1}, {"a": 2\n\xff\n{"town": 1}, {"town": 2}\n7\n'
+    asked = rows_of_file("a.ndjson", content, FEATURES, max_rows=7)
+    assert [row and dict(row) for row in asked.rows[:2]] == [{"town": "a"}, None]
+    assert [row is None for row in asked.rows] == [False, True, False, True, True, True, False]
+    assert [(error.row, str(error.code)) for error in asked.refused] == [
+        (1, "UNREADABLE_ROW"),
+        (2, "BAD_VALUE"),
+        (3, "UNREADABLE_ROW"),
+        (4, "UNREADABLE_ROW"),
+        (5, "UNREADABLE_ROW"),
+    ]
+    with pytest.raises(ContractError, match="7 rows; at most 6"):
+        rows_of_file("a.ndjson", content, FEATURES, max_rows=6)
 
 
 def test_csv_is_read_by_the_declared_types() -> None:

@@ -74,6 +74,46 @@ def test_rows_that_would_outlast_the_time_are_refused_before_they_are_begun(func
     assert refused.value.evidence["status"] == 503
 
 
+def test_request_that_would_outlast_the_time_by_what_earlier_ones_took_is_not_begun(
+    package: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [0.0]
+    function = opened(package, timer=lambda: now[0])
+    answer = function.online.answer
+
+    def slowly(*given: Any, **more: Any) -> Any:
+        now[0] += 0.8
+        return answer(*given, **more)
+
+    monkeypatch.setattr(function.online, "answer", slowly)
+    function.answer(asked(house_wire(2)), PLENTY)
+    with pytest.raises(ContractError, match="nearly over"):
+        function.answer(asked(house_wire(2)), Deadline(lambda: 1_200, 500))
+    assert now == [0.8]
+    function.close()
+
+
+@pytest.mark.parametrize("code", ["INTERNAL", "MODEL_NOT_REPRODUCED"])
+@pytest.mark.parametrize("at", [1, 1_004])
+def test_fault_of_ours_in_any_row_refuses_the_request(
+    function: Function, monkeypatch: pytest.MonkeyPatch, code: str, at: int
+) -> None:
+    answer = function.online.answer
+    n_answered = [0]
+
+    def partly(rows: Sequence[Any], **more: Any) -> Any:
+        found = answer(rows, **more)
+        n_answered[0] += len(rows)
+        if n_answered[0] > at:
+            found[at % 1_000] = {"error": {"code": code, "field": "", "message": "ours", "retryable": False}}
+        return found
+
+    monkeypatch.setattr(function.online, "answer", partly)
+    with pytest.raises(ContractError, match="^ours$") as refused:
+        function.answer(asked(house_wire(1_010)), PLENTY)
+    assert (refused.value.evidence["status"], refused.value.evidence["code"]) == (500, code)
+
+
 def test_more_requests_at_once_than_may_are_refused(package: Path, bundle: Path, tmp_path: Path) -> None:
     function = opened(package_of(tmp_path / "app", bundle, max_concurrent=1))
     nested: list[Any] = []
@@ -112,6 +152,11 @@ def test_store_of_the_environment_wins_over_the_snapshot(package: Path, tmp_path
     (answer,) = found.answer(asked(asking(1, NOW)), PLENTY)
     assert (answer["error"]["code"], answer["error"]["retryable"]) == ("STORE_UNAVAILABLE", True)
     assert "materialised_through" not in answer
+
+
+def test_sink_that_is_none_is_refused_at_the_start(package: Path) -> None:
+    with pytest.raises(ConfigurationError, match="sink 's3:/typo': expected s3://bucket/prefix"):
+        opened(package, ONESCORE_SINK="s3:/typo")
 
 
 def test_package_that_was_tampered_with_or_is_of_another_machine_does_not_open(

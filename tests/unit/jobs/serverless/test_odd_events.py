@@ -65,6 +65,8 @@ EVENTS: dict[str, Any] = {
 class Context:
     """Lambda's."""
 
+    aws_request_id = "request-1"
+
     def get_remaining_time_in_millis(self) -> int:
         """Return plenty."""
         return 60_000
@@ -144,7 +146,7 @@ def test_lambda_answers_an_odd_event_or_fails_with_a_code_alone(running: Functio
             if said["statusCode"] != 200:
                 assert set(json.loads(said["body"])["error"]) == {"code", "message"}
                 assert SECRET not in said["body"]
-        elif "error" in said and said["error"]["code"] != "BAD_PARAMS":  # which names the parameter
+        elif "error" in said:
             assert SECRET not in json.dumps(said)
     assert n_answered
     assert (n_failed > 0) == (kind not in ("gateway v1", "gateway v2", "direct"))
@@ -179,6 +181,23 @@ def test_defect_of_ours_is_500_through_a_gateway_and_a_code_elsewhere(
     assert code_of(failed.value) == "INTERNAL"
 
 
+def test_event_that_failed_is_found_in_the_log_by_the_platforms_number(
+    running: Function, caplog: pytest.LogCaptureFixture
+) -> None:
+    finalized = {"id": "event-1", "type": "google.cloud.storage.object.v1.finalized", "source": "//gcs"}
+    with caplog.at_level("INFO", "onescore.serve"):
+        with pytest.raises(serve_lambda.EventFailed, match="UNKNOWN_EVENT"):
+            serve_lambda.handler({"Records": [SECRET]}, Context())
+        with pytest.raises(serve_function.EventFailed, match="INTERNAL"):
+            serve_function.uploaded(CloudEvent(finalized, {"name": SECRET}))
+    facts = [record.facts for record in caplog.records if hasattr(record, "facts")]
+    assert [(one["request_id"], one["code"]) for one in facts] == [
+        ("request-1", "UNKNOWN_EVENT"),
+        ("event-1", "INTERNAL"),
+    ]
+    assert SECRET not in caplog.text + json.dumps(facts)
+
+
 UPLOADED = {"bucket": "in", "name": "k.json", "generation": "7", "etag": "e", "size": "5"}
 
 
@@ -191,6 +210,11 @@ def test_odd_cloud_event_does_nothing_or_fails_with_a_code_alone(running: Functi
         except serve_function.EventFailed as failed:
             codes.add(code_of(failed))
     assert codes == {"INTERNAL"}
+
+
+def test_size_of_an_object_that_is_given_unpacked_is_not_known() -> None:
+    assert serve_function._upload(UPLOADED).size == 5
+    assert serve_function._upload({**UPLOADED, "contentEncoding": "gzip"}).size == 0
 
 
 class Broken(io.RawIOBase):

@@ -57,6 +57,11 @@ def test_environment_wins(tmp_path: Path) -> None:
     ("name", "value", "said"),
     [
         ("ONESCORE_STORE_TIMEOUT_MS", "soon", "ONESCORE_STORE_TIMEOUT_MS='soon' is not a number"),
+        ("ONESCORE_STORE_TIMEOUT_MS", "nan", "ONESCORE_STORE_TIMEOUT_MS='nan' is not a number"),
+        ("ONESCORE_STORE_TIMEOUT_MS", "inf", "ONESCORE_STORE_TIMEOUT_MS='inf' is not a number"),
+        ("ONESCORE_STORE_TIMEOUT_MS", "-5", "ONESCORE_STORE_TIMEOUT_MS: expected 1 ms or more, got -5"),
+        ("ONESCORE_SINK", "s3:/typo", "sink 's3:/typo': expected s3://bucket/prefix"),
+        ("ONESCORE_SINK", "file:///a/../b", r"sink .*without \. and \.\. in it"),
         ("ONESCORE_PREDICTION_LOG", "/var/log", "must be stdout or none"),
         ("ONESCORE_PREDICTION_LOG_SAMPLE_SHARE", "2", "0 to 1, got 'stdout' and 2.0"),
     ],
