@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from feature_pipelines.errors import UnavailableError
+from jobs.submissions import batch_scoring
 from jobs.submissions.batch_process import TRY_AGAIN, BatchProcess
 from jobs.submissions.batch_scoring import may_be_by_rows
 from jobs.submissions.scorer_pool import Crashed
@@ -96,6 +97,14 @@ def test_who_says_that_it_cannot_do_it_is_believed(kept: Kept, code: int, retrya
 def test_what_did_not_answer_the_job_may_answer_later(kept: Kept) -> None:
     with pytest.raises(UnavailableError):
         run(kept, batch(kept, f"sys.exit({TRY_AGAIN})"))
+
+
+def test_a_job_says_so_where_what_it_needs_did_not_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    def away(_argv: Any) -> int:
+        raise UnavailableError("the database did not answer")
+
+    monkeypatch.setattr(batch_scoring, "_score", away)
+    assert batch_scoring.main([]) == TRY_AGAIN
 
 
 def test_what_is_not_wanted_any_more_is_ended_with_all_that_it_started(kept: Kept, tmp_path: Path) -> None:
