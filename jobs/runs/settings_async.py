@@ -86,7 +86,8 @@ class SubmissionsSettings(Section):
         "a submission that ended so many processes that scored it has failed (SCORER_CRASHED)", gt=0
     )
     max_attempts: int = setting(
-        "a submission that was begun so often, by workers that died or where scoring failed by our fault, has failed",
+        "a submission that was begun so often since something of it was stored, by workers that died or where scoring failed by our "
+        "fault, has failed",
         gt=0,
     )
     retry_seconds: float = setting(

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -29,6 +29,7 @@ from feature_pipelines.errors import ContractError, UnavailableError
 from jobs.submissions.app_routes import Gateway, make_router
 from jobs.submissions.bodies import release
 from jobs.submissions.briefly import Briefly
+from jobs.submissions.ledger import Overview
 from udfs.incidents import incident
 
 __all__ = ["make_app"]
@@ -64,7 +65,7 @@ def make_app(
         redoc_url=None,
     )
     app.include_router(make_router(gateway))
-    app.include_router(_operation(gateway, is_draining, Briefly(gateway.ledger.counts, _COUNTS_SECONDS)))
+    app.include_router(_operation(gateway, is_draining, Briefly(gateway.ledger.overview, _COUNTS_SECONDS)))
     for router in routers:
         app.include_router(router)
     if page is not None:
@@ -77,9 +78,7 @@ def make_app(
     return app
 
 
-def _operation(
-    gateway: Gateway, is_draining: Callable[[], bool], counts_now: Briefly[Mapping[str, int]]
-) -> APIRouter:
+def _operation(gateway: Gateway, is_draining: Callable[[], bool], kept_now: Briefly[Overview]) -> APIRouter:
     router = APIRouter(tags=["operation"])
 
     @router.get("/ping", response_class=PlainTextResponse)
@@ -92,7 +91,7 @@ def _operation(
         """Say whether submissions should come here."""
         checks: dict[str, dict[str, Any]] = {"accepting": {"ok": not is_draining()}}
         try:
-            counts = await run_in_threadpool(counts_now)
+            counts = (await run_in_threadpool(kept_now)).states
             checks["database"] = {"ok": True, "queued": counts["queued"], "running": counts["running"]}
         except Exception as exc:  # noqa: BLE001 - whatever the driver raises
             checks["database"] = {"ok": False, "raised": type(exc).__name__}
@@ -110,7 +109,7 @@ def _operation(
     @router.get("/metrics", response_class=PlainTextResponse)
     async def metrics() -> Response:
         """Return the metrics as Prometheus reads them."""
-        said = await run_in_threadpool(lambda: gateway.metrics.render(counts_now()))
+        said = await run_in_threadpool(lambda: gateway.metrics.render(kept_now(), time.time_ns() // 1000))
         return Response(said, 200, media_type=_TEXT)
 
     return router

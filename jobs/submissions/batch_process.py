@@ -20,17 +20,22 @@ from typing import Any
 from feature_pipelines.errors import UnavailableError
 from jobs.submissions.ledger import Ledger, Submission
 from jobs.submissions.models import Models
-from jobs.submissions.scorer_pool import Crashed, Unscored
+from jobs.submissions.scorer_pool import Crashed
+from jobs.submissions.work import Refused
 
-__all__ = ["AT_ROWS", "NOT_BY_ROWS", "BatchProcess"]
+__all__ = ["AT_ROWS", "NOT_BY_ROWS", "TRY_AGAIN", "BatchProcess"]
 
 AT_ROWS = b"r"
 """What the child writes into its pipe before it hands the first rows to tasks."""
 NOT_BY_ROWS = b"n"
 """What it writes after that where it fails, but no process that scores did."""
 
+TRY_AGAIN = 75
+"""The child's exit code where what it needs did not answer."""
+
 _LOOK_SECONDS = 0.5
 _OURS = (1, 2, 3)
+_CONFIGURATION = 2  # the next job would be started with the same flags
 
 
 class BatchProcess:
@@ -60,7 +65,7 @@ class BatchProcess:
 
         Raises:
             Crashed: it ended, or stood still, while it was at rows.
-            Unscored: it said that it cannot begin.
+            Refused: it said that it cannot do it: a setting, a check, or a table that is not as it must be.
             UnavailableError: it ended for what is no row's doing, such as a JVM that does not start or a disk that is full.
         """
         model = self._models.of(submission)
@@ -119,7 +124,8 @@ class BatchProcess:
 def _judge(returncode: int, is_by_rows: bool, is_late: bool) -> None:
     """Raise what a job's end means, unless it is a good one; see `BatchProcess.__call__`."""
     if returncode in _OURS:
-        raise Unscored("SparkJob", f"the Spark job ended with exit code {returncode}", True)
+        message = f"the Spark job ended with exit code {returncode}; it said why"
+        raise Refused(message, retryable=returncode != _CONFIGURATION)
     if not returncode:
         return
     how = "it stored nothing for too long" if is_late else f"exit code {returncode}"

@@ -21,15 +21,17 @@ from typing import Any
 import orjson
 
 import jobs
-from feature_pipelines.errors import TableError
+from feature_pipelines.errors import TableError, UnavailableError
+from jobs.online.json_logs import log_json
 from jobs.online.serve_conf import serving_settings
 from jobs.online.store_conf import require_one_machine
 from jobs.runs.command import job_parser, load_from, run
 from jobs.runs.kill_points import reached
+from jobs.runs.secret_refs import mask
 from jobs.runs.session import spark_log, spark_session
 from jobs.runs.settings_async import revealed_database_url
 from jobs.submissions.answer_task import ANSWERS, PORTIONS, AnswerTask
-from jobs.submissions.batch_process import AT_ROWS, NOT_BY_ROWS
+from jobs.submissions.batch_process import AT_ROWS, NOT_BY_ROWS, TRY_AGAIN
 from jobs.submissions.database import Database
 from jobs.submissions.ledger import Ledger, Submission
 from jobs.submissions.ledger_chunk import Chunk
@@ -50,8 +52,17 @@ _DIED = ("exited unexpectedly", "ExecutorLostFailure", "SocketException", "Conne
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Score one submission; see --help."""
+    try:
+        return _score(argv)
+    except UnavailableError as exc:
+        print(f"error: {mask(str(exc))}", file=sys.stderr)
+        return TRY_AGAIN
+
+
+def _score(argv: Sequence[str] | None) -> int:
     arguments = job_parser("submissions.batch_scoring", __doc__).parse_args(argv)
     conf = load_from(arguments)
+    log_json()
     spec = json.loads(sys.stdin.readline())
     threading.Thread(target=_await_orphaned, daemon=True, name="worker-watch").start()
     database = Database(revealed_database_url(conf.submissions), pool_size=1)
@@ -191,7 +202,8 @@ def _answer(
     rows = [row for row in frame.collect() if task.is_last or not row["n_retryable"]]
     reached("async_batch.before_store")
     chunks = [Chunk(r["first_row"], r["n_rows"], bytes(r["body"]), bytes(r["ids"])) for r in rows]
-    return ledger.store(submission.id, sorted(chunks, key=lambda chunk: chunk.first_row))
+    chunks.sort(key=lambda chunk: chunk.first_row)
+    return ledger.store(submission.id, chunks, is_last=task.is_last) is not None
 
 
 def _await_orphaned() -> None:

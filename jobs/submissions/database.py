@@ -77,6 +77,7 @@ class Database:
                 else:
                     connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_LOCK)))
                 METADATA.create_all(connection)
+                _add_columns(connection)
                 connection.commit()
         except sa.exc.OperationalError as exc:
             raise UnavailableError(
@@ -114,6 +115,17 @@ class Database:
     def close(self) -> None:
         """Let go of the connections."""
         self.engine.dispose()
+
+
+def _add_columns(connection: sa.Connection) -> None:
+    """Add the columns that tables of an earlier version lack; they are nullable, so an earlier version still writes there."""
+    seen = sa.inspect(connection)
+    for table in METADATA.sorted_tables:
+        known = {column["name"] for column in seen.get_columns(table.name)}
+        for column in table.columns:
+            if column.name not in known:
+                kind = column.type.compile(connection.dialect)
+                connection.exec_driver_sql(f"ALTER TABLE {table.name} ADD COLUMN {column.name} {kind}")
 
 
 def _as_sqlite(connection: Any, _record: Any) -> None:

@@ -13,7 +13,7 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-__all__ = ["Ended", "Late", "read_frame", "write_frame"]
+__all__ = ["Ended", "Late", "is_readable", "read_frame", "write_frame"]
 
 _LENGTHS = struct.Struct("!IQ")
 _PIECE = 1 << 20
@@ -75,9 +75,17 @@ def _read(descriptor: int, size: int, deadline: float | None) -> bytes:
     return b"".join(parts)
 
 
+def is_readable(descriptor: int, seconds: float) -> bool:
+    """Return whether a message begins, or the other side is gone, within some seconds."""
+    return _is_ready(descriptor, select.POLLIN, seconds)
+
+
 def _wait(descriptor: int, what: int, deadline: float | None) -> None:
+    if not _is_ready(descriptor, what, None if deadline is None else deadline - time.monotonic()):
+        raise Late
+
+
+def _is_ready(descriptor: int, what: int, seconds: float | None) -> bool:
     poll = select.poll()
     poll.register(descriptor, what)
-    rest = None if deadline is None else max(0.0, deadline - time.monotonic()) * 1000
-    if not poll.poll(rest):
-        raise Late
+    return bool(poll.poll(None if seconds is None else max(0.0, seconds) * 1000))

@@ -1,13 +1,14 @@
-"""What a scraper is told by a gateway: requests, submissions, rows, and how many submissions are in which state.
+"""What a scraper is told by a gateway: requests, submissions, rows, how many submissions are in which state, and how long they wait.
 
-No metric has a label whose values a client chooses. The states are those of the database, so every gateway says the same.
+No metric has a label whose values a client chooses. States and ages are those of the database, so every gateway says the same; they
+count what is kept, so they fall when history is deleted.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+from jobs.submissions.ledger import Overview
 
 __all__ = ["GatewayMetrics"]
 
@@ -43,6 +44,24 @@ class GatewayMetrics:
             "onescore_async_in_state", "Submissions kept, by state.", ("state",), registry=self._registry
         )
 
+        self._reasons = Gauge(
+            "onescore_async_failed",
+            "Failed submissions kept, by reason.",
+            ("reason",),
+            registry=self._registry,
+        )
+        self._oldest = Gauge(
+            "onescore_async_oldest_queued_seconds",
+            "How long the submission has waited that came first and is not begun; 0 if none waits.",
+            registry=self._registry,
+        )
+        self._notifications = Gauge(
+            "onescore_async_notifications",
+            "Notifications kept, by state.",
+            ("state",),
+            registry=self._registry,
+        )
+
     def request(self, method: str, status: int, seconds: float) -> None:
         """Count one HTTP request."""
         known = method if method in ("GET", "HEAD", "POST", "DELETE") else "other"
@@ -54,8 +73,18 @@ class GatewayMetrics:
         self._taken.labels(kind).inc()
         self._rows.inc(rows)
 
-    def render(self, counts: Mapping[str, int]) -> bytes:
-        """Return the text of /metrics; `counts` is how many submissions are in each state."""
-        for state, n in counts.items():
-            self._states.labels(state).set(n)
+    def render(self, kept: Overview, now: int) -> bytes:
+        """Return the text of /metrics.
+
+        Args:
+            kept: what the database holds.
+            now: microseconds since 1970, UTC.
+        """
+        self._reasons.clear()
+        for gauge, counts in ((self._states, kept.states), (self._reasons, kept.reasons)):
+            for name, n in counts.items():
+                gauge.labels(name).set(n)
+        for name in ("pending", "sent", "failed"):
+            self._notifications.labels(name).set(kept.notifications.get(name, 0))
+        self._oldest.set(0 if kept.oldest_queued_ts is None else (now - kept.oldest_queued_ts) / 1e6)
         return generate_latest(self._registry)

@@ -25,7 +25,7 @@ from dbos import WorkflowSerializationFormat
 from feature_pipelines.errors import ContractError, UnavailableError
 from jobs.runs.kill_points import reached
 from jobs.submissions.database import Database
-from jobs.submissions.engine_names import APPLICATION_VERSION, LARGE_QUEUE, QUEUE, WORKFLOW
+from jobs.submissions.engine_names import APPLICATION_VERSION, QUEUE, WORKFLOW, queue_name
 from jobs.submissions.ledger import OPEN, Submission
 from jobs.submissions.payload import Payload
 from jobs.submissions.room import NoRoom, Room, Wanted
@@ -45,6 +45,7 @@ class PinnedModel(NamedTuple):
         name, version, digest: of it; no version where it is of no registry.
         row_id: the fields that identify a row.
         outputs: what the model says of a row, in order.
+        store: which online store is asked, the one other thing that decides the answers; without its password.
     """
 
     name: str
@@ -52,6 +53,7 @@ class PinnedModel(NamedTuple):
     digest: str
     row_id: Sequence[str]
     outputs: Sequence[str]
+    store: str = ""
 
 
 class Taken(NamedTuple):
@@ -139,6 +141,7 @@ class Intake:
             created_ts=now,
             started_ts=None,
             finished_ts=None,
+            queue=queue_name(model.name, model.store, is_large=self._is_large(payload)),
         )
         waiting = _Waiting(submission, body, Future())
         self._waiting.put(waiting)
@@ -228,7 +231,7 @@ class Intake:
             connection,
             {
                 "workflow_name": WORKFLOW,
-                "queue_name": LARGE_QUEUE if self._is_large(submission) else QUEUE,
+                "queue_name": submission.queue or QUEUE,
                 "workflow_id": submission.id,
                 "app_version": APPLICATION_VERSION,
                 "serialization_type": WorkflowSerializationFormat.PORTABLE,
@@ -236,8 +239,8 @@ class Intake:
             submission.id,
         )
 
-    def _is_large(self, submission: Submission) -> bool:
-        return submission.kind == "reference" or submission.n_rows > self._batch_rows
+    def _is_large(self, payload: Payload) -> bool:
+        return payload.kind == "reference" or payload.n_rows > self._batch_rows
 
     def _full(self, why: NoRoom) -> ContractError:
         return ContractError(why.message, status=429, code=why.code, retry_after=self._retry_after)

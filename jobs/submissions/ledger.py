@@ -11,15 +11,18 @@ from __future__ import annotations
 import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import sqlalchemy as sa
 
+from jobs.online.json_logs import event
 from jobs.submissions.database import Database
+from jobs.submissions.engine_names import LARGE_QUEUE
 from jobs.submissions.ledger_chunk import Chunk
 from jobs.submissions.outbox import enqueue
 from jobs.submissions.tables import NOTIFICATIONS, PAYLOADS, RESULTS, SUBMISSIONS
 
-__all__ = ["FINAL", "OPEN", "STATES", "Ledger", "Submission"]
+__all__ = ["FINAL", "OPEN", "STATES", "Ledger", "Overview", "Submission"]
 
 OPEN = ("queued", "running")
 FINAL = ("succeeded", "failed", "cancelled")
@@ -55,15 +58,37 @@ class Submission:
     created_ts: int
     started_ts: int | None
     finished_ts: int | None
+    queue: str | None = None
 
     @property
     def is_open(self) -> bool:
         """Whether it is still to be scored."""
         return self.state in OPEN
 
+    @property
+    def is_large(self) -> bool:
+        """Whether a Spark job scores it, as was said when it came."""
+        return self.queue is not None and self.queue.startswith(LARGE_QUEUE)
+
+
+class Overview(NamedTuple):
+    """What is kept now.
+
+    Args:
+        states: how many submissions are in each state.
+        reasons: how many have failed, by reason.
+        oldest_queued_ts: when the one came that has waited longest and was not begun yet; None = none waits.
+        notifications: how many are in each of their states.
+    """
+
+    states: dict[str, int]
+    reasons: dict[str, int]
+    oldest_queued_ts: int | None
+    notifications: dict[str, int]
+
 
 class Ledger:
-    """Reads and changes submissions.
+    """Reads and changes submissions; the end of each is logged as an event, without data, by whoever brings it about.
 
     Args:
         database: where they are.
@@ -121,10 +146,32 @@ class Ledger:
 
     def counts(self) -> dict[str, int]:
         """Return how many submissions are in each state."""
-        query = sa.select(_T.state, sa.func.count()).group_by(_T.state)
+        return self.overview().states
+
+    def overview(self) -> Overview:
+        """Return how much is kept, in which state and why, and how long it waits."""
+        query = sa.select(_T.state, _T.reason, sa.func.count(), sa.func.min(_T.created_ts))
+        told = sa.select(NOTIFICATIONS.c.state, sa.func.count()).group_by(NOTIFICATIONS.c.state)
         with self.database.reading() as connection:
-            found = {str(state): int(n) for state, n in connection.execute(query)}
-        return {state: found.get(state, 0) for state in STATES}
+            rows = connection.execute(query.group_by(_T.state, _T.reason)).all()
+            notifications = {str(state): int(n) for state, n in connection.execute(told)}
+        states = dict.fromkeys(STATES, 0)
+        for state, _, n, _ in rows:
+            states[state] += int(n)
+        return Overview(
+            states,
+            {str(reason): int(n) for state, reason, n, _ in rows if state == "failed"},
+            min((int(ts) for state, _, _, ts in rows if state == "queued"), default=None),
+            notifications,
+        )
+
+    def queued_elsewhere(self, model: str, queues: Sequence[str]) -> int:
+        """Return how many submissions of a model wait in other queues than the named."""
+        query = sa.select(sa.func.count()).where(
+            _T.model == model, _T.state == "queued", _T.queue.not_in(queues)
+        )
+        with self.database.reading() as connection:
+            return int(connection.scalar(query) or 0)
 
     def begin(self, id_: str) -> Submission | None:
         """Note that an attempt begins, and return the submission with that attempt counted; None if it is not open any more."""
@@ -150,6 +197,12 @@ class Ledger:
         with self.database.writing() as connection:
             return int(connection.scalar(change) or 0)
 
+    def uncount(self, id_: str) -> None:
+        """Take back the last attempt: who made it was told to end, which says nothing of the submission."""
+        change = sa.update(SUBMISSIONS).where(_T.id == id_, _T.attempts > 0).values(attempts=_T.attempts - 1)
+        with self.database.writing() as connection:
+            connection.execute(change)
+
     def stored(self, id_: str) -> list[tuple[int, int]]:
         """Return (first_row, n_rows) of the chunks that are stored, in order."""
         query = (
@@ -160,18 +213,23 @@ class Ledger:
         with self.database.reading() as connection:
             return [(int(first), int(n)) for first, n in connection.execute(query)]
 
-    def store(self, id_: str, chunks: Sequence[Chunk]) -> bool:
-        """Store chunks of answers, and with the last of them the end; return False if the submission is not running any more.
+    def store(self, id_: str, chunks: Sequence[Chunk], *, is_last: bool = False) -> int | None:
+        """Store chunks of answers, and with the last of them the end; return how many were new, None if it is not running any more.
 
         A chunk that is there already stays as it is. All in one transaction: what a reader is told to be done can be read.
+
+        Args:
+            id_: of the submission.
+            chunks: of its answers.
+            is_last: whether this is its last attempt; else what was stored lets its attempts be counted anew.
         """
+        ended: Submission | None = None
         with self.database.writing() as connection:
             query = sa.select(_T.state, _T.n_rows, _T.notify).where(_T.id == id_)
             found = connection.execute(query.with_for_update()).one_or_none()
             if found is None or found.state not in OPEN:
-                return False
-            for chunk in chunks:
-                self._put(connection, id_, chunk)
+                return None
+            n_new = sum(self._put(connection, id_, chunk) for chunk in chunks)
             done = int(
                 connection.scalar(
                     sa.select(sa.func.coalesce(sa.func.sum(RESULTS.c.n_rows), 0)).where(RESULTS.c.id == id_)
@@ -179,12 +237,20 @@ class Ledger:
                 or 0
             )
             now = self._clock()
-            end = {"state": "succeeded", "finished_ts": now} if done == found.n_rows else {}
-            connection.execute(sa.update(SUBMISSIONS).where(_T.id == id_).values(rows_done=done, **end))
-            if end:
+            change: dict[str, object] = {"rows_done": done}
+            if n_new and not is_last:
+                change["attempts"] = 1
+            if done == found.n_rows:
+                change |= {"state": "succeeded", "finished_ts": now}
+            changed = sa.update(SUBMISSIONS).where(_T.id == id_).values(**change).returning(SUBMISSIONS)
+            row = connection.execute(changed).one()
+            if done == found.n_rows:
                 connection.execute(sa.delete(PAYLOADS).where(PAYLOADS.c.id == id_))
                 enqueue(connection, id_, found.notify, now)
-        return True
+                ended = Submission(*row)
+        if ended is not None:
+            _say_ended(ended)
+        return n_new
 
     def end(self, id_: str, state: str, reason: str | None = None, message: str | None = None) -> bool:
         """Bring an open submission into a final state; return False if it was in one. Nobody asks for its rows again.
@@ -196,17 +262,19 @@ class Ledger:
             sa.update(SUBMISSIONS)
             .where(_T.id == id_, _T.state.in_(OPEN))
             .values(state=state, reason=reason, message=message, finished_ts=now)
-            .returning(_T.notify)
+            .returning(SUBMISSIONS)
         )
         with self.database.writing() as connection:
-            ended = connection.execute(change).one_or_none()
-            is_mine = ended is not None
+            row = connection.execute(change).one_or_none()
+            ended = None if row is None else Submission(*row)
             if ended is not None:
                 enqueue(connection, id_, ended.notify if state != "cancelled" else None, now)
                 connection.execute(sa.delete(PAYLOADS).where(PAYLOADS.c.id == id_))
                 if state != "succeeded":
                     connection.execute(sa.delete(RESULTS).where(RESULTS.c.id == id_))
-        return is_mine
+        if ended is not None:
+            _say_ended(ended)
+        return ended is not None
 
     def chunks(self, id_: str, first: int, limit: int) -> list[Chunk]:
         """Return the stored chunks that hold rows of `first <= row < first + limit`, in order."""
@@ -238,7 +306,8 @@ class Ledger:
             for table in (RESULTS, PAYLOADS, SUBMISSIONS):
                 connection.execute(sa.delete(table).where(table.c.id.in_(ids)))
 
-    def _put(self, connection: sa.Connection, id_: str, chunk: Chunk) -> None:
+    def _put(self, connection: sa.Connection, id_: str, chunk: Chunk) -> int:
+        """Store a chunk unless it is there; return how many rows of the table that made."""
         values = {
             "id": id_,
             "first_row": chunk.first_row,
@@ -249,8 +318,22 @@ class Ledger:
         if self.database.is_sqlite:
             from sqlalchemy.dialects.sqlite import insert
 
-            connection.execute(insert(RESULTS).values(values).on_conflict_do_nothing())
+            put = connection.execute(insert(RESULTS).values(values).on_conflict_do_nothing())
         else:
             from sqlalchemy.dialects.postgresql import insert as insert_postgres
 
-            connection.execute(insert_postgres(RESULTS).values(values).on_conflict_do_nothing())
+            put = connection.execute(insert_postgres(RESULTS).values(values).on_conflict_do_nothing())
+        return int(put.rowcount)
+
+
+def _say_ended(submission: Submission) -> None:
+    event(
+        "submission_ended",
+        id=submission.id,
+        key=submission.key_id,
+        state=submission.state,
+        reason=submission.reason,
+        attempts=submission.attempts,
+        crashes=submission.crashes,
+        rows=submission.n_rows,
+    )

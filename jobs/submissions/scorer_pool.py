@@ -18,15 +18,16 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from jobs.submissions.frames import Ended, Late, read_frame, write_frame
+from jobs.submissions.frames import Ended, Late, is_readable, read_frame, write_frame
 from jobs.submissions.ledger_chunk import Chunk
 from jobs.submissions.scoring import Model
 from udfs.serving import ServingSettings
 
-__all__ = ["Crashed", "Scored", "ScorerPool", "ScorerProcess", "Unscored"]
+__all__ = ["Crashed", "Scored", "ScorerPool", "ScorerProcess", "Unscored", "Unwanted"]
 
 _END_SECONDS = 10.0
 _LOAD_SECONDS = 120.0
+_LOOK_SECONDS = 0.5
 _ONE_THREAD = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
 
 
@@ -55,6 +56,10 @@ class Unscored(Exception):
     def __init__(self, reason: str, message: str, retryable: bool) -> None:
         super().__init__(message)
         self.reason, self.retryable = reason, retryable
+
+
+class Unwanted(Exception):
+    """Nobody wants the answers any more, and the process that was at them is to be replaced."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,10 +109,21 @@ class ScorerProcess:
         self._loaded.add(model)
         return str(said["verified"])
 
+    def has_loaded(self, model: Model) -> bool:
+        """Return whether it lives and has loaded a version."""
+        return model in self._loaded and self.process.poll() is None
+
     def score(
-        self, model: Model, as_of: int, payload: bytes | None, rows: tuple[int, int], *, is_last: bool
+        self,
+        model: Model,
+        as_of: int,
+        payload: bytes | None,
+        rows: tuple[int, int],
+        *,
+        is_last: bool,
+        is_wanted: Callable[[], bool],
     ) -> Scored:
-        """Return the answers to adjacent rows.
+        """Return the answers to adjacent rows; they are logged once `settle` says so.
 
         Args:
             model: the version.
@@ -115,18 +131,26 @@ class ScorerProcess:
             payload: of the submission, with its first chunk; None = that of the last call.
             rows: the first, and how many.
             is_last: see `Scorers.answer`.
+            is_wanted: asked now and then while there is no answer.
 
         Raises:
-            Crashed, Unscored: see there.
+            Crashed, Unscored, Unwanted: see there.
         """
         if model not in self._loaded:
             self.load(model)
         first, n = rows
         asked = {"op": "score", "model": dataclasses.asdict(model), "as_of": as_of, "is_last": is_last}
         asked |= {"first_row": first, "n_rows": n}
-        said, body = self._ask(asked, payload or b"", seconds=self._chunk_seconds)
+        said, body = self._ask(asked, payload or b"", seconds=self._chunk_seconds, is_wanted=is_wanted)
         cut = said["ids"]
         return Scored(Chunk.packed(first, n, body[cut:], body[:cut]), said["n_retryable"], said["n_refused"])
+
+    def settle(self, is_taken: bool) -> None:
+        """Tell whether the last answers were taken, without waiting; of a process that is gone, they are not logged."""
+        with contextlib.suppress(Ended, Late):  # found out by whoever asks next
+            write_frame(
+                self._asks, {"op": "settle", "is_taken": is_taken}, deadline=time.monotonic() + _END_SECONDS
+            )
 
     def kill(self) -> None:
         """End it now."""
@@ -147,11 +171,21 @@ class ScorerProcess:
         self._forget()
 
     def _ask(
-        self, header: Mapping[str, Any], body: bytes = b"", *, seconds: float
+        self,
+        header: Mapping[str, Any],
+        body: bytes = b"",
+        *,
+        seconds: float,
+        is_wanted: Callable[[], bool] = lambda: True,
     ) -> tuple[dict[str, Any], bytes]:
         deadline = time.monotonic() + seconds
         try:
             write_frame(self._asks, header, body, deadline)
+            while not is_readable(self._answers, min(_LOOK_SECONDS, deadline - time.monotonic())):
+                if not is_wanted():
+                    raise Unwanted
+                if time.monotonic() >= deadline:
+                    raise Late
             said, answers = read_frame(self._answers, deadline)
         except (Ended, Late) as exc:
             raise Crashed(type(exc).__name__) from exc
@@ -186,18 +220,40 @@ class ScorerPool:
             self._add()
 
     @contextlib.contextmanager
-    def lent(self) -> Iterator[ScorerProcess]:
-        """Lend a process; one that crashed meanwhile is replaced."""
-        scorer = self._idle.get()
+    def lent(self, seconds: float | None = None) -> Iterator[ScorerProcess]:
+        """Lend a process; one that crashed meanwhile, or is at what nobody wants, is replaced.
+
+        Raises:
+            queue.Empty: none was free for so many seconds.
+        """
+        scorer = self._idle.get(timeout=seconds)
         try:
             if scorer.process.poll() is not None:  # it died between two submissions, by none of them
-                scorer = self._replace(scorer)
+                scorer = self._replace(scorer, is_crash=True)
             yield scorer
-        except Crashed:
-            scorer = self._replace(scorer)
+        except (Crashed, Unwanted) as exc:
+            scorer = self._replace(scorer, is_crash=isinstance(exc, Crashed))
             raise
         finally:
             self._idle.put(scorer)
+
+    def cannot_load(self, model: Model, seconds: float) -> str | None:
+        """Return why no process scores with a version now; None where one has it loaded, or could load it.
+
+        Args:
+            model: the version.
+            seconds: how long to wait for a process that is free.
+        """
+        with self._lock:
+            scorers = list(self._all)
+        if any(scorer.has_loaded(model) for scorer in scorers):
+            return None
+        try:
+            with self.lent(seconds) as scorer:
+                scorer.load(model)
+        except (Crashed, Unscored, queue.Empty) as exc:
+            return type(exc).__name__
+        return None
 
     def load(self, model: Model) -> None:
         """Have a version loaded by all processes that are idle. Raises as `ScorerProcess.load` does."""
@@ -223,11 +279,11 @@ class ScorerPool:
         self._idle.put(scorer)
         return scorer
 
-    def _replace(self, dead: ScorerProcess) -> ScorerProcess:
+    def _replace(self, dead: ScorerProcess, *, is_crash: bool) -> ScorerProcess:
         dead.kill()
         scorer = self._make()
         with self._lock:
-            self.replaced += 1
+            self.replaced += is_crash
             if dead in self._all:
                 self._all.remove(dead)
             self._all.append(scorer)

@@ -36,6 +36,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         while True:
             asked, body = read_frame(0)
+            if asked["op"] == "settle":
+                scorers.settle(asked["is_taken"])
+                continue
             if body:
                 kept = KeptRows((), ())
             try:

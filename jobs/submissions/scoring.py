@@ -1,8 +1,9 @@
 """Chunks of a submission into answers: the real-time server's own reader and scorer, with the clock stopped at when it came.
 
 So the answers are those that the server would have given then, and a second attempt gives them again, as long as the online store still
-knows that time. What failed by our fault, or because the store did not answer, is told apart: it is asked again, and not logged.
-Several versions are kept loaded. This module knows neither the ledger nor who asks.
+knows that time. What failed by our fault, or because the store did not answer, is told apart: it is asked again. Answers are logged once
+they were taken, so at most once: killed in between, the log lacks what the ledger has, where else it would have some twice. Several
+versions are kept loaded. This module knows neither the ledger nor who asks.
 """
 
 from __future__ import annotations
@@ -67,7 +68,7 @@ class _HeldLog:
         self._held: list[Answered] = []
 
     def write(self, answered: Answered) -> None:
-        """Hold the answers."""
+        """Hold the answers, beside what is held already."""
         self._held.append(answered)
 
     def release(self, is_taken: bool) -> None:
@@ -94,6 +95,7 @@ class Scorers:
         self._settings, self._max = settings, max_versions
         self._loaded: OrderedDict[Model, OnlineScorer] = OrderedDict()
         self._as_of = 0
+        self._answered: Any = None
 
     def load(self, model: Model) -> OnlineScorer:
         """Return what answers with a version, loaded and verified if it is not yet.
@@ -126,7 +128,7 @@ class Scorers:
     def answer(
         self, model: Model, as_of: int, rows: Sequence[Any], refused: Sequence[RowError], *, is_last: bool
     ) -> Answers:
-        """Return the answers to a chunk's rows.
+        """Return the answers to a chunk's rows; they are logged if `settle` says that they were taken.
 
         Args:
             model: the version.
@@ -138,17 +140,21 @@ class Scorers:
         Raises:
             ModelError, ConfigurationError: see `load`.
         """
+        self.settle(False)
         online = self.load(model)
-        self._as_of = as_of
+        self._as_of, self._answered = as_of, online.log
         given = online.answer(rows, refused=refused, is_attempt=not is_last)
         errors = [answer["error"] for answer in given if "error" in answer]
         n_retryable = sum(error["retryable"] for error in errors)
-        log: Any = online.log
-        if log is not None:
-            log.release(is_last or not n_retryable)
         names = online.scorer.feature_set.row_id
         ids = [[row.get(name) if isinstance(row, Mapping) else None for name in names] for row in rows]
         return Answers(wire_lines(given), wire_lines(ids), n_retryable, len(errors))
+
+    def settle(self, is_taken: bool) -> None:
+        """Log the last answers, or forget them."""
+        if self._answered is not None:
+            self._answered.release(is_taken)
+        self._answered = None
 
     def close(self) -> None:
         """Write what the logs have not written yet, and let go of the stores."""

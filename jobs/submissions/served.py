@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
+from urllib.parse import urlsplit, urlunsplit
 
 from feature_pipelines.definitions import FeatureSet
+from jobs.online.store_conf import store_url
 from jobs.runs.chosen_model import chosen_model
 from jobs.runs.conf import Conf
 from jobs.submissions.intake import PinnedModel
@@ -55,6 +58,15 @@ def resolve_served(conf: Conf, bundle: Path | None) -> Served:
     info, feature_set = golden.info, golden.feature_set
     outputs = tuple(OutputSpec.from_json(info["output"]).fields)
     version = None if found is None else found.version
-    return Served(
-        PinnedModel(info["name"], version, info["digest"], feature_set.row_id, outputs), feature_set
+    pinned = PinnedModel(
+        info["name"], version, info["digest"], feature_set.row_id, outputs, _without_options(store_url(conf))
     )
+    return Served(pinned, feature_set)
+
+
+def _without_options(url: str) -> str:
+    """Return which store a URL names: no password, nothing of how it is asked."""
+    if url.startswith("sqlite:///"):
+        return f"sqlite:///{os.path.abspath(url.removeprefix('sqlite:///').partition('?')[0])}"
+    parts = urlsplit(url)
+    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2].lower(), parts.path, "", ""))

@@ -38,6 +38,7 @@ SUBMISSIONS = sa.Table(
     sa.Column("created_ts", sa.BigInteger, nullable=False),
     sa.Column("started_ts", sa.BigInteger),
     sa.Column("finished_ts", sa.BigInteger),
+    sa.Column("queue", sa.String(64)),
     sa.UniqueConstraint("key_id", "idempotency_key", name="onescore_submissions_once"),
     sa.Index("onescore_submissions_of_key", "key_id", "created_ts", "id"),
     sa.Index("onescore_submissions_in_state", "state", "finished_ts"),
@@ -45,7 +46,9 @@ SUBMISSIONS = sa.Table(
 """One row each; times are microseconds since 1970, UTC. `n_bytes` is the size of what is stored of its rows.
 
 `row_id` and `outputs` are JSON lists of names: the fields that identify a row, and what an answer to one holds of the model's.
-`chunk_rows` is fixed at the beginning: all who score it, whatever their configuration, cut it into the same chunks.
+`chunk_rows` and `queue` are fixed at the beginning: all who score it, whatever their configuration, cut it into the same chunks, ask the
+same online store, and agree on whether it is large. `queue` came later, so a database may have rows without it: see `takeover.adopt`.
+`attempts` are those since the last chunk that was stored as it should be.
 """
 
 PAYLOADS = sa.Table(

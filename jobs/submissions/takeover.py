@@ -1,8 +1,10 @@
-"""Who takes over what a dead worker was at: every worker gives signs of life, and watches those of the others.
+"""What goes back into a queue: what a dead worker was at, what is to be tried later, what an earlier version queued.
+
+Every worker gives signs of life, and watches those of the others.
 
 A worker on this very machine is dead when its process is gone; one elsewhere when its sign has not changed for a while by this worker's
 own clock. Nothing breaks if it lives after all: its work is done twice and stored once. This is the one module that knows the engine's
-inner calls: what it hands back it hands back by the engine's own recovery.
+inner calls: what a dead worker was at it hands back by the engine's own recovery.
 """
 
 from __future__ import annotations
@@ -18,10 +20,10 @@ import sqlalchemy as sa
 from dbos import DBOSClient
 
 from jobs.submissions.database import Database
-from jobs.submissions.engine_names import APPLICATION_VERSION, QUEUE
-from jobs.submissions.tables import WORKERS
+from jobs.submissions.engine_names import APPLICATION_VERSION, LARGE_QUEUE, QUEUE
+from jobs.submissions.tables import SUBMISSIONS, WORKERS
 
-__all__ = ["SignsOfLife", "hand_back", "machine_id", "pending_of"]
+__all__ = ["SignsOfLife", "adopt", "hand_back", "machine_id", "pending_of", "put_off"]
 
 _LOGGER = logging.getLogger("onescore.async")
 _FORGET_AFTER = 50
@@ -38,6 +40,52 @@ def hand_back(client: DBOSClient, executor_id: str, ids: Iterable[str]) -> int:
     """Put what a worker was at back into its queue; return how much that was. Doing so twice does nothing more."""
     engine = client._sys_db  # as above
     return sum(engine.reenqueue_for_recovery(id_, [executor_id], QUEUE) for id_ in ids)
+
+
+def put_off(client: DBOSClient, executor_id: str, id_: str, seconds: float) -> bool:
+    """Put what a worker is at back into its queue, from which nobody takes it before some time has passed.
+
+    What runs it must end without an outcome then. Returns False if it is not that worker's any more.
+    """
+    engine = client._sys_db  # as above
+    status = engine.tables.workflow_status.c
+    change = (
+        sa.update(engine.tables.workflow_status)
+        .where(status.workflow_uuid == id_, status.status == "PENDING", status.executor_id == executor_id)
+        .values(
+            status="DELAYED",
+            owner_xid=None,
+            started_at_epoch_ms=None,
+            delay_until_epoch_ms=round((time.time() + seconds) * 1000),
+        )
+    )
+    with engine.engine.begin() as connection:
+        return bool(connection.execute(change).rowcount)
+
+
+def adopt(database: Database, client: DBOSClient, model: str, small: str, large: str) -> int:
+    """Take what waits in the one queue of all models, where an earlier version put it, into a model's own; return how much that was.
+
+    What it was to be asked of which store was not noted then: whoever adopts it first scores it, as before.
+    """
+    engine = client._sys_db.tables.workflow_status  # as above
+    schemas = client._sys_db.engine.get_execution_options()["schema_translate_map"]
+    n = 0
+    with database.writing() as connection:
+        connection.execution_options(schema_translate_map=schemas)
+        for old, queue in ((QUEUE, small), (LARGE_QUEUE, large)):
+            mine = sa.select(SUBMISSIONS.c.id).where(
+                SUBMISSIONS.c.model == model, SUBMISSIONS.c.queue.is_(None)
+            )
+            waiting = engine.c.status.in_(("ENQUEUED", "DELAYED"))
+            moved = sa.update(engine).where(
+                engine.c.queue_name == old, waiting, engine.c.workflow_uuid.in_(mine)
+            )
+            n += connection.execute(moved.values(queue_name=queue)).rowcount
+            here = sa.select(engine.c.workflow_uuid).where(engine.c.queue_name == queue)
+            noted = sa.update(SUBMISSIONS).where(SUBMISSIONS.c.queue.is_(None), SUBMISSIONS.c.id.in_(here))
+            connection.execute(noted.values(queue=queue))
+    return n
 
 
 def machine_id() -> str:

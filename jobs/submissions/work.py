@@ -1,11 +1,13 @@
 """What is done with one submission: begun, scored chunk by chunk, stored; or begun again, later; or given up with a reason.
 
-It is called at least once for each, by whoever is alive, and reads from the ledger how far it is. It never raises: what goes wrong by
-our fault is tried again, a little later each time, until it has been tried often enough.
+It is called at least once for each, by whoever is alive, and reads from the ledger how far it is. It waits for no second attempt: what
+goes wrong by our fault is to be tried again, a little later each time, until it has been tried often enough, and meanwhile others are
+scored. What ended a process once is tried on one process at a time, so that it never has them all.
 """
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -16,14 +18,28 @@ from feature_pipelines.errors import ModelError, OnescoreError
 from jobs.runs.kill_points import reached
 from jobs.submissions.ledger import Ledger, Submission
 from jobs.submissions.models import Models
-from jobs.submissions.scorer_pool import Crashed, ScorerPool, ScorerProcess, Unscored
+from jobs.submissions.scorer_pool import Crashed, ScorerPool, ScorerProcess, Unscored, Unwanted
 from udfs.incidents import raised_at
 
-__all__ = ["LargeScoring", "Limits", "Stopping", "Work", "missing_chunks"]
+__all__ = ["LargeScoring", "Limits", "Refused", "Stopping", "Work", "missing_chunks"]
 
 _LOGGER = logging.getLogger("onescore.async")
 _LONGEST_PAUSE_SECONDS = 60.0
 _NO_MODEL = "its model version cannot be had or loaded here"
+_NO_JOB = "the Spark job that was to score it refused to; the worker's log says why"
+
+
+class Refused(Exception):
+    """The Spark job of a large submission ended with a reason of its own, which no row and no model is.
+
+    Args:
+        message: without data.
+        retryable: whether asking again may help.
+    """
+
+    def __init__(self, message: str, retryable: bool) -> None:
+        super().__init__(message)
+        self.retryable = retryable
 
 
 class Stopping(BaseException):
@@ -32,9 +48,8 @@ class Stopping(BaseException):
 
 @dataclass(frozen=True)
 class Limits:
-    """When a submission is large, and when it is given up; see `SubmissionsSettings`."""
+    """When a submission is given up; see `SubmissionsSettings`."""
 
-    batch_rows: int
     max_crashes: int
     max_attempts: int
     retry_seconds: float
@@ -47,7 +62,7 @@ class LargeScoring(Protocol):
         """Return when all is stored, or when it is not wanted any more.
 
         Raises:
-            Crashed, Unscored: as `ScorerProcess.score`.
+            Crashed: as `ScorerProcess.score`. Refused: see there.
         """
         ...
 
@@ -83,6 +98,7 @@ class Work:
         self._limits = limits
         self._stopping = threading.Event()
         self._lock = threading.Lock()
+        self._suspect = threading.Lock()
         self._at: set[str] = set()
 
     def running(self) -> set[str]:
@@ -94,8 +110,8 @@ class Work:
         """Begin nothing more: what is under way stops after its chunk, with `Stopping`."""
         self._stopping.set()
 
-    def run(self, id_: str) -> None:
-        """Bring a submission to its end, if it is not there.
+    def run(self, id_: str) -> float | None:
+        """Try to bring a submission to its end; return None when it is there, else after how many seconds to try again.
 
         Raises:
             Stopping: this worker is about to end.
@@ -103,31 +119,33 @@ class Work:
         with self._lock:
             self._at.add(id_)
         try:
-            self._run(id_)
+            return self._run(id_)
         finally:
             with self._lock:
                 self._at.discard(id_)
 
-    def _run(self, id_: str) -> None:
-        n = 0
-        while True:
-            self._check()
-            n += 1
-            try:
-                if self._attempt(id_):
-                    return
-            except Exception as exc:  # noqa: BLE001 - such as a database that is away: it comes back
-                _say(exc)
-            pause = min(self._limits.retry_seconds * 2 ** min(n - 1, 16), _LONGEST_PAUSE_SECONDS)
-            if self._stopping.wait(pause):
-                raise Stopping
-
-    def _attempt(self, id_: str) -> bool:
-        """Return whether the submission has come to its end."""
+    def _run(self, id_: str) -> float | None:
+        self._check()
         begun: list[Submission] = []
+        try:
+            if self._attempt(id_, begun):
+                return None
+        except Stopping:
+            if begun:
+                with contextlib.suppress(Exception):  # a database that is away counts the attempt, then
+                    self._ledger.uncount(id_)
+            raise
+        except Exception as exc:  # noqa: BLE001 - such as a database that is away: it comes back
+            _LOGGER.error("submission %s: %s at %s", id_, type(exc).__name__, raised_at(exc))
+        n = begun[0].attempts if begun else 1
+        return min(self._limits.retry_seconds * 2.0 ** min(n - 1, 16), _LONGEST_PAUSE_SECONDS)
+
+    def _attempt(self, id_: str, begun: list[Submission]) -> bool:
+        """Return whether the submission has come to its end; `begun` receives it once an attempt is counted."""
         try:
             return self._scored(id_, begun)
         except Crashed as crash:
+            _LOGGER.warning("submission %s: the process that scored it ended: %s", id_, crash)
             if crash.is_loading:
                 return self._given_up(begun[0], "MODEL_UNAVAILABLE", _NO_MODEL)
             if self._ledger.crashed(id_) < self._limits.max_crashes:
@@ -135,11 +153,19 @@ class Work:
             message = "the process that scored it ended, again and again; one of its rows may be why"
             self._ledger.end(id_, "failed", "SCORER_CRASHED", message)
             return True
+        except Unwanted:
+            return True
+        except Refused as exc:
+            _LOGGER.error("submission %s: %s", id_, exc)
+            if exc.retryable:
+                return self._given_up(begun[0], "SPARK_JOB_REFUSED", _NO_JOB)
+            self._ledger.end(id_, "failed", "SPARK_JOB_REFUSED", _NO_JOB)
+            return True
         except (Unscored, ModelError) as exc:
-            _LOGGER.error("%s: %s", type(exc).__name__, exc)
+            _LOGGER.error("submission %s: %s: %s", id_, type(exc).__name__, exc)
             return self._given_up(begun[0], "MODEL_UNAVAILABLE", _NO_MODEL)
         except OnescoreError as exc:
-            _LOGGER.error("%s: %s", type(exc).__name__, exc)
+            _LOGGER.error("submission %s: %s: %s", id_, type(exc).__name__, exc)
             return self._given_up(begun[0], "UNAVAILABLE", "what it needs did not answer")
         except _Again as exc:
             return self._given_up(begun[0], exc.reason, str(exc))
@@ -155,12 +181,22 @@ class Work:
         return submission.attempts >= self._limits.max_attempts
 
     def _scored(self, id_: str, begun: list[Submission]) -> bool:
-        """Score what is not stored yet; return whether that was the end. `begun` receives the submission once an attempt is counted."""
+        """Score what is not stored yet; return whether that was the end."""
         seen = self._ledger.get(id_)
         if seen is None or not seen.is_open:
             return True
-        if seen.kind == "reference" or seen.n_rows > self._limits.batch_rows:
+        if seen.is_large:
             return self._scored_large(id_, begun)
+        if not seen.crashes:
+            return self._scored_small(id_, begun)
+        if not self._suspect.acquire(blocking=False):
+            return False
+        try:
+            return self._scored_small(id_, begun)
+        finally:
+            self._suspect.release()
+
+    def _scored_small(self, id_: str, begun: list[Submission]) -> bool:
         with (
             self._pool.lent() as scorer
         ):  # an attempt begins when there is who makes it: what waits here was not tried
@@ -198,19 +234,32 @@ class Work:
         given: bytes | None = payload
         for rows in missing_chunks(submission, self._ledger.stored(submission.id)):
             self._check()
-            found = scorer.score(model, submission.as_of_ts, given, rows, is_last=is_last)
+            found = scorer.score(
+                model,
+                submission.as_of_ts,
+                given,
+                rows,
+                is_last=is_last,
+                is_wanted=lambda: self._is_open(submission.id),
+            )
             given = None
             if found.n_retryable and not is_last:
                 raise _Again("UNAVAILABLE", "the online store did not answer, or scoring failed by our fault")
             reached("async_work.before_store")
-            if not self._ledger.store(submission.id, [found.chunk]):
+            n_new = self._ledger.store(submission.id, [found.chunk], is_last=is_last)
+            scorer.settle(bool(n_new))  # whoever stored it first has logged it
+            if n_new is None:
                 break
             reached("async_work.after_store")
 
     def _is_wanted(self, id_: str) -> bool:
-        if self._stopping.is_set():
-            return False
-        now = self._ledger.get(id_)
+        return not self._stopping.is_set() and self._is_open(id_)
+
+    def _is_open(self, id_: str) -> bool:
+        try:
+            now = self._ledger.get(id_)
+        except Exception:  # noqa: BLE001 - a database that is away says nothing of it
+            return True
         return now is not None and now.is_open
 
     def _check(self) -> None:
@@ -229,7 +278,3 @@ def missing_chunks(submission: Submission, stored: Sequence[tuple[int, int]]) ->
     for first in range(0, submission.n_rows, submission.chunk_rows):
         if first not in have:
             yield first, min(submission.chunk_rows, submission.n_rows - first)
-
-
-def _say(exc: Exception) -> None:
-    _LOGGER.error("an attempt failed: %s at %s", type(exc).__name__, raised_at(exc))

@@ -28,16 +28,18 @@ from jobs.runs.kill_points import reached
 from jobs.runs.settings_async import revealed_database_url
 from jobs.submissions.batch_process import BatchProcess
 from jobs.submissions.database import Database
-from jobs.submissions.engine_names import APPLICATION, APPLICATION_VERSION, LARGE_QUEUE, QUEUE, WORKFLOW
+from jobs.submissions.engine_names import APPLICATION, APPLICATION_VERSION, WORKFLOW, queue_name
 from jobs.submissions.housekeeping import expire, settle
+from jobs.submissions.intake import PinnedModel
 from jobs.submissions.ledger import Ledger
 from jobs.submissions.models import Models
 from jobs.submissions.notifier import Notifier
 from jobs.submissions.scorer_pool import Crashed, ScorerPool, Unscored
+from jobs.submissions.scoring import Model
 from jobs.submissions.served import resolve_served
-from jobs.submissions.takeover import SignsOfLife
+from jobs.submissions.takeover import SignsOfLife, adopt, put_off
 from jobs.submissions.work import Limits, Stopping, Work
-from jobs.submissions.worker_metrics import WorkerMetrics
+from jobs.submissions.worker_metrics import Readiness, WorkerMetrics
 
 __all__ = ["run_worker"]
 
@@ -75,19 +77,24 @@ def run_worker(
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda _number, _frame: ending.set())
     try:
-        _warm_up(conf, bundle, models, pool)
-        limits = Limits(
-            settings.batch_rows, settings.max_crashes, settings.max_attempts, settings.retry_seconds
+        pinned = resolve_served(conf, bundle).pinned
+        model = _warm_up(pinned, models, pool)
+        queues = (
+            queue_name(pinned.name, pinned.store, is_large=False),
+            queue_name(pinned.name, pinned.store, is_large=True),
         )
+        limits = Limits(settings.max_crashes, settings.max_attempts, settings.retry_seconds)
         large = BatchProcess(models, flags, ledger, settings.large_timeout_seconds)
         work = Work(ledger, models, pool, large, limits)
         executor_id = f"{os.uname().nodename[:40]}-{os.getpid()}-{secrets.token_hex(4)}"
         signs = SignsOfLife(database, executor_id, settings.dead_after_seconds, work.running)
-        with WorkerMetrics(settings.worker_port, work, pool, signs) as metrics:
-            _launch(database, executor_id, settings.poll_seconds, settings.scorers, metrics.counted(work))
+        readiness = Readiness(ledger, pool, model, pinned.name, queues)
+        with WorkerMetrics(settings.worker_port, work, pool, signs, readiness) as metrics:
+            run = metrics.counted(work)
+            _launch(database, executor_id, queues, settings.poll_seconds, settings.scorers, run)
             notifier.start()
             event("worker_ready", executor=executor_id, scorers=settings.scorers, metrics=metrics.port)
-            _until(ending, ledger, database.engine_client(), settings.retention_hours)
+            _until(ending, ledger, database.engine_client(), settings.retention_hours, pinned, queues)
             event("worker_draining")
             notifier.close(min(conf.notify.timeout_seconds, settings.shutdown_seconds))
             _leave(work, signs, settings.shutdown_seconds)
@@ -98,9 +105,8 @@ def run_worker(
     return 0
 
 
-def _warm_up(conf: Conf, bundle: Path | None, models: Models, pool: ScorerPool) -> None:
+def _warm_up(pinned: PinnedModel, models: Models, pool: ScorerPool) -> Model:
     """Have the version loaded that new submissions are pinned to now; one that will not do ends the worker before it takes any."""
-    pinned = resolve_served(conf, bundle).pinned
     model = models.known(pinned.name, pinned.version, pinned.digest)
     try:
         pool.load(model)
@@ -108,12 +114,23 @@ def _warm_up(conf: Conf, bundle: Path | None, models: Models, pool: ScorerPool) 
         raise ConfigurationError(f"the model cannot be served here: {exc}") from exc
     except Crashed as exc:
         raise ConfigurationError("the process that scores ended while it loaded the model") from exc
+    return model
+
+
+class _PutOff(BaseException):
+    """Ends a workflow without an outcome, which the engine gives whatever is an Exception; it is in its queue again."""
 
 
 def _launch(
-    database: Database, executor_id: str, poll_seconds: float, scorers: int, run: Callable[[str], None]
+    database: Database,
+    executor_id: str,
+    queues: tuple[str, str],
+    poll_seconds: float,
+    scorers: int,
+    run: Callable[[str], float | None],
 ) -> None:
-    """Start the engine in this process."""
+    """Start the engine in this process; what is to be tried again later leaves it meanwhile, and its place to others."""
+    client = database.engine_client()
     config: DBOSConfig = {
         "name": APPLICATION,
         "system_database_url": database.plain_url,
@@ -130,18 +147,22 @@ def _launch(
     @DBOS.workflow(name=WORKFLOW, max_recovery_attempts=None)
     def score_submission(id_: str) -> None:
         try:
-            run(id_)
+            pause = run(id_)
         except Stopping:
             threading.Event().wait()  # this process is about to end; the workflow must not, it is somebody else's then
+        if pause is not None:
+            _put_off(client, executor_id, id_, pause)
+            raise _PutOff
         reached("async_worker.before_outcome")
 
-    DBOS.listen_queues([QUEUE, LARGE_QUEUE])
+    small, large = queues
+    DBOS.listen_queues([small, large])
     DBOS.launch()
     engine_log = logging.getLogger("dbos")
     engine_log.handlers.clear()  # what it says goes where all goes
     engine_log.propagate = True
-    _register(QUEUE, _AHEAD * scorers, poll_seconds)
-    _register(LARGE_QUEUE, 1, max(poll_seconds, _LARGE_POLL_SECONDS))
+    _register(small, _AHEAD * scorers, poll_seconds)
+    _register(large, 1, max(poll_seconds, _LARGE_POLL_SECONDS))
 
 
 def _register(queue: str, at_once: int, poll_seconds: float) -> None:
@@ -150,17 +171,45 @@ def _register(queue: str, at_once: int, poll_seconds: float) -> None:
     )
 
 
-def _until(ending: threading.Event, ledger: Ledger, client: DBOSClient, retention_hours: float) -> None:
+def _put_off(client: DBOSClient, executor_id: str, id_: str, seconds: float) -> None:
+    """Leave a submission to later; while the database is away, keep it."""
+    while True:
+        try:
+            put_off(client, executor_id, id_, seconds)
+        except Exception as exc:  # noqa: BLE001 - whatever the driver raises: it comes back
+            event("not_put_off", id=id_, raised=type(exc).__name__)
+            time.sleep(seconds)
+        else:
+            return
+
+
+def _until(
+    ending: threading.Event,
+    ledger: Ledger,
+    client: DBOSClient,
+    retention_hours: float,
+    pinned: PinnedModel,
+    queues: tuple[str, str],
+) -> None:
     """Wait to be told to end; meanwhile keep house."""
-    while not ending.wait(min(_HOUSEKEEPING_SECONDS, retention_hours * 360)):
+    is_first = True
+    while is_first or not ending.wait(min(_HOUSEKEEPING_SECONDS, retention_hours * 360)):
+        is_first = False
         try:
             expire(ledger, client, _now() - round(retention_hours * _HOUR_US))
             n = settle(ledger, client, _now() - _SETTLED_AFTER_US)
+            n_adopted = adopt(ledger.database, client, pinned.name, *queues)
+            n_elsewhere = ledger.queued_elsewhere(pinned.name, queues)
         except Exception as exc:  # noqa: BLE001 - a database that is away comes back
             event("housekeeping_failed", raised=type(exc).__name__)
         else:
             if n:
                 event("lost_by_engine", submissions=n)
+            if n_adopted:
+                event("adopted", submissions=n_adopted)
+            if n_elsewhere:
+                why = "they were taken for another store.url than this worker's"
+                event("not_taken_here", submissions=n_elsewhere, model=pinned.name, why=why)
     client.destroy()
 
 

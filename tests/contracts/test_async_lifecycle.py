@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import signal
 import time
+import urllib.request
 
 import pytest
 
 from tests.toy.poison import DEADLY, HANGING, SLOW, write_poison_bundle
-from tests.toy.processes import wait_until
+from tests.toy.processes import descendants, wait_until
 from tests.toy.submitting import open_async
 
 pytestmark = pytest.mark.e2e
@@ -103,6 +105,60 @@ def test_a_running_submission_is_cancelled_and_what_was_scored_of_it_thrown_away
         assert (ledger.get(id_).state, ledger.stored(id_)) == ("cancelled", [])
 
 
+def test_who_scores_what_was_cancelled_is_free_for_the_next(place, poison, process_env, tmp_path):
+    settings = ("submissions.scorers=1", "submissions.chunk_timeout_seconds=3600")
+    with open_async(tmp_path / "freed", process_env, poison, *settings, name="poison") as alone:
+        gateway, worker = alone.gateway(), alone.worker()
+        hanging = gateway.submit(doses(HANGING))
+        wait_until(lambda: gateway.get(f"/submissions/{hanging}")["state"] == "running", "it is begun", 20)
+        assert gateway.call("DELETE", f"/submissions/{hanging}")[0] == 200
+        assert gateway.finished(gateway.submit(doses(1.0)))["state"] == "succeeded"
+        said = [json.loads(line) for line in worker.output.read_text().splitlines()]
+        ended = [line for line in said if line.get("event") == "submission_ended"]
+        assert [(line["state"], line["key"], line["rows"]) for line in ended] == [
+            ("succeeded", "loopback", 1)
+        ]
+        assert '"state": "cancelled"' in gateway.output.read_text()
+
+
+def test_what_only_another_model_or_store_can_score_keeps_nobody_waiting_and_is_not_tried(
+    poison, bundle, process_env, tmp_path
+):
+    with open_async(tmp_path / "shared", process_env, poison, name="poison") as alone:
+        houses = dataclasses.replace(alone, flags=("--model", "houses", "--bundle", str(bundle)))
+        gateway, other = alone.gateway(), houses.gateway("model.name=houses")
+        foreign = [other.submit({"rows": [{"house_id": i}]}) for i in range(9)]
+        moved = alone.worker(f"store.url=sqlite:///{tmp_path}/moved.db", "submissions.worker_port=0")
+        mine = [gateway.submit(doses(1.0)) for _ in range(9)]
+        port = json.loads(moved.output.read_text().splitlines()[-1])["metrics"]
+
+        def ready():
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}/ready", timeout=10) as answer:
+                return json.loads(answer.read())["checks"]
+
+        wait_until(lambda: ready()["database"]["not_taken_here"] == 9, "it says what it does not take", 20)
+        assert ready()["model"]["ok"]
+        alone.worker()
+        assert {gateway.finished(id_)["state"] for id_ in mine} == {"succeeded"}
+        with alone.ledger() as ledger:
+            assert {(ledger.get(id_).state, ledger.get(id_).attempts) for id_ in foreign} == {("queued", 0)}
+        houses.worker("model.name=houses")
+        assert {other.finished(id_)["state"] for id_ in foreign} == {"succeeded"}
+
+
+def test_many_whose_model_version_is_gone_keep_nobody_waiting(poison, process_env, tmp_path):
+    settings = ("submissions.scorers=1", "submissions.retry_seconds=60")
+    with open_async(tmp_path / "gone", process_env, poison, *settings, name="poison") as alone:
+        gateway = alone.gateway()
+        gone = [gateway.submit(doses(1.0)) for _ in range(9)]
+        with alone.ledger() as ledger, ledger.database.writing() as connection:
+            connection.exec_driver_sql("UPDATE onescore_submissions SET model_digest = 'gone'")
+        alone.worker()
+        assert gateway.finished(gateway.submit(doses(1.0)))["state"] == "succeeded"
+        with alone.ledger() as ledger:
+            assert {(ledger.get(id_).state, ledger.get(id_).attempts) for id_ in gone} == {("running", 1)}
+
+
 def test_too_many_that_wait_are_refused_with_a_time_to_come_back_and_known_ones_are_not(
     place, poison, process_env, tmp_path
 ):
@@ -154,6 +210,32 @@ def test_a_frozen_worker_is_taken_for_dead_and_does_no_harm_when_it_comes_back(p
     again = [gateway.finished(id_) for id_ in ids]
     assert again == found
     assert gateway.finished(gateway.submit(doses(1.0)))["state"] == "succeeded"
+
+
+@pytest.mark.slow
+@pytest.mark.cluster
+def test_a_large_submission_cancelled_while_spark_scores_it_ends_the_job_and_stores_nothing(
+    poison, process_env, tmp_path
+):
+    settings = ("submissions.chunk_rows=2", "submissions.batch_rows=4", "spark.master=local[2]")
+    with open_async(tmp_path / "large", process_env, poison, *settings, name="poison") as alone:
+        gateway, file = alone.gateway(), tmp_path / "pause"
+        pause = {"ONESCORE_PAUSE_AT": "async_batch.before_store", "ONESCORE_PAUSE_FILE": str(file)}
+        worker = alone.worker(env=pause)
+        id_ = gateway.submit(doses(1.0, 2.0, 3.0, 4.0, 5.0))
+        wait_until(lambda: file.exists() and file.read_text(), "it is scored", 180, worker.output)
+        job = json.loads(file.read_text())["pid"]
+        assert job in descendants(worker.process.pid)
+        assert gateway.call("DELETE", f"/submissions/{id_}")[0] == 200
+        wait_until(lambda: job not in descendants(worker.process.pid), "the job has ended", 60, worker.output)
+        with alone.ledger() as ledger:
+            assert (ledger.get(id_).state, ledger.get(id_).crashes, ledger.stored(id_)) == (
+                "cancelled",
+                0,
+                [],
+            )
+        good = gateway.finished(gateway.submit(doses(1.0, 2.0, 3.0, 4.0, 5.0)), 180)
+        assert (good["state"], worker.process.poll()) == ("succeeded", None)
 
 
 @pytest.mark.slow

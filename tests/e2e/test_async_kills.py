@@ -12,9 +12,10 @@ import random
 import threading
 import time
 
+import pyarrow.parquet as pq
 import pytest
 
-from tests.toy.processes import wait_until
+from tests.toy.processes import children, parent, wait_until
 from tests.toy.serving import asking, write_store
 from tests.toy.submitting import JSON, open_async, said_of
 from udfs.serving import ServingSettings, open_scorer
@@ -96,6 +97,10 @@ def all_ended(place):
     return not counts["queued"] and not counts["running"]
 
 
+def n_logged(log):
+    return sum(pq.read_metadata(file).num_rows for file in log.rglob("part-*.parquet"))
+
+
 def paused(place, point):
     file = place.directory / f"pause-{point}"
     return file, {"ONESCORE_PAUSE_AT": point, "ONESCORE_PAUSE_FILE": str(file)}
@@ -126,6 +131,25 @@ def test_killed_at_each_named_place_nothing_is_lost_and_nothing_done_twice(place
     acknowledged = client.acknowledged()
     assert len(acknowledged) == 5
     check(place, bundle, acknowledged)
+
+
+@pytest.mark.parametrize("point", ["async_work.before_store", "async_work.after_store"])
+def test_of_a_worker_that_is_killed_each_row_is_in_the_prediction_log_once(place, point):
+    gateway, client = place.gateway(), Client(place, place.through)
+    client.submit([gateway])
+    file, env = paused(place, point)
+    victim = place.worker(env=env)
+    wait_until(lambda: file.exists() and file.read_text(), point, 30, victim.output)
+    scorers = children(victim.process.pid)
+    victim.process.kill()  # alone: what scores for it ends by itself, and writes its log before
+    victim.process.wait()
+    wait_until(lambda: not any(map(parent, scorers)), "who scored for it ends", 30)
+    place.worker()
+    wait_until(lambda: all_ended(place), "it has ended", 60)
+    log = place.directory / "prediction_log"
+    wait_until(lambda: n_logged(log) >= 25, "it is logged", 20)
+    place.close()  # what would be logged twice is written by now
+    assert n_logged(log) == 25
 
 
 @pytest.mark.slow

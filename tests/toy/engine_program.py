@@ -11,12 +11,16 @@ import threading
 
 from jobs.submissions import worker
 from jobs.submissions.database import Database
+from jobs.submissions.engine_names import queue_name
 from jobs.submissions.takeover import SignsOfLife, pending_of
 from jobs.submissions.work import Stopping
-from tests.toy.kept import Kept
+from tests.toy.kept import MODEL, Kept
 from tests.toy.processes import wait_until
 
 __all__ = ["main"]
+
+
+QUEUES = (queue_name(MODEL.name, "", is_large=False), queue_name(MODEL.name, "", is_large=True))
 
 
 class _Running:
@@ -25,15 +29,18 @@ class _Running:
     def __init__(self) -> None:
         self.seen: list[str] = []
         self.held: set[str] = set()
-        self.holds, self.stopped = threading.Event(), threading.Event()
+        self.holds, self.stopped, self.puts_off = (threading.Event() for _ in range(3))
 
-    def run(self, id_: str) -> None:
+    def run(self, id_: str) -> float | None:
         self.seen.append(id_)
+        if self.puts_off.is_set() and self.seen.count(id_) < 3:
+            return 0.5
         if self.holds.is_set():
             self.held.add(id_)
             self.stopped.wait(30)
             self.held.discard(id_)
             raise Stopping
+        return None
 
     def running(self) -> set[str]:
         return set(self.held)
@@ -43,19 +50,27 @@ class _Running:
 
 
 def main(url: str) -> None:
-    """Take in, cancel, run, leave; print what came of it."""
+    """Take in, cancel, run, put off, leave; print what came of it."""
     database = Database(url)
     database.prepare()
     kept, work = Kept(database), _Running()
     cancelled = kept.take(1).submission.id
     kept.intake.withdraw(cancelled)
     signs = SignsOfLife(database, "me", 1_000.0, work.running)
-    worker._launch(database, "me", 0.02, 1, work.run)
+    worker._launch(database, "me", QUEUES, 0.02, 1, work.run)
     ids = [kept.take(n).submission.id for n in (1, 2, 11)]
     wait_until(lambda: len(work.seen) >= 3, "all are run", 30)
     client = database.engine_client()
     wait_until(lambda: not pending_of(client, "me"), "all have ended", 10)
     print("run once:", sorted(work.seen) == sorted(ids))
+    work.puts_off.set()
+    later = {kept.take(1).submission.id for _ in range(30)}
+    other = kept.take(1, model=MODEL._replace(name="another")).submission.id
+    wait_until(lambda: all(work.seen.count(id_) == 3 for id_ in later), "they are run in the end", 60)
+    work.puts_off.clear()
+    wait_until(lambda: not pending_of(client, "me"), "all have ended", 10)
+    found = client.list_workflows(workflow_ids=sorted(later))
+    print("put off and done:", {one.status for one in found}, other in work.seen)
     work.holds.set()
     left = kept.take(1).submission.id
     wait_until(lambda: left in work.held, "it is begun", 10)

@@ -48,11 +48,18 @@ class Kept:
             )
         return self._intake
 
-    def take(self, n_rows: int = 5, key: str | None = None, who: str = "me", content: str = "1") -> Taken:
+    def take(
+        self,
+        n_rows: int = 5,
+        key: str | None = None,
+        who: str = "me",
+        content: str = "1",
+        model: PinnedModel = MODEL,
+    ) -> Taken:
         body = b'{"rows": [' + b",".join([content.encode()] * n_rows) + b"]}"
         payload = read_json(body, 1_000)[0]
         assert payload is not None
-        return self.intake.take(payload, who, MODEL, key).result(30)
+        return self.intake.take(payload, who, model, key).result(30)
 
     def close(self) -> None:
         if self._intake is not None:

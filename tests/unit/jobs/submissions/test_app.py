@@ -11,6 +11,7 @@ from jobs.submissions.app_routes import Gateway
 from jobs.submissions.bodies import BodyLimits
 from jobs.submissions.gateway_metrics import GatewayMetrics
 from jobs.submissions.keys import Caller
+from jobs.submissions.ledger import Overview
 from tests.toy.asgi import Answer, call
 from tests.toy.kept import MODEL
 
@@ -43,9 +44,9 @@ class Parts:
             content=body,
         )
 
-    def counts(self) -> dict[str, int]:
+    def overview(self) -> Overview:
         self.counted += 1
-        return {"queued": 7, "running": 1}
+        return Overview({"queued": 7, "running": 1}, {"SCORER_CRASHED": 2}, 1, {"failed": 3})
 
     def take(self, *_: Any) -> Any:
         self.in_hand.append(self.limits.in_hand.held)
@@ -63,7 +64,10 @@ def test_who_asks_often_has_the_database_asked_once() -> None:
     parts = Parts(ZeroDivisionError())
     for _ in range(5):
         assert call(parts.app, "/ready").json["checks"]["database"]["queued"] == 7
-        assert b'onescore_async_in_state{state="queued"} 7.0' in call(parts.app, "/metrics").body
+        said = call(parts.app, "/metrics").body
+        assert b'onescore_async_in_state{state="queued"} 7.0' in said
+        assert b'onescore_async_failed{reason="SCORER_CRASHED"} 2.0' in said
+        assert b'onescore_async_notifications{state="failed"} 3.0' in said
     assert parts.counted <= 3  # once, but on a machine that takes seconds for ten requests
 
 

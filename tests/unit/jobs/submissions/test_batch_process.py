@@ -11,11 +11,12 @@ from typing import Any
 import pytest
 
 from feature_pipelines.errors import UnavailableError
-from jobs.submissions.batch_process import BatchProcess
+from jobs.submissions import batch_scoring
+from jobs.submissions.batch_process import TRY_AGAIN, BatchProcess
 from jobs.submissions.batch_scoring import may_be_by_rows
-from jobs.submissions.scorer_pool import Crashed, Unscored
+from jobs.submissions.scorer_pool import Crashed
 from jobs.submissions.scoring import Model
-from jobs.submissions.work import Limits, Work
+from jobs.submissions.work import Limits, Refused, Work
 from tests.toy.kept import Kept
 from tests.toy.processes import wait_until
 
@@ -86,9 +87,24 @@ def test_who_ends_before_rows_or_of_something_else_is_not_their_victim(kept: Kep
         run(kept, batch(kept, program))
 
 
-def test_who_says_that_it_cannot_begin_is_believed(kept: Kept) -> None:
-    with pytest.raises(Unscored):
-        run(kept, batch(kept, AT_ROWS + "sys.exit(2)"))
+@pytest.mark.parametrize(("code", "retryable"), [(1, True), (2, False), (3, True)])
+def test_who_says_that_it_cannot_do_it_is_believed(kept: Kept, code: int, retryable: bool) -> None:
+    with pytest.raises(Refused) as caught:
+        run(kept, batch(kept, AT_ROWS + f"sys.exit({code})"))
+    assert caught.value.retryable == retryable
+
+
+def test_what_did_not_answer_the_job_may_answer_later(kept: Kept) -> None:
+    with pytest.raises(UnavailableError):
+        run(kept, batch(kept, f"sys.exit({TRY_AGAIN})"))
+
+
+def test_a_job_says_so_where_what_it_needs_did_not_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    def away(_argv: Any) -> int:
+        raise UnavailableError("the database did not answer")
+
+    monkeypatch.setattr(batch_scoring, "_score", away)
+    assert batch_scoring.main([]) == TRY_AGAIN
 
 
 def test_what_is_not_wanted_any_more_is_ended_with_all_that_it_started(kept: Kept, tmp_path: Path) -> None:
@@ -127,9 +143,11 @@ def test_what_gets_somewhere_is_left_alone(kept: Kept, monkeypatch: pytest.Monke
 def test_of_three_jobs_without_a_jvm_no_row_is_blamed(
     kept: Kept, program: str, reason: str, crashes: int
 ) -> None:
-    limits = Limits(batch_rows=10, max_crashes=2, max_attempts=4, retry_seconds=0.001)
+    limits = Limits(max_crashes=2, max_attempts=4, retry_seconds=0.001)
     id_ = kept.take(20).submission.id
-    Work(kept.ledger, Models(), None, batch(kept, program), limits).run(id_)  # type: ignore[arg-type]
+    work = Work(kept.ledger, Models(), None, batch(kept, program), limits)  # type: ignore[arg-type]
+    while work.run(id_) is not None:
+        pass
     found = kept.ledger.get(id_)
     assert found is not None
     assert (found.state, found.reason, found.crashes) == ("failed", reason, crashes)

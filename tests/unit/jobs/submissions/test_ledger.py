@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import logging
+
 import pytest
+import sqlalchemy as sa
 
 from feature_pipelines.errors import ContractError, UnavailableError
 from jobs.submissions.database import Database
+from jobs.submissions.engine_names import LARGE_QUEUE, QUEUE, queue_name
 from jobs.submissions.intake import Intake
 from jobs.submissions.ledger_chunk import Chunk
+from jobs.submissions.tables import SUBMISSIONS
+from jobs.submissions.takeover import adopt
 from jobs.submissions.work import missing_chunks
 from tests.toy.kept import Kept
 
@@ -132,3 +138,64 @@ def test_who_waits_is_told_when_the_database_does_not_take_it(kept):
         kept.take()
     assert isinstance(kept.intake, Intake)
     assert kept.ledger.counts()["queued"] == 0
+
+
+def test_an_end_is_logged_once_with_its_reason_and_no_data(kept, caplog):
+    caplog.set_level(logging.INFO, "onescore.serve")
+    done, failed = kept.take(2, who="anna").submission.id, kept.take(2).submission.id
+    kept.ledger.begin(done)
+    kept.ledger.store(done, [chunk(0)])
+    kept.ledger.end(done, "failed", "X")
+    kept.ledger.end(failed, "failed", "SCORER_CRASHED", "a message")
+    facts = [record.facts for record in caplog.records if record.msg == "submission_ended"]
+    assert facts == [
+        {"id": id_, "key": key, "state": state, "reason": why, "attempts": n, "crashes": 0, "rows": 2}
+        for id_, key, state, why, n in (
+            (done, "anna", "succeeded", None, 1),
+            (failed, "me", "failed", "SCORER_CRASHED", 0),
+        )
+    ]
+
+
+def test_what_is_kept_is_counted_by_state_and_reason_with_the_age_of_the_oldest(kept):
+    assert kept.ledger.overview().oldest_queued_ts is None
+    first, second, failed = (kept.take().submission for _ in range(3))
+    kept.ledger.begin(first.id)
+    kept.ledger.end(failed.id, "failed", "SCORER_CRASHED")
+    found = kept.ledger.overview()
+    assert (found.states["queued"], found.states["running"], found.reasons) == (1, 1, {"SCORER_CRASHED": 1})
+    assert (found.oldest_queued_ts, found.notifications) == (second.created_ts, {})
+
+
+def test_a_database_of_an_earlier_version_gets_the_column_it_lacks_and_keeps_its_rows(kept):
+    id_ = kept.take(2).submission.id
+    with kept.database.writing() as connection:
+        connection.exec_driver_sql("ALTER TABLE onescore_submissions DROP COLUMN queue")
+    for _ in range(2):
+        kept.database.prepare()
+    assert (kept.ledger.get(id_).queue, kept.ledger.get(id_).state) == (None, "queued")
+    assert kept.take(2).submission.queue is not None
+
+
+@pytest.mark.parametrize("n_rows", [2, 11])
+def test_what_an_earlier_version_queued_is_adopted_by_its_own_model_alone(kept, n_rows):
+    id_, names = kept.take(n_rows).submission.id, [queue_name("houses", "", is_large=n) for n in (0, 1)]
+    with kept.database.writing() as connection:
+        connection.execute(sa.update(SUBMISSIONS).values(queue=None))
+    client = kept.database.engine_client()
+    status, engine = client._sys_db.tables.workflow_status, client._sys_db.engine
+    with engine.begin() as connection:
+        connection.execute(sa.update(status).values(queue_name=LARGE_QUEUE if n_rows > 10 else QUEUE))
+    assert adopt(kept.database, client, "another", *names) == 0
+    assert [adopt(kept.database, client, "houses", *names) for _ in range(2)] == [1, 0]
+    with engine.begin() as connection:
+        assert connection.scalar(sa.select(status.c.queue_name)) == names[n_rows > 10]
+    client.destroy()
+    assert kept.ledger.get(id_).is_large == (n_rows > 10)
+
+
+def test_what_waits_for_another_store_is_counted(kept):
+    queue = kept.take().submission.queue
+    assert kept.ledger.queued_elsewhere("houses", [queue]) == 0
+    assert kept.ledger.queued_elsewhere("houses", ["other"]) == 1
+    assert kept.ledger.queued_elsewhere("another", ["other"]) == 0

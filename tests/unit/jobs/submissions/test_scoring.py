@@ -54,13 +54,17 @@ def test_answers_and_ids_stand_a_line_each_and_are_those_of_the_real_time_scorer
     assert (found.n_retryable, found.n_refused) == (0, 2)
 
 
-def test_what_is_to_be_asked_again_is_not_logged_and_in_the_last_attempt_it_is(opened, model):
+def test_what_was_taken_is_logged_once_and_what_was_not_is_not(opened, model):
     scorers, through = opened
     rows = asking(9, through)
     found = scorers["empty"].answer(model, through, rows, [], is_last=False)
     assert found.n_retryable > 0
+    scorers["empty"].settle(False)
     assert logged(scorers["empty"], model)["queued"] == 0
     scorers["empty"].answer(model, through, rows, [], is_last=True)
+    scorers["empty"].answer(model, through, rows, [], is_last=True)  # nobody said that the first were taken
+    scorers["empty"].settle(True)
+    scorers["empty"].settle(True)
     counts = logged(scorers["empty"], model)
     assert counts["queued"] + counts["written"] == 9
 

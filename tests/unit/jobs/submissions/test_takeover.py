@@ -9,7 +9,7 @@ import pytest
 import sqlalchemy as sa
 
 from jobs.submissions.tables import WORKERS
-from jobs.submissions.takeover import SignsOfLife, machine_id
+from jobs.submissions.takeover import SignsOfLife, machine_id, put_off
 
 
 @pytest.fixture
@@ -110,3 +110,13 @@ def test_who_leaves_hands_back_what_it_was_at_and_is_forgotten(kept, watch):
     assert status(kept, id_) == "ENQUEUED"
     with kept.database.reading() as connection:
         assert connection.execute(sa.select(WORKERS)).all() == []
+
+
+def test_what_is_put_off_is_delayed_and_only_by_whom_it_is_at(kept):
+    id_, client = taken_by(kept, "me"), kept.database.engine_client()
+    assert not put_off(client, "another", id_, 1.0)
+    assert status(kept, id_) == "PENDING"
+    assert put_off(client, "me", id_, 1.0)
+    assert status(kept, id_) == "DELAYED"
+    assert not put_off(client, "me", id_, 1.0)
+    client.destroy()

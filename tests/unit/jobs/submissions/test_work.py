@@ -8,24 +8,27 @@ import pytest
 
 from feature_pipelines.errors import ModelError
 from jobs.submissions.ledger_chunk import Chunk
-from jobs.submissions.scorer_pool import Crashed, Scored, Unscored
+from jobs.submissions.scorer_pool import Crashed, Scored, Unscored, Unwanted
 from jobs.submissions.scoring import Model
-from jobs.submissions.work import Limits, Stopping, Work
+from jobs.submissions.work import Limits, Refused, Stopping, Work
 
-LIMITS = Limits(batch_rows=10, max_crashes=2, max_attempts=4, retry_seconds=0.001)
+LIMITS = Limits(max_crashes=2, max_attempts=4, retry_seconds=0.001)
 
 
 class Pool:
     """Lends itself; says or raises what it is told, one thing a chunk, then answers."""
 
     def __init__(self, *said):
-        self.said, self.asked = list(said), []
+        self.said, self.asked, self.settled = list(said), [], []
 
     @contextlib.contextmanager
     def lent(self):
         yield self
 
-    def score(self, model, as_of, payload, rows, *, is_last):
+    def settle(self, is_taken):
+        self.settled.append(is_taken)
+
+    def score(self, model, as_of, payload, rows, *, is_last, is_wanted):
         self.asked.append((rows, payload is not None, is_last))
         found = self.said.pop(0) if self.said else 0
         if isinstance(found, BaseException):
@@ -47,8 +50,16 @@ class Models:
 def worked(kept, pool, *, n_rows=5, models=None, large=None):
     id_ = kept.take(n_rows).submission.id
     work = Work(kept.ledger, models or Models(), pool, large, LIMITS)
-    work.run(id_)
+    run_out(work, id_)
     return kept.ledger.get(id_)
+
+
+def run_out(work, id_):
+    """Do as the engine does, without its pauses; return these."""
+    pauses = []
+    while (pause := work.run(id_)) is not None:
+        pauses.append(pause)
+    return pauses
 
 
 def test_chunks_are_scored_in_order_and_the_payload_goes_with_the_first(kept):
@@ -61,8 +72,21 @@ def test_chunks_are_scored_in_order_and_the_payload_goes_with_the_first(kept):
 def test_what_the_store_did_not_answer_is_asked_again_and_what_is_stored_is_not(kept):
     pool = Pool(0, 1)
     found = worked(kept, pool)
-    assert (found.state, found.attempts) == ("succeeded", 2)
+    assert found.state == "succeeded"
     assert [rows for rows, _, _ in pool.asked] == [(0, 2), (2, 2), (2, 2), (4, 1)]
+
+
+def test_attempts_are_counted_anew_once_something_was_stored(kept):
+    pool = Pool(*[1, 1, 0] * 3)
+    found = worked(kept, pool)
+    assert (found.state, found.attempts, len(pool.asked)) == ("succeeded", 1, 9)
+    assert not any(is_last for _, _, is_last in pool.asked)
+
+
+def test_it_is_left_to_later_and_later_each_time(kept):
+    id_ = kept.take(5).submission.id
+    pauses = run_out(Work(kept.ledger, Models(), Pool(1, 1, 1), None, LIMITS), id_)
+    assert pauses == [0.001, 0.002, 0.004]
 
 
 def test_in_the_last_attempt_answers_are_taken_as_they_are(kept):
@@ -91,15 +115,15 @@ def test_a_process_that_cannot_begin_is_asked_again(kept):
 
 
 def test_an_error_of_our_own_is_no_end(kept):
-    found = worked(kept, Pool(ZeroDivisionError("data of a row")))
-    assert (found.state, found.attempts) == ("succeeded", 2)
+    pool = Pool(ZeroDivisionError("data of a row"))
+    assert (worked(kept, pool).state, len(pool.asked)) == ("succeeded", 4)
 
 
 def test_who_dies_again_and_again_with_it_gives_it_up(kept):
     id_ = kept.take(5).submission.id
     for _ in range(4):
         kept.ledger.begin(id_)
-    Work(kept.ledger, Models(), Pool(), None, LIMITS).run(id_)
+    run_out(Work(kept.ledger, Models(), Pool(), None, LIMITS), id_)
     found = kept.ledger.get(id_)
     assert (found.state, found.reason) == ("failed", "ATTEMPTS_EXHAUSTED")
 
@@ -121,6 +145,65 @@ def test_a_cancelled_submission_is_left_alone_also_between_its_chunks(kept):
     assert len(pool.asked) == 1
 
 
+def test_answers_are_settled_as_taken_by_whom_they_were_stored(kept):
+    id_, pool = kept.take(5).submission.id, Pool()
+    kept.ledger.begin(id_)
+    score = pool.score
+
+    def beaten(model, as_of, payload, rows, **more):
+        found = score(model, as_of, payload, rows, **more)
+        if rows == (2, 2):
+            kept.ledger.store(id_, [found.chunk])
+        return found
+
+    pool.score = beaten
+    run_out(Work(kept.ledger, Models(), pool, None, LIMITS), id_)
+    assert (kept.ledger.get(id_).state, pool.settled) == ("succeeded", [True, False, True])
+
+
+def test_who_scores_what_was_cancelled_is_told_and_its_answers_are_not_settled(kept):
+    id_, pool = kept.take(5).submission.id, Pool()
+
+    def score(*_arguments, is_wanted, **_more):
+        assert is_wanted()
+        kept.ledger.end(id_, "cancelled")
+        assert not is_wanted()
+        raise Unwanted
+
+    pool.score = score
+    assert Work(kept.ledger, Models(), pool, None, LIMITS).run(id_) is None
+    assert (kept.ledger.get(id_).state, pool.settled) == ("cancelled", [])
+
+
+def test_what_ended_a_process_before_is_tried_on_one_at_a_time_and_others_beside_it(kept):
+    first, second, healthy = (kept.take(2).submission.id for _ in range(3))
+    for id_ in (first, second):
+        kept.ledger.crashed(id_)
+    pool = Pool()
+    work = Work(kept.ledger, Models(), pool, None, LIMITS)
+    score, meanwhile = pool.score, []
+
+    def scoring(*arguments, **more):
+        pool.score = score
+        meanwhile.extend([work.run(second), work.run(healthy)])
+        return score(*arguments, **more)
+
+    pool.score = scoring
+    assert work.run(first) is None
+    assert meanwhile == [0.001, None]
+    assert (kept.ledger.get(second).state, kept.ledger.get(second).attempts) == ("queued", 0)
+    assert work.run(second) is None
+
+
+@pytest.mark.parametrize(("retryable", "attempts"), [(False, 1), (True, 4)])
+def test_a_spark_job_that_refuses_has_a_reason_of_its_own(kept, retryable, attempts):
+    def large(*_arguments, **_more):
+        raise Refused("exit code", retryable)
+
+    found = worked(kept, Pool(), n_rows=11, large=large)
+    assert (found.state, found.reason, found.attempts) == ("failed", "SPARK_JOB_REFUSED", attempts)
+
+
 def test_a_large_one_goes_to_the_large_and_again_if_some_of_it_is_missing(kept):
     calls = []
 
@@ -134,7 +217,7 @@ def test_a_large_one_goes_to_the_large_and_again_if_some_of_it_is_missing(kept):
             )
 
     found = worked(kept, Pool(), n_rows=11, large=large)
-    assert (found.state, found.attempts, calls) == ("succeeded", 2, [True, True])
+    assert (found.state, calls) == ("succeeded", [True, True])
 
 
 def test_who_is_about_to_end_begins_nothing_and_stores_what_is_under_way(kept):
@@ -146,5 +229,6 @@ def test_who_is_about_to_end_begins_nothing_and_stores_what_is_under_way(kept):
     with pytest.raises(Stopping):
         work.run(id_)
     assert (kept.ledger.stored(id_), work.running()) == ([(0, 2)], set())
+    assert kept.ledger.get(id_).attempts == 0
     with pytest.raises(Stopping):
         work.run(id_)

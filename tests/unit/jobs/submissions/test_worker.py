@@ -10,7 +10,7 @@ from tests.toy.processes import finished
 
 
 @pytest.mark.parametrize("kind", ["sqlite", pytest.param("postgres", marks=pytest.mark.slow)])
-def test_what_is_taken_in_is_run_once_small_and_large_and_what_is_left_is_queued_again(
+def test_what_is_taken_in_is_run_once_or_put_off_and_what_is_left_is_queued_again(
     kind, request, tmp_path, process_env
 ):
     url = f"sqlite:///{tmp_path}/kept.db" if kind == "sqlite" else request.getfixturevalue("postgres_url")
@@ -19,6 +19,7 @@ def test_what_is_taken_in_is_run_once_small_and_large_and_what_is_left_is_queued
     assert done.returncode == 0, done.stderr[-3000:]
     assert done.stdout.splitlines() == [
         "run once: True",
+        "put off and done: {'SUCCESS'} False",
         "at it: True",
         "left behind: ['ENQUEUED']",
         "begun: 1 0",
