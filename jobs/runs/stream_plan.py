@@ -16,6 +16,7 @@ from jobs.runs.chosen_model import registered_model
 from jobs.runs.conf import Conf, defaults
 from jobs.runs.stream_beside import require_alone
 from jobs.runs.stream_model import checked_scorer
+from jobs.runs.stream_progress import last_process
 from jobs.runs.stream_source import source_identity, source_place, source_start
 from jobs.runs.stream_state import QueryManifest, StreamState, require_same
 from udfs.registry import ModelVersion
@@ -112,6 +113,7 @@ def describe_stream(conf: Conf, model: ModelVersion, bundle: Path, *, beside: bo
         "query": f"{recorded.query_id}, continued" if recorded is not None else "new",
         "checkpoint": str(state.root),
         "batches so far": last.totals.batches if last is not None else 0,
+        "last process": last_process(state),
         "source": {name.partition(".")[2]: value for name, value in source_identity(conf).items() if value},
         "model": f"{model.name} version {model.version}"
         + (f", follows alias {conf.model.alias}" if settings.follow_alias else ", pinned"),

@@ -19,13 +19,15 @@ from jobs.runs.conf import Conf
 from jobs.runs.kill_points import reached
 from jobs.runs.manifest import runs_directory, write_json
 from jobs.runs.plan import require_storable
+from jobs.runs.progress import say
 from jobs.runs.stream_batch import BatchScorer, Input
 from jobs.runs.stream_model import Newer, StreamModel, checked_scorer
 from jobs.runs.stream_plan import begun_query, checkpoint_of, pinned_model, require_streamable
-from jobs.runs.stream_progress import StreamProgress, log_stream_run
+from jobs.runs.stream_progress import StreamProgress, last_process, log_stream_run
 from jobs.runs.stream_query import RunningQuery
 from jobs.runs.stream_source import StreamSource, open_source
 from jobs.runs.stream_state import QueryManifest, StreamState
+from jobs.runs.worker_errors import errors_of_workers
 from jobs.tables.files import is_local
 from jobs.tables.pinned import Snapshot
 from udfs.registry import ModelVersion
@@ -127,17 +129,21 @@ def score_stream(
         _note_for_replay(conf, query, source)
         reached("stream.after_query")
         using = StreamModel(spark, conf, model, bundle, rows.schema.names, newer)
+        if (before := last_process(state)) is not None:
+            say(f"the last process of query {query.query_id}: {before}")
         progress = StreamProgress(conf, state, query, using, clock)
-        batches = BatchScorer(conf, state, query, using, rows, clock, progress)
-        batches.recover()
-        frame = source.begun(query.start)
-        running = RunningQuery(frame, state.spark, batches, stop or threading.Event())
-        progress.source = running.source_metrics
         try:
-            end = running.run(None if available_now else conf.stream.trigger)
+            progress.beat()
+            batches = BatchScorer(conf, state, query, using, rows, clock, progress)
+            batches.recover()
+            frame = source.begun(query.start)
+            running = RunningQuery(frame, state.spark, batches, stop or threading.Event(), progress.beat)
+            progress.source = running.source_metrics
+            with errors_of_workers():  # where Spark asks our own source for offsets, too
+                end = running.run(None if available_now else conf.stream.trigger)
             progress.ended(end)
-        except BaseException:
-            progress.ended("failed")
+        except BaseException as exc:
+            progress.ended("failed", exc)
             raise
         finally:
             if log:
