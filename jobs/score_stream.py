@@ -113,7 +113,8 @@ _EPILOG = """\
 The state is in stream.checkpoint: the same command goes on where it stopped or died, with the version that it began with
 (stream.follow_alias=true takes another at a batch's beginning). SIGTERM and Ctrl-C end it after the batch under way.
 Exit codes: 0 done or stopped; 1 a check of the result failed; 2 usage or configuration, or another process runs this query, it
-differs from the checkpoint's, or it is new and would add to the rows of another (--beside lets it); 3 more rows were quarantined than quarantine.max_share allows (they are committed; none is lost).
+differs from the checkpoint's, or it is new and its tables have rows of another (--beside lets it add to them); 3 more rows were
+quarantined than quarantine.max_share allows (they are committed; none is lost).
 conf/README.md lists every key that --set takes."""
 
 if __name__ == "__main__":
