@@ -33,16 +33,23 @@ def main(argv: Sequence[str] | None = None) -> int:
         action="store_true",
         help="end when all that is there now is read, for schedules; without, a batch every stream.trigger until SIGTERM",
     )
+    parser.add_argument(
+        "--beside",
+        action="store_true",
+        help="let a new query add to tables that have rows of another one of this model: the two read different rows",
+    )
     arguments = parser.parse_args(argv)
     conf = load_from(arguments)
     if arguments.dry_run:
         with TemporaryDirectory(prefix="onescore-") as scratch:
-            described = describe_stream(conf, *pinned_model(conf, Path(scratch)))
+            described = describe_stream(conf, *pinned_model(conf, Path(scratch)), beside=arguments.beside)
         print("plan (nothing was written)")
         print(table(described))
         return 0
     with _told_to_stop() as stop, spark_session(conf.spark, spark_log(conf)) as spark:
-        summary = stream_from(spark, conf, available_now=arguments.available_now, stop=stop)
+        summary = stream_from(
+            spark, conf, available_now=arguments.available_now, beside=arguments.beside, stop=stop
+        )
     print(table(_report(summary, conf)))
     _check_share(summary, conf)
     return 0
@@ -105,8 +112,9 @@ def _check_share(summary: StreamSummary, conf: Conf) -> None:
 _EPILOG = """\
 The state is in stream.checkpoint: the same command goes on where it stopped or died, with the version that it began with
 (stream.follow_alias=true takes another at a batch's beginning). SIGTERM and Ctrl-C end it after the batch under way.
-Exit codes: 0 done or stopped; 1 a check of the result failed; 2 usage or configuration, or another process runs this query, or it
-differs from the checkpoint's; 3 more rows were quarantined than quarantine.max_share allows (they are committed; none is lost).
+Exit codes: 0 done or stopped; 1 a check of the result failed; 2 usage or configuration, or another process runs this query, it
+differs from the checkpoint's, or it is new and its tables have rows of another (--beside lets it add to them); 3 more rows were
+quarantined than quarantine.max_share allows (they are committed; none is lost).
 conf/README.md lists every key that --set takes."""
 
 if __name__ == "__main__":

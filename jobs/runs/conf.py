@@ -50,7 +50,7 @@ from jobs.runs.settings_serverless import ServerlessSettings
 from jobs.runs.settings_skew import SkewSettings
 from jobs.runs.settings_stream import StreamSettings
 
-__all__ = ["ENVIRONMENTS", "Conf", "key_table", "known_models", "load"]
+__all__ = ["ENVIRONMENTS", "Conf", "defaults", "key_table", "known_models", "load"]
 
 ENVIRONMENTS = ("local", "staging", "prod")
 _MODEL_MUST_SET = ("model.name", "model.feature_set", "input.source", "output.scored", "output.quarantine")
@@ -214,11 +214,20 @@ def known_models() -> list[str]:
     return sorted({Path(name).stem for name in names if name.endswith(".yaml")} - {"base", *ENVIRONMENTS})
 
 
+def defaults() -> dict[str, Any]:
+    """Return the packaged default of every key, by dotted key; those that each model must set have none."""
+    fields = Conf.model_fields
+    name = "conf/base.yaml"
+    values = layers.parse_file(name, dict(_packaged_files())[name], fields).values
+    found = {".".join(path): _default(values, path) for path, _ in layers.declared_keys(fields)}
+    return {key: value for key, value in found.items() if key not in _MODEL_MUST_SET}
+
+
 def key_table() -> str:
     """Return the Markdown table of every key: meaning, unit, default, which packaged files change it, part of the digest."""
     fields = Conf.model_fields
     read = {name: layers.parse_file(name, text, fields).values for name, text in _packaged_files()}
-    defaults = read.pop("conf/base.yaml")
+    base = read.pop("conf/base.yaml")
     rows = ["| Key | Meaning | Unit | Default | Changed in | Digest |", "|---|---|---|---|---|---|"]
     for path, field in layers.declared_keys(fields):
         changed = [
@@ -226,8 +235,7 @@ def key_table() -> str:
             for name, values in read.items()
             if any(key[: len(path)] == path for key in values)
         ]
-        entries = {key[-1]: value for key, value in defaults.items() if key[: len(path)] == path}
-        default = json.dumps(defaults.get(path, entries), ensure_ascii=False)
+        default = json.dumps(_default(base, path), ensure_ascii=False)
         cells = [
             f"`{'.'.join(path)}`",
             field.description or "",
@@ -238,6 +246,12 @@ def key_table() -> str:
         cells.append("yes" if _extra(field, "digest") else "")
         rows.append(f"| {' | '.join(cell or '-' for cell in cells)} |")
     return "\n".join(rows) + "\n"
+
+
+def _default(base: Mapping[layers.Path, Any], path: layers.Path) -> Any:
+    """Return a key's value in a file, of an open mapping its entries."""
+    entries = {key[-1]: value for key, value in base.items() if key[: len(path)] == path}
+    return base.get(path, entries)
 
 
 def _directories() -> list[Traversable]:

@@ -110,7 +110,8 @@ class BatchScorer:
             if committed is not None and committed > known:
                 raise RunConflictError(
                     f"stream.checkpoint: {self._state.root} knows batches up to {known} of query {self._query.query_id}, but {uri} has "
-                    f"batch {committed} of it: the checkpoint is an older copy. Restore the newest, or start over with another",
+                    f"batch {committed} of it: the checkpoint is an older copy. Restore the newest, or start a new query with a "
+                    "checkpoint and tables of its own",
                     checkpoint=str(self._state.root),
                 )
         if last is not None:
@@ -224,7 +225,8 @@ class BatchScorer:
             return
         raise RunConflictError(
             f"stream.checkpoint: Spark is at batch {batch} of {self._state.spark}, but {self._state.path} knows batch {last.batch}, of "
-            "other offsets: one of the two was deleted or put back. Restore both, or start over with another checkpoint",
+            "other offsets: one of the two was deleted or put back. Restore both, or start a new query with a checkpoint and tables of "
+            "its own",
             checkpoint=str(self._state.root),
         )
 

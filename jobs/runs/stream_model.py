@@ -138,7 +138,7 @@ class StreamModel:
         if problem:
             self._decline(
                 f"version {model.version} is not taken over, version {self._model.version} stays: {problem}. Stop this query, and start "
-                "another for that version with a checkpoint of its own"
+                "another for that version with a checkpoint and tables of its own"
             )
             return False
         say(f"version {model.version} is taken over from version {self._model.version}")

@@ -2,13 +2,23 @@
 
 Lag is told in two ways: how far the latest event time is behind the clock, and how many files of the source are not read yet. Nothing
 here may stop a query: what cannot be told is null.
+
+The file `progress` is one JSON object. Of the process: `state` (`running`, `complete`, `stopped`, `failed`), `error` (why it failed, no
+data in it), `pid`, `host`, `started`, `heartbeat`, `ended`. A process that is killed leaves `running`: it is dead when its
+heartbeat, written every 10 seconds also while nothing comes, is older than a minute. Of the last batch, whichever process
+committed it, and null until there is one: `batch`, `at`, `rows`, `seconds`, `lag_seconds` (as of the heartbeat) and so on; `totals`
+are since the first start.
 """
 
 from __future__ import annotations
 
 import json
+import os
+import socket
+import threading
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -20,29 +30,34 @@ from pyspark.errors import PySparkException
 from feature_pipelines.errors import OnescoreError
 from jobs.runs.conf import Conf
 from jobs.runs.progress import say
+from jobs.runs.secret_refs import mask
 from jobs.runs.stream_batch import Done
 from jobs.runs.stream_model import StreamModel
 from jobs.runs.stream_source import FILE_FORMATS, source_place
-from jobs.runs.stream_state import QueryManifest, StreamState
+from jobs.runs.stream_state import BatchRecord, QueryManifest, StreamState
 from jobs.runs.tracking import connect_from
 from jobs.tables.delta_stream import DeltaFiles
 from jobs.tables.files import child_uri, filesystem_of, list_files, normal_uri
 from udfs.platform import describe_platform
 from udfs.registry import asking
 
-__all__ = ["FilesBehind", "StreamProgress", "log_stream_run"]
+__all__ = ["FilesBehind", "StreamProgress", "last_process", "log_stream_run"]
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _REST = 20
+_BEAT_SECONDS = 10.0
+_OF_THE_BATCH = ("at", "again", "seconds", "rows_per_second", "source")
+"""What is told of a batch and is not in its record."""
 
 
 class StreamProgress:
-    """Tells each batch that was committed.
+    """Tells each batch that was committed; begins with the last one of the processes before.
 
     Args:
         conf, state, query, model: the query's.
         clock: now.
         source: returns what Spark says of the source since the last batch (Kafka tells there how far it is behind).
+        seconds: a clock, never going back.
     """
 
     def __init__(
@@ -53,60 +68,104 @@ class StreamProgress:
         model: StreamModel,
         clock: Callable[[], datetime],
         source: Callable[[], Mapping[str, Any]] = dict,
+        seconds: Callable[[], float] = time.monotonic,
     ) -> None:
         self._state, self._model = state, model
         self._behind = FilesBehind(conf, state)
-        self._clock, self.source = clock, source
-        self._last: dict[str, Any] = {"query_id": query.query_id, "state": "running", "batch": None}
+        self._clock, self.source, self._seconds = clock, source, seconds
+        self._beaten, self._writing = float("-inf"), threading.Lock()
+        self._latest_us: int | None = None
+        self._last: dict[str, Any] = {
+            "query_id": query.query_id,
+            "state": "running",
+            "error": None,
+            "pid": os.getpid(),
+            "host": socket.gethostname(),
+            "started": clock().isoformat(),
+            "ended": None,
+            "batch": None,
+        }
+        record, before = state.last_record(), state.progress()
+        if record is not None:
+            is_told = (before.get("query_id"), before.get("batch")) == (query.query_id, record.batch)
+            self._last |= {name: before.get(name) if is_told else None for name in _OF_THE_BATCH}
+            self._last |= self._of(record)
         self.rows = self.quarantined = self.batches = 0
 
     def __call__(self, done: Done) -> None:
         """Tell of a batch."""
-        record, now = done.record, self._clock()
+        record = done.record
         rows = record.rows.ids_in.count
         if not done.again:
             self.rows += rows
             self.quarantined += record.rows.ids_quarantined.count
             self.batches += 1
-        latest = None if record.latest_us is None else _EPOCH + timedelta(microseconds=record.latest_us)
-        self._last = {
-            **self._last,
-            "batch": record.batch,
-            "at": now.isoformat(),
+        told = self._of(record) | {
+            "at": self._clock().isoformat(),
             "again": done.again,
-            "rows": rows,
-            "rows_scored": record.rows.ids_scored.count,
-            "rows_quarantined": record.rows.ids_quarantined.count,
-            "reasons": dict(record.rows.reasons),
             "seconds": round(done.seconds, 3),
             "rows_per_second": round(rows / done.seconds, 1) if done.seconds and not done.again else 0.0,
-            "model_version": record.version,
-            "declined": self._model.declined,
-            "views": dict(record.views),
-            "watermark": _time(record.watermark_us),
-            "latest_event_time": _time(record.latest_us),
-            "lag_seconds": None if latest is None else round((now - latest).total_seconds(), 3),
-            "files_behind": self._behind.after(record.batch),
             "source": self._source(),
-            "totals": dict(record.totals.__dict__),
         }
-        self._write()
+        with self._writing:
+            self._last = {**self._last, **told}
+            self._write()
         say(_line(self._last))
 
-    def ended(self, state: str) -> None:
-        """Note how the query ended: `stopped`, `complete` or `failed`."""
-        self._last = {**self._last, "state": state, "ended": self._clock().isoformat()}
-        self._write()
+    def beat(self) -> None:
+        """Write now and then that the process is alive; that it cannot be written is seen by whoever looks."""
+        if self._seconds() - self._beaten < _BEAT_SECONDS:
+            return
+        with self._writing, suppress(OSError):
+            self._write_now()
+
+    def ended(self, state: str, error: BaseException | None = None) -> None:
+        """Note how the query ended: `stopped`, `complete`, or `failed` and why."""
+        with self._writing:
+            told = {"state": state, "error": None if error is None else _reason(error)}
+            self._last = {**self._last, **told, "ended": self._clock().isoformat()}
+            self._write()
 
     @property
     def last(self) -> Mapping[str, Any]:
         """What was told last."""
         return self._last
 
+    def _of(self, record: BatchRecord) -> dict[str, Any]:
+        """Return what a batch's record says, and how far behind it is now."""
+        self._latest_us = record.latest_us
+        return {
+            "batch": record.batch,
+            "rows": record.rows.ids_in.count,
+            "rows_scored": record.rows.ids_scored.count,
+            "rows_quarantined": record.rows.ids_quarantined.count,
+            "reasons": dict(record.rows.reasons),
+            "model_version": record.version,
+            "declined": self._model.declined,
+            "views": dict(record.views),
+            "watermark": _time(record.watermark_us),
+            "latest_event_time": _time(record.latest_us),
+            "lag_seconds": self._lag(),
+            "files_behind": self._behind.after(record.batch),
+            "totals": dict(record.totals.__dict__),
+        }
+
+    def _lag(self) -> float | None:
+        if self._latest_us is None:
+            return None
+        latest = _EPOCH + timedelta(microseconds=self._latest_us)
+        return round((self._clock() - latest).total_seconds(), 3)
+
+    def _write_now(self) -> None:
+        self._beaten = self._seconds()
+        lag = {"lag_seconds": self._lag()} if self._last["batch"] is not None else {}
+        self._last = {**self._last, **lag, "heartbeat": self._clock().isoformat()}
+        self._state.write_progress(self._last)
+
     def _write(self) -> None:
         """Keep what was told; the batch is committed, whether or not the disk has room for that."""
         try:
-            self._state.write_progress(self._last)
+            self._write_now()
         except OSError as exc:
             say(f"the progress could not be written to {self._state.path / 'progress'}: {exc}")
 
@@ -163,6 +222,16 @@ class FilesBehind:
         return len(self._files)
 
 
+def last_process(state: StreamState) -> str | None:
+    """Return, in words, what the last process of a query said of itself; None if it ended in order, or there was none."""
+    told = state.progress()
+    if told.get("error") is not None:
+        return f"failed at {told['ended']}: {told['error']}"
+    if told.get("state") == "running" and "heartbeat" in told:
+        return f"process {told['pid']} on {told['host']}, heard of last at {told['heartbeat']}, did not say that it ended"
+    return None
+
+
 def log_stream_run(
     conf: Conf, query: QueryManifest, progress: StreamProgress, started: datetime, ended: datetime
 ) -> None:
@@ -193,6 +262,13 @@ def log_stream_run(
             mlflow.log_dict(dict(progress.last), "progress.json")
     except OnescoreError as exc:
         say(f"the run could not be logged: {exc}")
+
+
+def _reason(error: BaseException) -> str:
+    """Return why a process failed: what we say ourselves names no data, what others say may."""
+    if isinstance(error, OnescoreError):
+        return mask(" ".join(str(error).split()))
+    return f"unexpected {type(error).__name__}; what the job printed says more"
 
 
 def _line(told: Mapping[str, Any]) -> str:

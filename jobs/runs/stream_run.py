@@ -19,13 +19,15 @@ from jobs.runs.conf import Conf
 from jobs.runs.kill_points import reached
 from jobs.runs.manifest import runs_directory, write_json
 from jobs.runs.plan import require_storable
+from jobs.runs.progress import say
 from jobs.runs.stream_batch import BatchScorer, Input
 from jobs.runs.stream_model import Newer, StreamModel, checked_scorer
-from jobs.runs.stream_plan import begun_query, checkpoint_of, pinned_model
-from jobs.runs.stream_progress import StreamProgress, log_stream_run
+from jobs.runs.stream_plan import begun_query, checkpoint_of, pinned_model, require_streamable
+from jobs.runs.stream_progress import StreamProgress, last_process, log_stream_run
 from jobs.runs.stream_query import RunningQuery
 from jobs.runs.stream_source import StreamSource, open_source
 from jobs.runs.stream_state import QueryManifest, StreamState
+from jobs.runs.worker_errors import errors_of_workers
 from jobs.tables.files import is_local
 from jobs.tables.pinned import Snapshot
 from udfs.registry import ModelVersion
@@ -56,7 +58,12 @@ class StreamSummary:
 
 
 def stream_from(
-    spark: SparkSession, conf: Conf, *, available_now: bool = False, stop: threading.Event | None = None
+    spark: SparkSession,
+    conf: Conf,
+    *,
+    available_now: bool = False,
+    beside: bool = False,
+    stop: threading.Event | None = None,
 ) -> StreamSummary:
     """Run the query that the configuration names, with the version that it is pinned to, or is pinned to now.
 
@@ -64,20 +71,20 @@ def stream_from(
         spark: a classic session.
         conf: of a model.
         available_now: end when all that is there now is read.
+        beside: whether a new query may add to tables that have rows of another query of this model.
         stop: set by whoever wants the query to end after the batch under way.
 
     Raises:
-        RunConflictError: another process runs it, or what is asked for differs from what it is.
+        RunConflictError: another process runs it, what is asked for differs from what it is, or it is new and its tables are not.
         ConfigurationError, ContractError, TableError, ModelError: see `open_source` and `registered_model`.
     """
     conf.require("model.name", "output.scored", "output.quarantine")
-    if conf.stream.follow_alias and conf.model.version is not None:
-        raise ConfigurationError(
-            f"stream.follow_alias: model.version is {conf.model.version}, so there is no alias to follow; set one of the two"
-        )
+    require_streamable(conf)
     model, bundle = pinned_model(conf)
     newer: Newer = (lambda: registered_model(conf)) if conf.stream.follow_alias else (lambda: None)
-    return score_stream(spark, conf, model, bundle, available_now=available_now, stop=stop, newer=newer)
+    return score_stream(
+        spark, conf, model, bundle, available_now=available_now, beside=beside, stop=stop, newer=newer
+    )
 
 
 def score_stream(
@@ -87,6 +94,7 @@ def score_stream(
     bundle: Path,
     *,
     available_now: bool = False,
+    beside: bool = False,
     stop: threading.Event | None = None,
     newer: Newer = lambda: None,
     clock: Callable[[], datetime] = lambda: datetime.now(UTC),
@@ -95,7 +103,7 @@ def score_stream(
     """Run a query with a version, until all that is available is read, or until it is told to stop.
 
     Args:
-        spark, conf, available_now, stop: see `stream_from`.
+        spark, conf, available_now, beside, stop: see `stream_from`.
         model, bundle: the version and its directory.
         newer: asks the alias; see `StreamModel`.
         clock: now.
@@ -117,21 +125,25 @@ def score_stream(
     state = StreamState(checkpoint_of(conf))
     started = clock()
     with state.locked(started):
-        query = begun_query(state, conf, model, started)
+        query = begun_query(state, conf, model, started, beside=beside)
         _note_for_replay(conf, query, source)
         reached("stream.after_query")
         using = StreamModel(spark, conf, model, bundle, rows.schema.names, newer)
+        if (before := last_process(state)) is not None:
+            say(f"the last process of query {query.query_id}: {before}")
         progress = StreamProgress(conf, state, query, using, clock)
-        batches = BatchScorer(conf, state, query, using, rows, clock, progress)
-        batches.recover()
-        frame = source.begun(query.start)
-        running = RunningQuery(frame, state.spark, batches, stop or threading.Event())
-        progress.source = running.source_metrics
         try:
-            end = running.run(None if available_now else conf.stream.trigger)
+            progress.beat()
+            batches = BatchScorer(conf, state, query, using, rows, clock, progress)
+            batches.recover()
+            frame = source.begun(query.start)
+            running = RunningQuery(frame, state.spark, batches, stop or threading.Event(), progress.beat)
+            progress.source = running.source_metrics
+            with errors_of_workers():  # where Spark asks our own source for offsets, too
+                end = running.run(None if available_now else conf.stream.trigger)
             progress.ended(end)
-        except BaseException:
-            progress.ended("failed")
+        except BaseException as exc:
+            progress.ended("failed", exc)
             raise
         finally:
             if log:

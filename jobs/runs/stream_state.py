@@ -6,7 +6,7 @@
                                      before its first batch
     <checkpoint>/onescore/batch-N    files, counts and watermark of batch N, written before either of its commits: what died between
                                      the two is finished from the record, not by scoring again
-    <checkpoint>/onescore/progress   the last batch and the totals, for whoever watches
+    <checkpoint>/onescore/progress   the last batch, the totals and the process, for whoever watches (see `stream_progress`)
 
 Spark repeats the last batch after a crash, with the same number and offsets; a record of that number with other offsets is another
 query's, and refused. This module knows nothing of Spark's API or of what a batch holds.
@@ -29,8 +29,10 @@ from jobs.runs.group_lock import Busy, differences_of, holding
 from jobs.runs.manifest import ChunkRecord, write_json
 from jobs.tables.files import is_local, normal_uri
 
-__all__ = ["BatchRecord", "QueryManifest", "StreamState", "Totals", "require_same"]
+__all__ = ["QUERY_PREFIX", "BatchRecord", "QueryManifest", "StreamState", "Totals", "require_same"]
 
+QUERY_PREFIX = "stream-"
+"""How the id of a query begins, and of no other run."""
 _KEPT = 20
 
 
@@ -151,7 +153,7 @@ class StreamState:
         if any((self.spark / "offsets").glob("[0-9]*")):
             raise RunConflictError(
                 f"stream.checkpoint: {self.spark} has the offsets of a query, but {path} is gone, so nobody knows which of its batches "
-                "were committed. Restore it, or start over with another checkpoint",
+                "were committed. Restore it, or start a new query with a checkpoint and tables of its own",
                 checkpoint=str(self.root),
             )
         return None
@@ -164,7 +166,7 @@ class StreamState:
         start: Mapping[str, Any] | None = None,
     ) -> QueryManifest:
         """Note a new query, and return it."""
-        query_id = f"stream-{now:%Y%m%dT%H%M%SZ}-{secrets.token_hex(4)}"
+        query_id = f"{QUERY_PREFIX}{now:%Y%m%dT%H%M%SZ}-{secrets.token_hex(4)}"
         manifest = QueryManifest(query_id, identity, version, start)
         self.write_query(manifest)
         return manifest
@@ -197,6 +199,14 @@ class StreamState:
         for number in self._numbers()[:-_KEPT]:
             self._record_path(number).unlink(missing_ok=True)
 
+    def progress(self) -> dict[str, Any]:
+        """Return what was shown last, {} if nothing was or it cannot be read."""
+        try:
+            shown = json.loads((self.path / "progress").read_text())
+        except (OSError, ValueError):
+            return {}
+        return shown if isinstance(shown, dict) else {}
+
     def write_progress(self, progress: Mapping[str, Any]) -> None:
         """Keep what is shown of the last batch."""
         write_json(self.path / "progress", progress)
@@ -214,7 +224,7 @@ def require_same(state: StreamState, recorded: QueryManifest, wanted: Mapping[st
     if differences:
         raise RunConflictError(
             f"stream.checkpoint: {state.root} is of query {recorded.query_id}, which differs from what is asked for: "
-            f"{'; '.join(differences)}. Put these back to go on with it, or start another query with a checkpoint of its own",
+            f"{'; '.join(differences)}. Put these back to go on with it, or start another query with a checkpoint and tables of its own",
             query_id=recorded.query_id,
             differences=differences,
         )

@@ -155,7 +155,7 @@ class DeltaFiles:
         if index > len(files):
             raise TableError(
                 f"{self.uri}: the stream is at file {index} of version {version}, which has {len(files)}: it is another table than the "
-                "one that the query began with. Restore it, or start a new query with a checkpoint of its own",
+                "one that the query began with. Restore it, or start a new query with a checkpoint and tables of its own",
                 version=version,
             )
         return files[index:]
@@ -163,8 +163,8 @@ class DeltaFiles:
     def _apart(self, start: Offset, end: Offset) -> TableError:
         return TableError(
             f"{self.uri}: a batch from {_text(start)} to {_text(end)} is no stretch of the table's files, and reading it would lose rows: "
-            "the checkpoint or the table was put back or changed by others. Restore both, or start a new query with a checkpoint of its "
-            "own",
+            "the checkpoint or the table was put back or changed by others. Restore both, or start a new query with a checkpoint and "
+            "tables of its own",
             version=end["version"],
         )
 
@@ -181,7 +181,8 @@ class DeltaFiles:
         if any("metaData" in action for action in actions) and self._changes_columns(version):
             raise TableError(
                 f"{self.uri}: version {version} changes the table's columns, and a stream's columns are fixed; start a "
-                "new query with a checkpoint of its own and startingVersion after it",
+                "new query with a checkpoint and tables of its own, or one that begins after it (stream.options.startingVersion) and, with "
+                "--beside, adds to these",
                 version=version,
             )
         removed = [
@@ -215,7 +216,7 @@ class DeltaFiles:
         except OSError as exc:
             raise TableError(
                 f"{self.uri}: the log's entry of version {version} is gone, so the stream cannot tell what it added; start a new query "
-                "with a checkpoint of its own",
+                "with a checkpoint and tables of its own",
                 version=version,
             ) from exc
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import signal
 import time
 from typing import Any
@@ -9,6 +10,8 @@ from typing import Any
 import pytest
 
 from jobs.runs.command import run
+from jobs.runs.stream_plan import checkpoint_of
+from jobs.runs.stream_state import StreamState
 from jobs.score_stream import main
 from tests.toy.runs import QUARANTINE, SCORED, start_job
 from tests.toy.streams import STEPS, assert_streamed_like, run_stream
@@ -27,8 +30,13 @@ def houses(dirty: Workspace, monkeypatch: pytest.MonkeyPatch) -> Workspace:
 
 
 def test_killed_driver_is_continued_by_the_same_command(
-    dirty: Workspace, clean: Workspace, spark: Any, process_env: dict[str, str]
+    dirty: Workspace,
+    clean: Workspace,
+    spark: Any,
+    process_env: dict[str, str],
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
+    """What is written of its progress names the process that is dead."""
     with start_job(
         dirty, process_env, *NOW, job="score_stream", pause_at="stream.after_quarantine_commit"
     ) as job:
@@ -37,8 +45,15 @@ def test_killed_driver_is_continued_by_the_same_command(
         assert dirty.rows(SCORED).num_rows == 0
         job.kill(job.pid)
         job.wait_until_all_are_gone()
+    told = StreamState(checkpoint_of(dirty.conf())).progress()
+    assert (told["state"], told["pid"], told["ended"]) == ("running", job.pid, None)
     run_stream(spark, dirty, STEPS)
     assert_streamed_like(dirty, clean)
+    said = capsys.readouterr().err
+    assert (
+        f"process {job.pid} on {told['host']}, heard of last at {told['heartbeat']}, did not say that it ended"
+        in said
+    )
 
 
 @pytest.mark.slow
@@ -76,6 +91,16 @@ def test_report_and_exit_codes(houses: Workspace, spark: Any, capsys: pytest.Cap
     assert said.err.count("files behind") == 4
     assert run(main, ["--model", "houses", "--dry-run"]) == 0
     assert ", continued" in capsys.readouterr().out
+    assert run(main, ["--model", "houses", *NOW]) == 0
+    totals = re.search(r"since the first start\n +batches +(\S+)\n +rows +(\S+)\n", capsys.readouterr().out)
+    assert totals is not None
+    assert totals.groups() == ("4", "2,000")
+    assert run(main, ["--model", "houses", *NOW, "--set", "stream.checkpoint=another"]) == 2
+    assert "already has rows of model 'houses'" in capsys.readouterr().err
+    assert (
+        run(main, ["--model", "houses", "--dry-run", "--set", "stream.checkpoint=another", "--beside"]) == 0
+    )
+    capsys.readouterr()
     assert run(main, ["--model", "houses", *NOW, "--set", "stream.watermark=1 day"]) == 2
     assert "stream.watermark: the run has None, now it is '1 day'" in capsys.readouterr().err
 

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
-from datetime import UTC, datetime
+import os
+import socket
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
 
 import pytest
@@ -11,10 +14,11 @@ from deltalake import write_deltalake
 from py4j.protocol import Py4JNetworkError
 from pyspark.errors import PySparkException
 
+from feature_pipelines.errors import TableError
 from jobs.runs.ids import IdSum
 from jobs.runs.manifest import ChunkRecord
 from jobs.runs.stream_batch import Done
-from jobs.runs.stream_progress import FilesBehind, StreamProgress
+from jobs.runs.stream_progress import FilesBehind, StreamProgress, last_process
 from jobs.runs.stream_state import BatchRecord, StreamState, Totals
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
@@ -136,3 +140,101 @@ def test_disk_without_room_for_the_progress_fails_no_committed_batch(progress, s
     assert said.count("the progress could not be written") == 2
     assert "No space left on device" in said
     assert "batch 3: 2 rows" in said
+
+
+LATEST = NOW - timedelta(hours=2)
+KEPT = replace(DONE.record, latest_us=int(LATEST.timestamp() * 1_000_000))
+
+
+class Clock:
+    """A clock that a test sets, as a time and as seconds."""
+
+    def __init__(self):
+        self.passed = 0.0
+
+    def now(self):
+        return NOW + timedelta(seconds=self.passed)
+
+    def seconds(self):
+        return self.passed
+
+
+@pytest.fixture
+def started(trained_workspace, state):
+    """Return a function that starts to tell of the query, as each process does."""
+    state.path.mkdir()
+    query = state.begin(NOW, {}, "1")
+    conf = trained_workspace.conf("stream.format=rate")
+
+    def start(clock):
+        model = SimpleNamespace(declined=None)
+        return StreamProgress(conf, state, query, model, clock.now, seconds=clock.seconds)
+
+    return start
+
+
+def test_start_with_nothing_new_keeps_the_last_batch_and_the_totals(started, state):
+    clock = Clock()
+    first = started(clock)
+    state.write_record(KEPT)
+    first(Done(KEPT, 0.5, False))
+    first.ended("complete")
+    before = state.progress()
+    clock.passed = 3_600.0
+    second = started(clock)
+    second.ended("complete")
+    after = state.progress()
+    assert (second.batches, second.rows) == (0, 0)
+    assert after["totals"]["rows"] == 2
+    assert (before["lag_seconds"], after["lag_seconds"]) == (7_200.0, 10_800.0)
+    changed = {name for name in after if after[name] != before.get(name)}
+    assert changed == {"started", "ended", "heartbeat", "lag_seconds"}
+
+
+def test_totals_come_from_the_records_where_the_progress_is_lost(started, state):
+    state.write_record(KEPT)
+    (state.path / "progress").write_text("half a")
+    told = started(Clock()).last
+    assert (told["batch"], told["totals"]["rows"], told["seconds"]) == (3, 2, None)
+
+
+def test_failed_start_keeps_the_totals_and_says_why(started, state):
+    clock = Clock()
+    state.write_record(KEPT)
+    started(clock).ended("failed", TableError("the disk\n is full"))
+    told = state.progress()
+    assert (told["state"], told["error"], told["totals"]["rows"]) == ("failed", "the disk is full", 2)
+    assert last_process(state) == f"failed at {NOW.isoformat()}: the disk is full"
+    started(clock).beat()
+    assert (state.progress()["error"], state.progress()["ended"]) == (None, None)
+
+
+def test_what_others_say_of_a_failure_is_not_kept_as_it_may_hold_data(started, state):
+    started(Clock()).ended("failed", ValueError("town-1"))
+    assert state.progress()["error"] == "unexpected ValueError; what the job printed says more"
+
+
+def test_process_that_is_idle_is_told_from_one_that_is_dead(started, state):
+    clock = Clock()
+    progress = started(clock)
+    heard = []
+    for clock.passed in (0.0, 1.0, 9.0, 10.0, 11.0, 60.0):
+        progress.beat()
+        heard.append((datetime.fromisoformat(state.progress()["heartbeat"]) - NOW).total_seconds())
+    assert heard == [0.0, 0.0, 0.0, 10.0, 10.0, 60.0]
+    told = state.progress()
+    assert (told["state"], told["pid"], told["host"]) == ("running", os.getpid(), socket.gethostname())
+    assert last_process(state) == (
+        f"process {os.getpid()} on {socket.gethostname()}, heard of last at {clock.now().isoformat()}, did not say that it ended"
+    )
+    progress.ended("stopped")
+    assert last_process(state) is None
+
+
+def test_heartbeat_that_cannot_be_written_stops_nothing(started, state, capsys, monkeypatch):
+    def full(_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(state, "write_progress", full)
+    started(Clock()).beat()
+    assert capsys.readouterr().err == ""

@@ -28,6 +28,7 @@ from jobs.runs.stream_run import stream_from
 from jobs.runs.stream_state import StreamState
 from jobs.serverless.csv_text import rows_of_csv
 from tests.toy.houses import FEATURES as HOUSES
+from jobs.tables.delta import delete_rows
 from tests.toy.runs import QUARANTINE, SCORED, content, move_alias, register_again
 from tests.toy.streams import (
     FORMATS,
@@ -141,6 +142,60 @@ def test_rows_that_come_after_the_start_from_the_latest_version_are_read_whateve
         end_at(monkeypatch, point, spark, dirty, latest)
         write_deltalake(dirty.table("houses"), houses.slice(start, n), mode="append")
     assert_rows_of_the_batch_job(dirty, clean, run_stream(spark, dirty, latest))
+
+
+OTHER = "stream.checkpoint=another"
+
+
+def test_query_of_another_checkpoint_is_refused_tables_that_have_the_rows_already(spark, dirty, tmp_path):
+    first = run_stream(spark, dirty)
+    with pytest.raises(
+        RunConflictError, match=f"already has rows of model 'houses' by query {first.query_id}"
+    ):
+        run_stream(spark, dirty, OTHER)
+    conf = dirty.conf(OTHER)
+    with pytest.raises(RunConflictError, match="--beside"):
+        describe_stream(conf, *pinned_model(conf, tmp_path))
+    assert describe_stream(conf, *pinned_model(conf, tmp_path), beside=True)["query"] == "new"
+    assert dirty.rows(SCORED).num_rows == 1_990
+    assert not (dirty.root / "another" / "onescore" / "query").exists()
+
+
+def test_query_beside_another_adds_rows_that_the_other_does_not_read_and_goes_on_without_being_told(
+    spark, dirty, clean, tmp_path
+):
+    houses = dirty.rows("houses").sort_by("house_id")
+    dirty.write("houses", houses.slice(0, 1_200))
+    write_source(tmp_path / "in", "parquet", houses.slice(1_200, 400), "a")
+    other = [OTHER, *source_settings(dirty, "parquet", tmp_path / "in")]
+    first = run_stream(spark, dirty)
+    second = stream_from(spark, dirty.conf(*other), available_now=True, beside=True)
+    write_source(tmp_path / "in", "parquet", houses.slice(1_600, 400), "b")
+    assert run_stream(spark, dirty, *other).query_id == second.query_id != first.query_id
+    assert content(dirty, SCORED) == content(clean, SCORED)
+
+
+def test_query_takes_the_place_of_one_whose_rows_were_taken_back(spark, dirty, clean):
+    first = run_stream(spark, dirty)
+    for table in (SCORED, QUARANTINE):
+        assert delete_rows(dirty.table(table), "run_id", first.query_id)
+    assert run_stream(spark, dirty, OTHER).query_id != first.query_id
+    assert content(dirty, SCORED) == content(clean, SCORED)
+
+
+def test_start_with_nothing_new_reports_and_logs_what_the_query_has_come_to(spark, dirty):
+    first = run_stream(spark, dirty)
+    told = progress_of(dirty)
+    second = run_stream(spark, dirty)
+    assert (second.batches, second.rows, second.totals, second.version) == (0, 0, first.totals, "1")
+    again = progress_of(dirty)
+    for name in ("batch", "at", "rows", "seconds", "files_behind", "latest_event_time", "totals"):
+        assert again[name] == told[name]
+    client = dirty.connect()
+    experiment = client.get_experiment_by_name(dirty.conf().mlflow.experiment)
+    runs = client.search_runs([experiment.experiment_id], "tags.`onescore.job` = 'score_stream'")
+    assert [run.data.metrics["total.rows"] for run in runs] == [2_000, 2_000]
+    assert sorted(run.data.metrics["rows"] for run in runs) == [0, 2_000]
 
 
 def test_rows_without_a_key_are_known_by_file_and_place_as_in_the_batch_job(spark, dirty, tmp_path):
@@ -399,7 +454,7 @@ def test_what_makes_no_sense_is_refused_before_anything_is_written(spark, dirty,
 
 
 def test_error_of_a_batch_is_the_one_that_was_raised_and_the_next_start_goes_on(
-    spark, dirty, clean, monkeypatch
+    spark, dirty, clean, monkeypatch, capsys, tmp_path
 ):
     import jobs.runs.stream_batch as module
 
@@ -410,8 +465,16 @@ def test_error_of_a_batch_is_the_one_that_was_raised_and_the_next_start_goes_on(
         patch.setattr(module, "commit_files", failing)
         with pytest.raises(OnescoreError, match="the disk is full"):
             run_stream(spark, dirty)
-    assert progress_of(dirty)["state"] == "failed"
+    told = progress_of(dirty)
+    assert (told["state"], told["error"]) == ("failed", "the disk is full")
+    conf = dirty.conf()
+    assert describe_stream(conf, *pinned_model(conf, tmp_path))["last process"].endswith(": the disk is full")
     run_stream(spark, dirty)
+    said = capsys.readouterr().err
+    assert (
+        f"the last process of query {told['query_id']}: failed at {told['ended']}: the disk is full" in said
+    )
+    assert progress_of(dirty)["error"] is None
     assert content(dirty, SCORED) == content(clean, SCORED)
 
 
@@ -479,8 +542,12 @@ def test_process_without_a_stop_reads_what_comes_while_it_runs(spark, dirty):
 def test_commit_that_takes_rows_out_of_the_source_is_refused(spark, dirty):
     run_stream(spark, dirty)
     DeltaTable(dirty.table("houses")).delete("house_id < 10")
+    totals = progress_of(dirty)["totals"]
     with pytest.raises(TableError, match="takes rows out .*skipChangeCommits"):
         run_stream(spark, dirty)
+    told = progress_of(dirty)
+    assert "version 20 takes rows out (DELETE" in told["error"]
+    assert (told["state"], told["totals"]) == ("failed", totals)
     write_deltalake(dirty.table("houses"), pa.table(dirty.rows("houses").slice(0, 5)), mode="append")
 
 
