@@ -36,8 +36,8 @@ class Pages:
         self._live: Live | None = None
         dashboard: Any = None
         if conf.serve.log_directory is not None:
-            feature_set = gateway.served.now.feature_set
-            self._live = open_live(conf, Path(conf.serve.log_directory), feature_set)
+            directory = Path(conf.serve.log_directory)
+            self._live = open_live(conf, directory, lambda: gateway.served.now.feature_set)
             dashboard = dashboard_app(self._live, self._guard(), home="/")
         self.app: ASGIApp = pages_app(self._about, gateway.caller, dashboard=dashboard)
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import time
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -132,6 +134,23 @@ def test_single_answers_are_for_the_one_caller_there_is_and_figures_for_who_may_
         assert (found["recent"] if n_single is None else len(found["recent"])) == n_single
         assert call(pages.app, "/about").json["dashboard"] == "/dashboard/"
         assert call(pages.app, "/dashboard/links").json == {"home": "/"}
+    finally:
+        pages.close()
+
+
+def test_what_a_version_tags_that_is_loaded_later_is_shown_no_more(tmp_path: Path) -> None:
+    pages = pages_of(tmp_path, "loopback")
+    pages.start()
+    try:
+        wait_until(lambda: is_read(pages), "the log", 10)
+        assert call(pages.app, "/dashboard/data").json["recent"][0]["id"] == {"house_id": "7"}
+        tagged = [replace(one, tags=("pii",)) if one.name == "house_id" else one for one in FEATURES.request]
+        later = replace(FEATURES, request=Schema(tuple(tagged)))
+        gateway: Any = pages._gateway
+        gateway.served.now = Served(gateway.served.now.pinned, later)
+        found = call(pages.app, "/dashboard/data?window=300").json["recent"]
+        assert found[0]["id"] == {}
+        assert '"7"' not in json.dumps(found)
     finally:
         pages.close()
 
