@@ -124,7 +124,7 @@ def log_directory(conf: Conf, option: str | None) -> Path | None:
 
 def kept_elsewhere(conf: Conf, feature_set: FeatureSet) -> list[tuple[str, str]]:
     """Return (place, what it is) of what `forget` does not rewrite and that may hold an entity."""
-    places = [
+    places: list[tuple[str | None, str]] = [
         (conf.views[view.name], f"view {view.name}: its history")
         for view in feature_set.views
         if view.name in conf.views

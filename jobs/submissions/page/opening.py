@@ -68,4 +68,5 @@ class Pages:
             version=pinned.version,
             max_rows=limits.max_rows,
             max_body_bytes=limits.max_body_bytes,
+            notify=self._conf.notify,
         )

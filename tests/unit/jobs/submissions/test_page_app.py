@@ -17,6 +17,7 @@ from feature_pipelines.definitions import FeatureSet
 from feature_pipelines.errors import ContractError
 from feature_pipelines.schema import Field, Schema
 from jobs.dashboard.browser import PAGE_HEADERS
+from jobs.runs.conf import load
 from jobs.submissions.keys import Caller
 from jobs.submissions.page.app import described_model, pages_app
 from jobs.submissions.page.opening import Pages
@@ -41,8 +42,11 @@ IMAGES = FeatureSet(
 )
 
 
-def about(feature_set: FeatureSet = FEATURES) -> dict[str, Any]:
-    return described_model(feature_set, model="houses", version="3", max_rows=10, max_body_bytes=1_000)
+def about(feature_set: FeatureSet = FEATURES, *overrides: str) -> dict[str, Any]:
+    notify = load(overrides=list(overrides)).notify
+    return described_model(
+        feature_set, model="houses", version="3", max_rows=10, max_body_bytes=1_000, notify=notify
+    )
 
 
 def denied(_: Request) -> None:
@@ -82,6 +86,13 @@ def test_what_the_model_takes_is_told_to_who_may_ask() -> None:
         "may_be_null": False,
     }
     assert [field["may_be_null"] for field in found["fields"]] == [False, False, False, True, True]
+
+
+def test_who_may_be_told_is_what_the_configuration_allows() -> None:
+    assert about()["tells"] == {"webhook": False, "email_domains": []}
+    assert about(FEATURES, "notify.email_domains=[example.org]")["tells"]["email_domains"] == []
+    allowed = ["notify.webhook_secret=env:S", "notify.email=env:M", "notify.email_domains=[example.org]"]
+    assert about(FEATURES, *allowed)["tells"] == {"webhook": True, "email_domains": ["example.org"]}
 
 
 def test_a_model_of_pictures_takes_images() -> None:
