@@ -1,4 +1,4 @@
-"""Forget an entity: remove it from online store, prediction log, scored and quarantine table, corrections and reports of skew.
+"""Forget an entity: remove it from online store, prediction log, submissions, scored and quarantine table, corrections and skew reports.
 
 python -m jobs.forget_entity --model flights --key tailnum=N3ELAA --dry-run
 """
@@ -14,7 +14,14 @@ from feature_pipelines.definitions import FeatureSet
 from feature_pipelines.packaged import load_reference
 from jobs.online.entity import Entity, parse_entity
 from jobs.online.forget_store import ForgottenView
-from jobs.online.forgetting import Forgotten, forget, kept_elsewhere, log_directory, store_owes
+from jobs.online.forgetting import (
+    Forgotten,
+    forget,
+    kept_elsewhere,
+    log_directory,
+    store_owes,
+    submissions_owe,
+)
 from jobs.runs.command import job_parser, load_from, run
 from jobs.runs.conf import Conf
 from jobs.runs.progress import say, table
@@ -27,7 +34,9 @@ Several --key name one entity together: a row must have all of the values. Run t
 It may be killed and run again, beside servers and other jobs; what servers hold in memory reaches the log within
 serve.log_flush_seconds, so run it again after that. A Delta table's log keeps the least and greatest
 values of removed files for delta.logRetentionDuration (30 days). Corrections and rows of reports are told by the entity's rows in the log,
-or by the row's id where that names it. exit 1: a file of the prediction log, or a report, could not be read.
+or by the row's id where that names it. Answers to submissions are told by the row's id alone.
+exit 1: a file of the prediction log, or a report, could not be read, or an open submission holds the entity: run it again when that
+has ended.
 """
 
 
@@ -57,11 +66,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         dry_run=arguments.dry_run,
     )
     print("plan (nothing was removed): rows to remove" if arguments.dry_run else "rows removed")
-    print(table(_removed(done, _pii_remark(conf, feature_set, entity))))
+    print(table(_removed(conf, done, _pii_remark(conf, feature_set, entity))))
     _print_owed(done)
     if isinstance(done.store, dict):
         print("\nthe online store's files may hold bytes of deleted rows until")
         print(f"  {store_owes(conf)}")
+    if done.submissions is not None:
+        print("\nthe database of submissions may hold bytes of deleted rows until")
+        print(f"  {submissions_owe(conf)}")
     print(
         "\nnot rewritten by this job; what these hold of the entity stays, and a rebuild brings it back from them"
     )
@@ -70,10 +82,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     unreadable += done.reports.unreadable if not isinstance(done.reports, str) else []
     for path in unreadable:
         say(f"error: {path} cannot be read, so whether it holds the entity is not known")
-    return 1 if unreadable else 0
+    still_open = [] if done.submissions is None else done.submissions.open
+    if still_open:
+        say(
+            f"error: {len(still_open)} open submissions hold the entity, or refer to a table that may: {', '.join(still_open[:5])}; "
+            "run this again when they have ended"
+        )
+    return 1 if unreadable or still_open else 0
 
 
-def _removed(done: Forgotten, remark: str) -> dict[str, Any]:
+def _removed(conf: Conf, done: Forgotten, remark: str) -> dict[str, Any]:
     store = done.store if isinstance(done.store, str) else {name: _shown(v) for name, v in done.store.items()}
     log: Any = "no log is configured"
     if done.log is not None:
@@ -85,7 +103,26 @@ def _removed(done: Forgotten, remark: str) -> dict[str, Any]:
     reports: Any = done.reports
     if not isinstance(done.reports, str):
         reports = {"differing rows": done.reports.rows, "reports rewritten": done.reports.reports}
-    return {"online store": store, "prediction log": log, "reports of skew": reports, **done.tables}
+    return {
+        "online store": store,
+        "prediction log": log,
+        "submissions": _in_submissions(conf, done),
+        "reports of skew": reports,
+        **done.tables,
+    }
+
+
+def _in_submissions(conf: Conf, done: Forgotten) -> dict[str, Any] | str:
+    found = done.submissions
+    if found is None:
+        return "there is no database of submissions"
+    said: dict[str, Any] = {"answers": found.rows, "submissions with such": found.submissions}
+    if found.untold:
+        said["note"] = (
+            f"the answers to {found.untold:,} submissions do not repeat all of the entity's fields, so they cannot be told; they are "
+            f"deleted {conf.submissions.retention_hours:g} h (submissions.retention_hours) after those ended"
+        )
+    return said
 
 
 def _shown(view: ForgottenView) -> int | str:

@@ -84,7 +84,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     feature_set = load_reference(conf.model.feature_set)
     log_json()
     listening = listen(settings.host, settings.port)
-    live = open_live(conf, directory, feature_set)
+    live = open_live(conf, directory, lambda: feature_set)
     asyncio.run(_serve(_app(live, key), live, listening))
     event("dashboard_ended")
     return 0

@@ -14,6 +14,7 @@ import asyncio
 import contextlib
 import enum
 import hmac
+from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
@@ -44,7 +45,8 @@ _FILES = (
 )
 _DEFAULT_SECONDS = 900
 _MOST_STREAMS = 64
-_BEAT_SECONDS = 10.0
+_MOST_OF_ONE = 16
+_BEAT_SECONDS = 10
 _RETRY_MS = 2_000
 
 
@@ -57,7 +59,7 @@ class Access(enum.Enum):
 
 
 Guard = Callable[[Request], Access]
-"""Says what a caller may see, or raises ContractError with the evidence `status` and `code`."""
+"""Says what a caller may see now, or raises ContractError with the evidence `status` and `code`. A stream asks it again and again."""
 
 
 def by_key(key: str | None) -> Guard:
@@ -87,7 +89,7 @@ def dashboard_app(live: Live, guard: Guard, *, loopback_only: bool = False, home
         home: path of the page of submissions, which the page then links to; None = there is none.
     """
     assets = Assets(dict.fromkeys(_FILES, "jobs.dashboard"))
-    streams = 0
+    streams: Counter[tuple[str, ...]] = Counter()  # by who has them open
 
     async def page(request: Request) -> Response:
         return assets.answer(request, "index.html")
@@ -106,21 +108,22 @@ def dashboard_app(live: Live, guard: Guard, *, loopback_only: bool = False, home
         return Response(body, media_type="application/json", headers={"cache-control": "no-store"})
 
     async def events(request: Request) -> Response:
-        nonlocal streams
         found = _asked(request, guard)
         if isinstance(found, Response):
             return found
-        if streams >= _MOST_STREAMS:
+        caller = _who(request)
+        if streams.total() >= _MOST_STREAMS or streams[caller] >= _MOST_OF_ONE:
             return _refused(503, "OVERLOADED", "too many dashboards are open", {"retry-after": "10"})
 
         async def stream() -> AsyncIterator[bytes]:
-            nonlocal streams
-            streams += 1
+            streams[caller] += 1
             try:
-                async for message in _messages(live, found):
+                async for message in _messages(live, found, lambda: _may_go_on(request, guard)):
                     yield message
             finally:
-                streams -= 1
+                streams[caller] -= 1
+                if not streams[caller]:
+                    del streams[caller]
 
         headers = {"cache-control": "no-store", "x-accel-buffering": "no"}
         return StreamingResponse(stream(), media_type="text/event-stream", headers=headers)
@@ -135,8 +138,11 @@ def dashboard_app(live: Live, guard: Guard, *, loopback_only: bool = False, home
     return Protected(Starlette(routes=routes), loopback_only=loopback_only)
 
 
-async def _messages(live: Live, asked: dict[str, Any]) -> AsyncIterator[bytes]:
-    """Yield a snapshot now, and whenever it is another one; a comment where nothing happens, so that a dead connection shows."""
+async def _messages(live: Live, asked: dict[str, Any], may_go_on: Callable[[], bool]) -> AsyncIterator[bytes]:
+    """Yield a snapshot now, and whenever it is another one; a comment where nothing happens, so that a dead connection shows.
+
+    `may_go_on` is asked every second and before each message; the first time that it says no is the end.
+    """
     yield b"retry: %d\n\n" % _RETRY_MS
     last = None
     with live.watched() as changed:
@@ -148,9 +154,28 @@ async def _messages(live: Live, asked: dict[str, Any]) -> AsyncIterator[bytes]:
                 yield b"id: %d-%d\nevent: snapshot\ndata: %b\n\n" % (*state, body)
             else:
                 yield b": nothing new\n\n"
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(_BEAT_SECONDS):
-                    await changed.wait()
+            for _ in range(_BEAT_SECONDS):
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(1):
+                        await changed.wait()
+                if not may_go_on():
+                    return
+                if changed.is_set():
+                    break
+
+
+def _who(request: Request) -> tuple[str, ...]:
+    """Return by what the streams of one caller are counted together: the peer's address and the key that it shows."""
+    peer = "" if request.client is None else request.client.host
+    return peer, *(request.headers.get(name, "") for name in ("authorization", "x-api-key"))
+
+
+def _may_go_on(request: Request, guard: Guard) -> bool:
+    """Return whether a stream's caller is still let in; one who asks too often just now is."""
+    try:
+        return guard(request) is not Access.NONE
+    except ContractError as refused:
+        return refused.evidence.get("status") == 429
 
 
 def _asked(request: Request, guard: Guard) -> dict[str, Any] | Response:

@@ -6,8 +6,9 @@ whatever order they come and however often it was started anew.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import pyarrow as pa
@@ -44,11 +45,11 @@ class Board:
 
     Args:
         alerts: are judged with what comes in.
-        shown: by model, what may be shown of its requests.
+        shown: of a model, what may be shown of its requests now.
         n_recent: how many answers are kept one by one, per model.
     """
 
-    def __init__(self, alerts: Alerts, *, shown: Mapping[str, ShownFields], n_recent: int) -> None:
+    def __init__(self, alerts: Alerts, *, shown: Callable[[str], ShownFields], n_recent: int) -> None:
         self._alerts, self._shown, self._n_recent = alerts, shown, n_recent
         self._ranges = tuple(dict.fromkeys(rule.range for rule in alerts.rules if rule.range is not None))
         self._models: dict[str, _Model] = {}
@@ -56,7 +57,7 @@ class Board:
     def knows(self, model: str) -> bool:
         """Return whether there is, or still can be, such a model here: there are not more than a few dozen."""
         if model not in self._models and len(self._models) < _MOST_MODELS:
-            recent = Recent(self._n_recent, self._shown.get(model))
+            recent = Recent(self._n_recent, partial(self._shown, model))
             self._models[model] = _Model(Windows(self._ranges), recent)
         return model in self._models
 
@@ -95,9 +96,10 @@ class Board:
         known.missing, known.skew = missing, skew
         return before != (missing, skew)
 
-    def note_unreadable(self, model: str) -> None:
-        """Say that a file of the log could not be read."""
-        self._models[model].unreadable += 1
+    def note_unreadable(self, unreadable: Mapping[str, int]) -> None:
+        """Say how many files of each model's log cannot be read; of models that are not named, none."""
+        for model, known in self._models.items():
+            known.unreadable = unreadable.get(model, 0)
 
     def forget(self, now: int) -> None:
         """Drop what no window reaches any more."""

@@ -1,7 +1,8 @@
 """Reads a prediction log as it grows, and gives the board each file's rows once.
 
-Files appear whole and never change. After a start the newest are read first, so the last minutes are right at once and the day soon after;
-what is older than any window is never opened. Retention may delete files at any time. This module computes no figure.
+Files appear whole and never change, so one that is no log is given up at once; one that the disk does not give is tried again later.
+After a start the newest are read first, so the last minutes are right at once and the day soon after; what is older than any window is
+never opened. Retention may delete files at any time. This module computes no figure.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import logging
 import os
 import threading
+from collections import Counter
 from collections.abc import Iterator, Set
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -31,6 +33,7 @@ __all__ = ["Follower", "Progress"]
 _LOGGER = logging.getLogger("onescore.dashboard")
 _MARGIN = timedelta(hours=1)
 _FILES_AT_ONCE = 200
+_MOST_TRIES = 10
 
 
 class Progress(NamedTuple):
@@ -45,6 +48,14 @@ class Progress(NamedTuple):
     n_waiting: int
     is_there: bool
     is_news: bool
+
+
+class _Unread(NamedTuple):
+    """A file that could not be read: of which model, how often that was tried, and at which look it is tried again."""
+
+    model: str
+    tries: int
+    due: int
 
 
 class Follower:
@@ -64,6 +75,7 @@ class Follower:
         self._directory, self._board, self._skew, self._gaps = directory, board, skew, gaps
         self._gap_polls, self._polls = gap_polls, 0
         self._seen: set[Path] = set()
+        self._unread: dict[Path, _Unread] = {}
         self._missing: dict[str, Missing] = {}
         self.lock = threading.Lock()
 
@@ -78,10 +90,16 @@ class Follower:
         self._seen = {
             path for path in self._seen if path.parent.name in dates
         }  # not: that are there; a disk may come back
-        new = sorted(found.keys() - self._seen, key=lambda path: (-found[path][1], path.name))
+        self._unread = {
+            path: unread for path, unread in self._unread.items() if path in self._seen or path in found
+        }
+        later = {path for path, unread in self._unread.items() if unread.due > self._polls}
+        new = sorted(found.keys() - self._seen - later, key=lambda path: (-found[path][1], path.name))
         for path in new[:_FILES_AT_ONCE]:
-            self._read(path, found[path][0], now)
-            self._seen.add(path)
+            if self._read(path, found[path][0], now):
+                self._seen.add(path)
+        with self.lock:
+            self._board.note_unreadable(Counter(unread.model for unread in self._unread.values()))
         is_news = self._note(now, is_due=self._polls % self._gap_polls == 0)
         self._polls += 1
         n_waiting = max(len(new) - _FILES_AT_ONCE, 0)
@@ -108,7 +126,8 @@ class Follower:
         found = [path for path in found if not path.name.startswith(".")]
         return [path for path in found if self._board.knows(unquote(path.name))]
 
-    def _read(self, path: Path, model: str, now: int) -> None:
+    def _read(self, path: Path, model: str, now: int) -> bool:
+        """Give the board a file's rows; return whether it is not to be read again."""
         try:
             with pq.ParquetFile(path) as file:
                 schema = file.schema_arrow
@@ -118,16 +137,20 @@ class Follower:
                 wanted = shown_columns(schema) if self._board.wants_recent(model, rows) else []
                 shown = file.read(columns=wanted) if wanted else None
         except FileNotFoundError:
-            return  # retention was quicker
+            self._unread.pop(path, None)
+            return True  # retention was quicker
         except (OSError, pa.ArrowException, ValueError) as exc:
-            _LOGGER.error("a file of the prediction log cannot be read: %s", type(exc).__name__)
-            with self.lock:
-                self._board.note_unreadable(model)
-            return
+            tries = self._unread[path].tries + 1 if path in self._unread else 1
+            self._unread[path] = _Unread(model, tries, self._polls + 2**tries)
+            if tries == 1:
+                _LOGGER.error("a file of the prediction log cannot be read: %s", type(exc).__name__)
+            return not isinstance(exc, OSError) or tries >= _MOST_TRIES
+        self._unread.pop(path, None)
         with self.lock:
             self._board.add(model, rows, now)
             if shown is not None:
                 self._board.add_recent(model, shown)
+        return True
 
     def _note(self, now: int, *, is_due: bool) -> bool:
         """Note what the log lacks and what skew reports say; return whether that is news."""

@@ -29,7 +29,7 @@ def _now() -> int:
 def open_live(
     conf: Conf,
     directory: Path,
-    feature_set: FeatureSet | None,
+    feature_set: Callable[[], FeatureSet],
     *,
     clock: Callable[[], int] = _now,
 ) -> Live:
@@ -38,7 +38,7 @@ def open_live(
     Args:
         conf: its `dashboard` section, the model's name, and where skew reports are.
         directory: the prediction log; it may come later.
-        feature_set: of the model; says which fields of its requests may be shown. None = none.
+        feature_set: returns the model's as it is now, which says what fields of its requests may be shown; of other models' none are.
         clock: microseconds since 1970, UTC.
     """
     settings = conf.dashboard
@@ -49,7 +49,10 @@ def open_live(
     if settings.notify:
         told.append(targets)
     alerts = Alerts(rules, told, repeat_seconds=settings.alert_repeat_seconds)
-    shown = {} if feature_set is None else {conf.model.name: ShownFields.of(feature_set)}
+
+    def shown(model: str) -> ShownFields:
+        return ShownFields.of(feature_set()) if model == conf.model.name else ShownFields()
+
     board = Board(alerts, shown=shown, n_recent=settings.recent_rows)
     follower = Follower(
         directory, board, SkewWatch(Path(conf.skew.directory)), GapWatch(settings.overdue_seconds)

@@ -8,7 +8,7 @@ This module knows nothing of files.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -66,11 +66,11 @@ class Recent:
 
     Args:
         n: how many; 0 = none.
-        shown: what may be shown of a request.
+        shown: says what may be shown of a request now: what it no longer says is not shown of rows either that were kept before.
     """
 
-    def __init__(self, n: int, shown: ShownFields | None) -> None:
-        self._n, self._shown = n, shown or ShownFields()
+    def __init__(self, n: int, shown: Callable[[], ShownFields]) -> None:
+        self._n, self._shown = n, shown
         self._rows: list[dict[str, Any]] = []
 
     def wants(self, newest_ts: int) -> bool:
@@ -80,7 +80,8 @@ class Recent:
     def add(self, table: pa.Table) -> None:
         """Take the newest of a table's rows, which has the columns of `shown_columns`."""
         order = table.sort_by([("served_ts", "descending"), ("sequence", "descending")]).slice(0, self._n)
-        rows = [_shown(row, self._shown) for row in _plain(order).to_pylist(maps_as_pydicts="lossy")]
+        shown = self._shown()
+        rows = [_shown(row, shown) for row in _plain(order).to_pylist(maps_as_pydicts="lossy")]
         ranked = sorted(
             [*self._rows, *rows], key=lambda row: (-row["served_ts"], row["process"], -row["sequence"])
         )
@@ -88,7 +89,8 @@ class Recent:
 
     def rows(self) -> list[dict[str, Any]]:
         """Return the answers, newest first."""
-        return self._rows
+        shown = self._shown()
+        return [_still_shown(row, shown) for row in self._rows]
 
 
 def _plain(table: pa.Table) -> pa.Table:
@@ -123,6 +125,18 @@ def _shown(row: Mapping[str, Any], shown: ShownFields) -> dict[str, Any]:
         "overrides": len(row["overrides"] or ()),
         "id": {name: texts[name] for name in shown.row_id if name in texts},
         "request": {name: text for name, text in texts.items() if name not in shown.row_id},
+    }
+
+
+def _still_shown(row: Mapping[str, Any], shown: ShownFields) -> dict[str, Any]:
+    texts = row["id"] | row["request"]
+    return {
+        **row,
+        "error_field": row["error_field"] if row["error_field"] in shown.fields else None,
+        "id": {name: texts[name] for name in shown.row_id if name in texts},
+        "request": {
+            name: text for name, text in texts.items() if name in shown.fields and name not in shown.row_id
+        },
     }
 
 

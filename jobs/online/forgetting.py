@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 from feature_pipelines.definitions import FeatureSet
@@ -22,11 +23,17 @@ from jobs.online.replay_store import default_logs, default_store
 from jobs.online.store_conf import store_url
 from jobs.proof.forget_reports import ForgottenReports, forget_in_reports
 from jobs.runs.conf import Conf
+from jobs.runs.settings_async import revealed_database_url
 from jobs.tables.delta_read import is_delta, open_table, table_schema
 from jobs.tables.files import is_local, normal_uri
 from jobs.tables.removal import Owed, RowTest, count_rows, owed, remove_rows
 
-__all__ = ["Forgotten", "forget", "kept_elsewhere", "log_directory", "store_owes"]
+if TYPE_CHECKING:
+    from jobs.submissions.forget_submissions import ForgottenSubmissions
+
+__all__ = ["Forgotten", "forget", "kept_elsewhere", "log_directory", "store_owes", "submissions_owe"]
+
+_SQLITE = "sqlite:///"
 
 
 @dataclass
@@ -37,6 +44,7 @@ class Forgotten:
         store: by view; the text says why there is no store to ask.
         log: of the model's prediction log; None = there is none.
         reports: of the reports of reconciliations; the text says why none were looked at.
+        submissions: of the database of asynchronous inference; None = there is none.
         tables: rows by location; the text says why a table was not touched.
         owed: by location.
     """
@@ -44,6 +52,7 @@ class Forgotten:
     store: dict[str, ForgottenView] | str = ""
     log: Rewritten | None = None
     reports: ForgottenReports | str = ""
+    submissions: ForgottenSubmissions | None = None
     tables: dict[str, int | str] = field(default_factory=dict)
     owed: dict[str, Owed] = field(default_factory=dict)
 
@@ -51,7 +60,7 @@ class Forgotten:
 def forget(
     conf: Conf, feature_set: FeatureSet, entity: Entity, log: Path | None, now: datetime, *, dry_run: bool
 ) -> Forgotten:
-    """Remove an entity from the online store, what reconciliations wrote, the prediction log, the scored and the quarantine table.
+    """Remove an entity from store, submissions, what reconciliations wrote, the prediction log, the scored and the quarantine table.
 
     What reconciliations wrote comes before the log, which says at which places the entity's rows are.
 
@@ -67,6 +76,7 @@ def forget(
         UnavailableError, TableError, RunConflictError: a place cannot be worked on; those before it are done.
     """
     done = Forgotten(store=_store(conf, feature_set, entity, dry_run))
+    done.submissions = _submissions(conf, entity, dry_run)
     row_id = tuple(feature_set.row_id if conf.input.row_id is None else conf.input.row_id)
     places: list[str] = []
     key = conf.serve.log_pii_key.reveal().encode() if conf.serve.log_pii_key is not None else None
@@ -114,7 +124,7 @@ def log_directory(conf: Conf, option: str | None) -> Path | None:
 
 def kept_elsewhere(conf: Conf, feature_set: FeatureSet) -> list[tuple[str, str]]:
     """Return (place, what it is) of what `forget` does not rewrite and that may hold an entity."""
-    places = [
+    places: list[tuple[str | None, str]] = [
         (conf.views[view.name], f"view {view.name}: its history")
         for view in feature_set.views
         if view.name in conf.views
@@ -125,6 +135,7 @@ def kept_elsewhere(conf: Conf, feature_set: FeatureSet) -> list[tuple[str, str]]
         (conf.input.source, "requests to score"),
         (conf.train.requests, "requests to learn from"),
         (conf.train.outcomes, "outcomes"),
+        (conf.submissions.reference_root, "tables that submissions refer to"),
     ]
     named: dict[str, str] = {}
     for table, meaning in places:
@@ -147,11 +158,31 @@ def kept_elsewhere(conf: Conf, feature_set: FeatureSet) -> list[tuple[str, str]]
 def store_owes(conf: Conf) -> str:
     """Return where an online store keeps the bytes of deleted rows, and what removes them."""
     url = store_url(conf)
-    if not url.startswith("sqlite:///"):
+    if not url.startswith(_SQLITE):
         return "snapshots and append-only files that Redis wrote before hold it until they are written again: BGSAVE, BGREWRITEAOF"
+    return _sqlite_vacuum(url)
+
+
+def submissions_owe(conf: Conf) -> str:
+    """Return where the database of submissions keeps the bytes of deleted rows, and what removes them."""
+    url = revealed_database_url(conf.submissions)
+    if url.startswith(_SQLITE):
+        return _sqlite_vacuum(url)
+    return "VACUUM FULL onescore_results, onescore_payloads; PostgreSQL's write-ahead log and backups keep them as long as these are kept"
+
+
+def _sqlite_vacuum(url: str) -> str:
     steps = "c.execute('VACUUM'); c.execute('PRAGMA wal_checkpoint(TRUNCATE)')"
-    path = url.removeprefix("sqlite:///")
-    return f'python -c "import sqlite3; c = sqlite3.connect({path!r}); {steps}"'
+    return f'python -c "import sqlite3; c = sqlite3.connect({url.removeprefix(_SQLITE)!r}); {steps}"'
+
+
+def _submissions(conf: Conf, entity: Entity, dry_run: bool) -> ForgottenSubmissions | None:
+    url = revealed_database_url(conf.submissions)
+    if url.startswith(_SQLITE) and not Path(url.removeprefix(_SQLITE)).is_file():
+        return None
+    from jobs.submissions.forget_submissions import forget_in_submissions  # its libraries are an extra
+
+    return forget_in_submissions(url, conf.model.name, entity, dry_run=dry_run)
 
 
 def _store(
@@ -160,7 +191,7 @@ def _store(
     if not feature_set.views:
         return "the feature set has no stored views"
     url = store_url(conf)
-    if url.startswith("sqlite:///") and not Path(url.removeprefix("sqlite:///")).is_file():
+    if url.startswith(_SQLITE) and not Path(url.removeprefix(_SQLITE)).is_file():
         return "there is no store file"
     store = open_store(url, timeout_ms=conf.store.write_timeout_ms)
     try:

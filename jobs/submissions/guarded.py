@@ -9,8 +9,10 @@ from __future__ import annotations
 import ipaddress
 import socket
 import ssl
+import threading
 import time
 from collections.abc import Callable, Iterable
+from concurrent.futures import Future
 from typing import Any
 
 import httpcore
@@ -86,10 +88,7 @@ class GuardedBackend(httpcore.NetworkBackend):
         Raises:
             ForbiddenAddress: as it says. httpcore.ConnectError, httpcore.ConnectTimeout: nobody answers.
         """
-        try:
-            addresses = self._resolve(host, port)
-        except OSError as exc:
-            raise httpcore.ConnectError("the host name cannot be resolved") from exc
+        addresses = self._addresses(host, port, _left(self._deadline, timeout))
         for address in addresses:
             if not self._allow_private and not is_public(ipaddress.ip_address(address.partition("%")[0])):
                 raise ForbiddenAddress("the host name leads to an address that is not public")
@@ -101,6 +100,24 @@ class GuardedBackend(httpcore.NetworkBackend):
             except (httpcore.ConnectError, httpcore.ConnectTimeout) as exc:
                 failed = exc
         raise failed
+
+    def _addresses(self, host: str, port: int, seconds: float) -> list[str]:
+        """Resolve a host name in a thread of its own, which is left behind where the system's resolver takes longer than that."""
+        found: Future[list[str]] = Future()
+
+        def ask() -> None:
+            try:
+                found.set_result(self._resolve(host, port))
+            except Exception as exc:  # noqa: BLE001 - it is raised where it is waited for
+                found.set_exception(exc)
+
+        threading.Thread(target=ask, name="resolve", daemon=True).start()
+        try:
+            return found.result(seconds)
+        except TimeoutError as exc:
+            raise httpcore.ConnectTimeout("the host name was not resolved in time") from exc
+        except (OSError, UnicodeError) as exc:  # the latter: no name that could be asked for
+            raise httpcore.ConnectError("the host name cannot be resolved") from exc
 
 
 class _Bounded(httpcore.NetworkStream):

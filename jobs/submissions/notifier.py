@@ -1,20 +1,25 @@
 """Delivers what the outbox holds, from within each worker: tried again a little later each time, until it was tried often enough.
 
-One slow receiver holds up no other. This module knows nothing of how a submission is scored.
+For one key, and to one place, few are sent at once, and who has the fewest under way comes first: receivers that do not answer hold up
+messages of their own key, and others at most until one of those that are being sent has its time out. This module knows nothing of how
+a submission is scored.
 """
 
 from __future__ import annotations
 
+import contextlib
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor, wait
+
+import sqlalchemy as sa
 
 from feature_pipelines.errors import OnescoreError
 from jobs.online.json_logs import event
 from jobs.online.sending import Sender
 from jobs.runs.settings_notify import NotifySettings
 from jobs.submissions.database import Database
-from jobs.submissions.guarded import resolved
 from jobs.submissions.ledger import Ledger
 from jobs.submissions.messages import as_json, as_text
 from jobs.submissions.outbox import Delivery, Outbox
@@ -23,11 +28,13 @@ from jobs.submissions.webhook import post_webhook, secret_bytes, secret_of_calle
 __all__ = ["Notifier"]
 
 _LOOK_EVERY_SECONDS = 0.25
-_AT_ONCE = 8
+_AT_ONCE = 16
+_OF_ONE_AT_ONCE = 4
 _SECOND_US = 1_000_000
 _LEASE_MORE_SECONDS = 60
 _LONGEST_PAUSE_SECONDS = 3600.0
 _GONE = "HTTP_410"
+_CUT_OFF = "WORKER_ENDED"
 
 
 class Notifier:
@@ -37,29 +44,21 @@ class Notifier:
         database: of the submissions.
         settings: how, and how often.
         clock: microseconds since 1970, UTC.
-        resolve: from host and port to addresses; see `guarded`.
 
     Raises:
         ConfigurationError: the secret of webhooks will not do.
     """
 
-    def __init__(
-        self,
-        database: Database,
-        settings: NotifySettings,
-        clock: Callable[[], int],
-        *,
-        resolve: Callable[[str, int], list[str]] = resolved,
-    ) -> None:
+    def __init__(self, database: Database, settings: NotifySettings, clock: Callable[[], int]) -> None:
         self._outbox, self._ledger = Outbox(database), Ledger(database, clock)
-        self._settings, self._clock, self._resolve = settings, clock, resolve
+        self._settings, self._clock = settings, clock
         self._secret = None if settings.webhook_secret is None else settings.webhook_secret.reveal()
         if self._secret is not None:
             secret_bytes(self._secret)
         self._sender = Sender(settings)
         self._closing = threading.Event()
         self._pool = ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="notify")
-        self._sending: set[Future[None]] = set()
+        self._sending: dict[Future[None], Delivery] = {}
         self._thread = threading.Thread(target=self._run, name="notifier", daemon=True)
 
     def start(self) -> None:
@@ -67,24 +66,29 @@ class Notifier:
         self._thread.start()
 
     def close(self, seconds: float) -> None:
-        """Claim nothing more, and give what is being sent so long; what does not make it is tried again by whoever lives."""
+        """Claim nothing more, and give what is being sent so long; what does not make it is due at once for whoever lives."""
+        deadline = time.monotonic() + seconds
         self._closing.set()
         self._thread.join(seconds)
+        unsent = wait(list(self._sending), max(0.0, deadline - time.monotonic())).not_done
         self._pool.shutdown(wait=False, cancel_futures=True)
-
-    def deliver_due(self) -> int:
-        """Try what is due now, each once; return how much that was, when it has been tried."""
-        n = self._begin()
-        wait(self._sending)
-        return n
+        for future in unsent:
+            with contextlib.suppress(sa.exc.SQLAlchemyError):  # then it is due when its time has come
+                self._outbox.again(self._sending[future].id, self._clock(), _CUT_OFF)
 
     def _begin(self) -> int:
         """Begin to send what is due, as much as may be sent at once; return how much that is."""
-        self._sending = {future for future in self._sending if not future.done()}
+        self._sending = {future: one for future, one in self._sending.items() if not future.done()}
         lease = round((self._settings.timeout_seconds + _LEASE_MORE_SECONDS) * _SECOND_US)
-        claimed = self._outbox.claim(self._clock(), lease, _AT_ONCE - len(self._sending))
-        self._sending |= {self._pool.submit(self._deliver, delivery) for delivery in claimed}
-        return len(claimed)
+        n = 0
+        while len(self._sending) < _AT_ONCE and not self._closing.is_set():
+            sending = list(self._sending.values())
+            claimed = self._outbox.claim(self._clock(), lease, sending, _OF_ONE_AT_ONCE)
+            if claimed is None:
+                break
+            self._sending[self._pool.submit(self._deliver, claimed)] = claimed
+            n += 1
+        return n
 
     def _run(self) -> None:
         while not self._closing.is_set():
@@ -132,7 +136,6 @@ class Notifier:
                 headers,
                 timeout_seconds=settings.timeout_seconds,
                 allow_private=settings.webhook_private,
-                resolve=self._resolve,
             )
         title, text = as_text(submission, settings.public_url)
         send = self._sender.to_target if delivery.kind == "target" else self._sender.to_email

@@ -10,17 +10,20 @@ from __future__ import annotations
 
 import json
 import secrets
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 
 from jobs.submissions.database import Database
-from jobs.submissions.tables import NOTIFICATIONS
+from jobs.submissions.tables import NOTIFICATIONS, SUBMISSIONS
+from jobs.submissions.targets import named
 
 __all__ = ["Delivery", "Outbox", "enqueue"]
 
 _T = NOTIFICATIONS.c
+_TRIED_AT_ONCE = 8  # others may be quicker
 
 
 class Delivery(NamedTuple):
@@ -29,15 +32,23 @@ class Delivery(NamedTuple):
     Args:
         id: of it, the same at every attempt.
         submission_id: what it is about.
+        key_id: whose submission that is.
         kind, where: the target; see `targets.Target`.
         attempts: how often it was tried, this time included.
     """
 
     id: str
     submission_id: str
+    key_id: str
     kind: str
     where: str
     attempts: int
+
+    @property
+    def place(self) -> tuple[str, str]:
+        """Kind, and what is reached: of a webhook scheme, host and port, of a target its name, of mail the one server for all."""
+        reached = {"webhook": "/".join(self.where.split("/")[:3]), "email": ""}
+        return self.kind, reached.get(self.kind, self.where)
 
 
 def enqueue(connection: sa.Connection, submission_id: str, notify: str | None, now: int) -> None:
@@ -59,18 +70,10 @@ def enqueue(connection: sa.Connection, submission_id: str, notify: str | None, n
             "attempts": 0,
             "due_ts": now,
         }
-        for kind, where in _wanted(json.loads(notify) if notify is not None else {})
+        for kind, where in named(json.loads(notify) if notify is not None else {})
     ]
     if rows:
         connection.execute(sa.insert(NOTIFICATIONS), rows)
-
-
-def _wanted(notify: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """Return (kind, where) of what was checked when it came."""
-    found = [("webhook", notify.get("webhook"))]
-    found += [("target", name) for name in notify.get("targets") or ()]
-    found.append(("email", notify.get("email")))
-    return list(dict.fromkeys((kind, where) for kind, where in found if where is not None))
 
 
 class Outbox:
@@ -79,34 +82,44 @@ class Outbox:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    def claim(self, now: int, lease_us: int, limit: int) -> list[Delivery]:
-        """Return deliveries that are due, and that nobody else will try until `lease_us` from now has passed.
+    def claim(self, now: int, lease_us: int, sending: Sequence[Delivery], most: int) -> Delivery | None:
+        """Return a delivery that is due, and that nobody else will try until `lease_us` from now has passed; None if there is none.
+
+        Whose key has the fewest under way comes first, then who has waited longest; so one key's receivers hold up no other's.
 
         Args:
             now: microseconds since 1970, UTC.
             lease_us: longer than an attempt takes.
-            limit: at most so many.
+            sending: what is under way here.
+            most: so many may be under way for one key, and to one place.
         """
-        if limit < 1:
-            return []
-        due = sa.select(_T.id, _T.due_ts).where(_T.state == "pending", _T.due_ts <= now)
+        of_key = Counter(one.key_id for one in sending)
+        of_place = Counter(one.place for one in sending)
+        mine = SUBMISSIONS.c.key_id
+        under_way = sa.case(dict(of_key), value=mine, else_=0) if of_key else sa.literal(0)
+        due = (
+            sa.select(_T.id, _T.due_ts, mine)
+            .join(SUBMISSIONS, SUBMISSIONS.c.id == _T.submission_id)
+            .where(_T.state == "pending", _T.due_ts <= now)
+            .where(mine.not_in([key for key, n in of_key.items() if n >= most]))
+            .where(*(sa.not_(_is_at(*place)) for place, n in of_place.items() if n >= most))
+            .order_by(under_way, _T.due_ts, _T.id)
+            .limit(_TRIED_AT_ONCE)
+        )
         with self._database.reading() as connection:
-            seen = connection.execute(due.order_by(_T.due_ts).limit(limit)).all()
-        if not seen:
-            return []
-        claimed = []
-        with self._database.writing() as connection:
-            for id_, due_ts in seen:
-                change = (
-                    sa.update(NOTIFICATIONS)
-                    .where(_T.id == id_, _T.state == "pending", _T.due_ts == due_ts)
-                    .values(due_ts=now + lease_us, attempts=_T.attempts + 1)
-                    .returning(_T.id, _T.submission_id, _T.kind, _T.target, _T.attempts)
-                )
+            seen = connection.execute(due).all()
+        for id_, due_ts, key_id in seen:
+            change = (
+                sa.update(NOTIFICATIONS)
+                .where(_T.id == id_, _T.state == "pending", _T.due_ts == due_ts)
+                .values(due_ts=now + lease_us, attempts=_T.attempts + 1)
+                .returning(_T.kind, _T.target, _T.attempts, _T.submission_id)
+            )
+            with self._database.writing() as connection:
                 row = connection.execute(change).one_or_none()
-                if row is not None:
-                    claimed.append(Delivery(*row))
-        return claimed
+            if row is not None:
+                return Delivery(id_, row.submission_id, key_id, row.kind, row.target, row.attempts)
+        return None
 
     def settle(self, id_: str, state: str, reason: str | None = None) -> None:
         """Note that a delivery was sent, or has failed for good."""
@@ -130,3 +143,13 @@ class Outbox:
         change = sa.update(NOTIFICATIONS).where(_T.id == id_, _T.state == "pending").values(**values)
         with self._database.writing() as connection:
             connection.execute(change)
+
+
+def _is_at(kind: str, reached: str) -> sa.ColumnElement[bool]:
+    """Return the condition that a delivery goes to a place; see `Delivery.place`."""
+    if kind == "email":
+        return _T.kind == kind
+    is_reached = _T.target == reached
+    if kind == "webhook":
+        is_reached |= _T.target.startswith(f"{reached}/", autoescape=True)
+    return sa.and_(_T.kind == kind, is_reached)

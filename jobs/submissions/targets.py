@@ -20,7 +20,7 @@ from jobs.online.protocol import refuse
 from jobs.runs.settings_notify import NotifySettings
 from jobs.submissions.guarded import is_public
 
-__all__ = ["Target", "targets_of"]
+__all__ = ["Target", "named", "targets_of"]
 
 _KEYS = ("email", "targets", "webhook")
 _MAILBOX = re.compile(r"[A-Za-z0-9.!#$%&'*+/=?^_`{|}~-]{1,64}@([A-Za-z0-9-]{1,63}(?:\.[A-Za-z0-9-]{1,63})+)")
@@ -40,8 +40,22 @@ class Target(NamedTuple):
     where: str
 
 
-def targets_of(notify: Mapping[str, Any], settings: NotifySettings) -> list[Target]:
+def named(notify: Mapping[str, Any]) -> list[Target]:
     """Return who is to be told, each once, in order.
+
+    Args:
+        notify: as a client sent it; `targets`, where it is there, is a list. What it holds is not judged.
+    """
+    found = [Target("target", name) for name in notify.get("targets") or ()]
+    if notify.get("webhook") is not None:
+        found.insert(0, Target("webhook", notify["webhook"]))
+    if notify.get("email") is not None:
+        found.append(Target("email", notify["email"]))
+    return [target for i, target in enumerate(found) if target not in found[:i]]
+
+
+def targets_of(notify: Mapping[str, Any], settings: NotifySettings) -> list[Target]:
+    """Return who is to be told, as `named`, when this server may and can tell each of them.
 
     Args:
         notify: as a client sent it.
@@ -53,21 +67,16 @@ def targets_of(notify: Mapping[str, Any], settings: NotifySettings) -> list[Targ
     unknown = [name for name in notify if name not in _KEYS]
     if unknown:
         _refuse(f"notify has the unknown key {unknown[0][:80]!r}.{did_you_mean(unknown[0], _KEYS)}")
-    found: list[Target] = []
-    if notify.get("webhook") is not None:
-        found.append(Target("webhook", _webhook(notify["webhook"], settings)))
     names = notify.get("targets")
-    if names is None:
-        names = []
-    if not isinstance(names, list) or len(names) > _MOST_TARGETS:
+    if names is not None and not (isinstance(names, list) and len(names) <= _MOST_TARGETS):
         _refuse(f"notify.targets must be a list of at most {_MOST_TARGETS} names")
-    found += [Target("target", _known(name, settings)) for name in names]
-    if notify.get("email") is not None:
-        found.append(Target("email", _mailbox(notify["email"], settings)))
-    return list(dict.fromkeys(found))
+    found = named(notify)
+    for kind, where in found:
+        _CHECKS[kind](where, settings)
+    return found
 
 
-def _webhook(url: Any, settings: NotifySettings) -> str:
+def _check_webhook(url: Any, settings: NotifySettings) -> None:
     if settings.webhook_secret is None:
         _refuse("this server sends no webhooks (notify.webhook_secret is not set)")
     if not isinstance(url, str) or not url.isascii() or not url.isprintable() or " " in url:
@@ -87,21 +96,19 @@ def _webhook(url: Any, settings: NotifySettings) -> str:
     try:
         address = ipaddress.ip_address(host)
     except ValueError:
-        return url
+        return
     if not settings.webhook_private and not is_public(address):
         _refuse("notify.webhook leads to an address that is not public")
-    return url
 
 
-def _known(name: Any, settings: NotifySettings) -> str:
+def _check_name(name: Any, settings: NotifySettings) -> None:
     if not isinstance(name, str) or name not in settings.targets:
         said = repr(name[:80]) if isinstance(name, str) else "what is no text"
         known = ", ".join(sorted(settings.targets)) or "none"
         _refuse(f"notify.targets names {said}; this server knows {known}")
-    return name
 
 
-def _mailbox(address: Any, settings: NotifySettings) -> str:
+def _check_mailbox(address: Any, settings: NotifySettings) -> None:
     if settings.email is None:
         _refuse("this server writes no mail to addresses that clients give (notify.email is not set)")
     match = _MAILBOX.fullmatch(address) if isinstance(address, str) else None
@@ -109,7 +116,9 @@ def _mailbox(address: Any, settings: NotifySettings) -> str:
         _refuse("notify.email must be one plain address, such as me@example.org")
     if match[1].lower() not in {domain.lower() for domain in settings.email_domains}:
         _refuse("notify.email is of a domain that this server does not write to (notify.email_domains)")
-    return str(address)
+
+
+_CHECKS = {"webhook": _check_webhook, "target": _check_name, "email": _check_mailbox}
 
 
 def _refuse(message: str) -> NoReturn:

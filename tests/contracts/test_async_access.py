@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import http.client
 import json
 import subprocess
 import sys
@@ -137,6 +138,20 @@ def test_revoked_key_is_refused_soon_and_a_new_one_is_let_in(place, gateway, key
     assert twice.returncode == 2
     assert "a name is used once" in twice.stderr
     assert guest not in "".join(path.read_text() for path in place.directory.glob("*.log"))
+
+
+def test_revoked_keys_dashboard_ends(place, gateway, keys):
+    guest = keys_job(place, "add", "watcher").stdout.strip()
+    wait_until(lambda: gateway.call("GET", "/submissions", headers=bearer(guest))[0] == 200, "known", 30)
+    connection = http.client.HTTPConnection("127.0.0.1", gateway.port, timeout=60)
+    connection.request("GET", "/dashboard/events", headers=bearer(guest))
+    stream = connection.getresponse()
+    assert stream.status == 200
+    assert stream.readline().startswith(b"retry")
+    assert keys_job(place, "revoke", "watcher").returncode == 0
+    while stream.readline():
+        pass
+    connection.close()
 
 
 def test_who_asks_too_often_is_told_when_to_come_again(place, keys):

@@ -187,6 +187,7 @@ def test_figures_are_those_of_the_log(shown: Shown, browser: Browser) -> None:
         statuses_text = page.locator("#views .statuses").inner_text()
         assert {f"{name} {n:,}" for name, n in statuses.items()} == set(statuses_text.split("\n"))
         page.locator("#scores .as-table summary").click()
+        expect(page.locator("#scores .as-table tbody tr")).not_to_have_count(0)
         cells = page.locator("#scores .as-table tbody td").all_inner_texts()
         assert [cell.partition(" row")[0] for cell in cells] == [
             f"{one['rows']:,}" for one in data["scores"]["bins"] if one["rows"]

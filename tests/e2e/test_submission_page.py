@@ -16,10 +16,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import sqlalchemy as sa
 from playwright.sync_api import Browser, Page, expect
 
+from jobs.submissions.database import Database
+from jobs.submissions.tables import SUBMISSIONS
 from tests.toy.bits import bits_of
 from tests.toy.digits_bundle import digit_files, write_digits_bundle
+from tests.toy.hook_sink import hook_sink
 from tests.toy.house_bundle import house_wire
 from tests.toy.pages import PHONE, accessibility_problems, chromium, opened
 from tests.toy.processes import free_port, server, wait_until
@@ -58,12 +62,17 @@ class Gateway:
 def gateway_of(model: str, bundle: Path, directory: Path, env: dict[str, str]) -> Iterator[Gateway]:
     """Run a gateway, without a worker."""
     port, output = free_port(), directory / "gateway.log"
-    env = env | {"ONESCORE_HOME": str(directory), "ONESCORE_CONF_DIR": str(CONF_DIR)}
+    env = env | {"ONESCORE_HOME": str(directory), "ONESCORE_CONF_DIR": str(CONF_DIR), "HOOK_SECRET": "s" * 32}
     shared = ["--model", model, "--bundle", str(bundle)]
     for setting in (
         f"store.url=sqlite:///{directory}/online.db",
         "dashboard.refresh_seconds=0.2",
         "serve.log_flush_seconds=0.3",
+        "notify.webhook_secret=env:HOOK_SECRET",
+        "notify.webhook_http=true",
+        "notify.webhook_private=true",
+        "notify.email=env:MAIL_URL",
+        "notify.email_domains=[example.org]",
     ):
         shared += ["--set", setting]
     command = [sys.executable, "-m", "jobs.serve_async", *shared, "--port", str(port)]
@@ -245,10 +254,126 @@ def test_everybody_can_use_it(
     with opened(browser, gateway.url, color_scheme=scheme, **options) as page:
         expect(page.locator("#model")).not_to_be_empty()
         page.get_by_text("What a row must hold").click()
+        page.get_by_text("Tell me when it is done").click()
+        page.get_by_label("E-mail").fill("me@example.org")
         chosen(page, "notes.txt", b"hello", "text/plain")
         page.get_by_role("button", name="Use a key").click()
         expect(page.get_by_label("Key", exact=True)).to_be_focused()
         assert accessibility_problems(page, is_touched=is_phone) == []
+
+
+@pytest.mark.usefixtures("worker")
+def test_who_asks_to_be_told_is_told_of_a_table_and_of_a_json_file(
+    gateway: Gateway, browser: Browser, rows: list[dict[str, Any]], table: bytes
+) -> None:
+    with hook_sink() as sink, opened(browser, gateway.url) as page:
+        page.get_by_text("Tell me when it is done").click()
+        page.get_by_label("Webhook").fill(sink.url)
+        expect(page.locator("#tell-title")).to_have_text("Tell me when it is done (on)")
+        body = b' \n{"rows": ' + json.dumps(rows[1:3]).encode() + b"}"
+        for name, content, kind in [("told.csv", table, "text/csv"), ("told.json", body, "application/json")]:
+            chosen(page, name, content, kind)
+            expect(page.locator(".ticket", has_text=name).locator(".pill")).to_have_text(
+                "Done", timeout=120_000
+            )
+        wait_until(lambda: len(sink.got) == 2, "both", 30)
+        assert sorted(json.loads(text)["data"]["rows"] for _, text in sink.got) == [2, N]
+        page.get_by_label("E-mail of example.org").fill("me@éxample.com")
+        chosen(page, "refused.csv", table)
+        line = page.locator(".sending li")
+        expect(line).to_contain_text(
+            "It was not sent, because you could not be told: notify.email must be one plain"
+        )
+        assert accessibility_problems(page) == []
+
+
+def test_a_list_that_comes_broken_is_read_again(gateway: Gateway, browser: Browser) -> None:
+    with opened(browser, gateway.url + "openapi.json") as page:
+        page.route("**/submissions?*", lambda route: route.fulfill(body='{"submissions": ['), times=1)
+        page.goto(gateway.url)
+        expect(page.locator("#problem")).to_contain_text("The server does not answer; trying again.")
+        expect(page.locator("#problem")).to_be_hidden()
+        expect(page.locator("#list-title")).to_be_visible()
+
+
+BREAKS = """
+const real = window.fetch;
+window.fetch = async (path, options) => {
+  const answer = await real(path, options);
+  if (!String(path).endsWith("/results.csv")) return answer;
+  const text = await answer.text();
+  const stream = new ReadableStream({
+    start(controller) {
+      if (window.atOnce) controller.error(new TypeError("network error"));
+      else controller.enqueue(new TextEncoder().encode(text.split("\\n").slice(0, 150).join("\\n")));
+      window.breakNow = () => controller.error(new TypeError("network error"));
+    },
+  });
+  return new Response(stream);
+};
+"""
+
+
+@pytest.mark.usefixtures("worker")
+def test_answers_that_break_off_say_so_and_what_is_shown_stays(
+    gateway: Gateway, browser: Browser, table: bytes
+) -> None:
+    with opened(browser, gateway.url) as page:
+        page.evaluate(BREAKS)
+        chosen(page, "breaks.csv", table)
+        ticket = page.locator(".ticket", has_text="breaks.csv")
+        expect(ticket.locator(".pill")).to_have_text("Done", timeout=120_000)
+        ticket.get_by_role("button", name="Show answers").click()
+        expect(ticket.locator("tbody tr")).to_have_count(100)
+        page.evaluate("window.breakNow()")
+        ticket.get_by_role("button", name="Show more").click()
+        lead = ticket.locator(".answers .lead")
+        expect(lead).to_contain_text(
+            "of 250 rows: there the answers broke off. Close them and open them again."
+        )
+        assert ticket.locator("tbody tr").count() >= 100
+        expect(ticket.get_by_role("button", name="Show more")).to_be_hidden()
+        ticket.get_by_role("button", name="Hide answers").click()
+        page.evaluate("window.atOnce = true")
+        ticket.get_by_role("button", name="Show answers").click()
+        expect(lead).to_have_text("There the answers broke off. Close them and open them again.")
+
+
+def test_old_submissions_are_shown_with_their_day_and_as_many_as_there_are(
+    browser: Browser, bundle: Path, process_env: dict[str, str], tmp_path: Path
+) -> None:
+    write_store(tmp_path / "online.db")
+    with gateway_of("houses", bundle, tmp_path, process_env) as gateway:
+        with opened(browser, gateway.url) as page:
+            chosen(page, "one.json", b'{"rows": [{}]}', "application/json")
+            expect(page.locator(".ticket")).to_have_count(1)
+        (file,) = tmp_path.rglob("submissions.db")
+        database = Database(f"sqlite:///{file}")
+        at, n = 1_700_000_000_000_000, 1_040
+        with database.writing() as connection:
+            [row] = connection.execute(sa.select(SUBMISSIONS)).mappings()
+            old = [
+                dict(row)
+                | {"id": f"{at + i:014x}{'0' * 18}", "idempotency_key": None, "created_ts": at + i}
+                | {"state": "succeeded", "started_ts": at + i, "finished_ts": at + i + 2_000_000}
+                for i in range(n)
+            ]
+            connection.execute(sa.insert(SUBMISSIONS), old)
+        database.close()
+        with opened(browser, gateway.url) as page:
+            tickets = page.locator(".ticket")
+            expect(tickets).to_have_count(25)
+            meta = tickets.nth(1).locator(".meta")
+            expect(meta).to_have_text(
+                re.compile("^1 row · sent 15 Nov 2023, 03:58:2\\d · answered within 2 s · houses · 0{8}$")
+            )
+            assert meta.locator("time").get_attribute("datetime").startswith("2023-11-14T22:13:2")
+            for shown in range(50, n + 1, 25):
+                page.get_by_role("button", name="Show older ones").click()
+                expect(tickets).to_have_count(shown)
+            page.get_by_role("button", name="Show older ones").click()
+            expect(tickets).to_have_count(n + 1)
+            expect(page.get_by_role("button", name="Show older ones")).to_be_hidden()
 
 
 def test_page_of_another_origin_can_do_nothing(gateway: Gateway, browser: Browser) -> None:
@@ -302,7 +427,10 @@ def test_pictures_are_shown_with_what_the_model_says_of_each(
         gateway_of("digits", bundle, tmp_path, process_env) as gateway,
         server(gateway.work, env=gateway.env, cwd=tmp_path, log=tmp_path / "worker.log"),
         opened(browser, gateway.url) as page,
+        hook_sink() as sink,
     ):
+        page.get_by_text("Tell me when it is done").click()
+        page.get_by_label("Webhook").fill(sink.url)
         expect(page.locator("#drop-text")).to_contain_text("Images, or one CSV or JSON file")
         page.locator("#files").set_input_files(
             [{"name": name, "mimeType": "image/png", "buffer": png} for name, png in pictures]
@@ -310,6 +438,7 @@ def test_pictures_are_shown_with_what_the_model_says_of_each(
         ticket = page.locator(".ticket")
         expect(ticket.get_by_role("heading")).to_have_text("16 images")
         expect(ticket.locator(".pill")).to_have_text("Done", timeout=120_000)
+        wait_until(lambda: len(sink.got) == 1, "the webhook", 30)
         ticket.get_by_role("button", name="Show answers").click()
         shown = ticket.locator(".gallery li")
         expect(shown).to_have_count(len(pictures))

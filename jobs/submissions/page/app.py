@@ -2,7 +2,7 @@
 
     GET /            the page of submissions; it works with the API as any other client does
         /static/...  its files
-        /about       what the model takes: name, version, fields; limits
+        /about       what the model takes: name, version, fields; limits; who may be told
         /dashboard/  see jobs.dashboard.app
 
 The page and its files hold nothing and need no key. This module keeps and scores nothing.
@@ -23,6 +23,7 @@ from feature_pipelines.definitions import FeatureSet
 from feature_pipelines.errors import ContractError
 from jobs.dashboard.assets import Assets
 from jobs.dashboard.browser import Protected
+from jobs.runs.settings_notify import NotifySettings
 
 __all__ = ["described_model", "pages_app"]
 
@@ -71,7 +72,13 @@ def pages_app(
 
 
 def described_model(
-    feature_set: FeatureSet, *, model: str, version: str | None, max_rows: int, max_body_bytes: int
+    feature_set: FeatureSet,
+    *,
+    model: str,
+    version: str | None,
+    max_rows: int,
+    max_body_bytes: int,
+    notify: NotifySettings,
 ) -> dict[str, Any]:
     """Return what a person needs to know to make a file for a model.
 
@@ -79,6 +86,7 @@ def described_model(
         feature_set: of the version that is served.
         model, version: of it; None = not known.
         max_rows, max_body_bytes: of a submission.
+        notify: who may be told that one has ended.
     """
     binary = [declared.name for declared in feature_set.request if declared.dtype.kind == "binary"]
     by_name = [name for name in feature_set.row_id if feature_set.request[name].dtype.kind == "string"]
@@ -98,4 +106,8 @@ def described_model(
         ],
         "max_rows": max_rows,
         "max_body_bytes": max_body_bytes,
+        "tells": {
+            "webhook": notify.webhook_secret is not None,
+            "email_domains": list(notify.email_domains) if notify.email is not None else [],
+        },
     }

@@ -36,8 +36,8 @@ class Pages:
         self._live: Live | None = None
         dashboard: Any = None
         if conf.serve.log_directory is not None:
-            feature_set = gateway.served.now.feature_set
-            self._live = open_live(conf, Path(conf.serve.log_directory), feature_set)
+            directory = Path(conf.serve.log_directory)
+            self._live = open_live(conf, directory, lambda: gateway.served.now.feature_set)
             dashboard = dashboard_app(self._live, self._guard(), home="/")
         self.app: ASGIApp = pages_app(self._about, gateway.caller, dashboard=dashboard)
 
@@ -68,4 +68,5 @@ class Pages:
             version=pinned.version,
             max_rows=limits.max_rows,
             max_body_bytes=limits.max_body_bytes,
+            notify=self._conf.notify,
         )

@@ -56,17 +56,17 @@ export function showAnswers(box, { id, rows, rowId, pictures, onDenied }) {
   box.replaceChildren(lead, list, el("p", { class: "more" }, button));
 
   async function start() {
-    const response = await fetch(`/submissions/${id}/results.csv`, { headers: headers() }).catch(() => null);
+    const response = await fetch(`/submissions/${id}/results.csv`, { headers: headers() });
     if (!isOpen) return;
-    if (!response) { lead.textContent = "The server could not be reached. Close the answers and open them again."; return; }
     if (response.status === 401) { onDenied(); return; }
     if (!response.ok) { lead.textContent = `The answers cannot be shown: ${await refusal(response)}.`; return; }
     source = records(response);
     const { value: header } = await source.next();
+    if (!header) throw new Error("no header came");
     const columns = header.map((name, at) => ({ name, at }));
     const view = pictures.size ? gallery(columns) : table(columns);
     list.append(view.element);
-    button.addEventListener("click", () => more(view, header));
+    button.addEventListener("click", () => more(view, header).catch(brokeOff));
     await more(view, header);
   }
 
@@ -84,6 +84,13 @@ export function showAnswers(box, { id, rows, rowId, pictures, onDenied }) {
     button.hidden = shown >= rows;
     button.disabled = false;
     if (first) view.focus(first);
+  }
+
+  /** Say that no more comes: what is shown stays. */
+  function brokeOff() {
+    if (!isOpen) return;
+    lead.textContent = `${shown ? `${shown < rows ? `The first ${count(shown)} of ` : ""}${plural(rows, "row")}: there` : "There"} the answers broke off. Close them and open them again.`;
+    button.hidden = true;
   }
 
   function table(columns) {
@@ -137,7 +144,7 @@ export function showAnswers(box, { id, rows, rowId, pictures, onDenied }) {
     return el("li", {}, el("div", { class: "picture" }, picture), ...answer, el("span", { class: "file", title: name }, name));
   }
 
-  start();
+  start().catch(brokeOff);
   return () => {
     isOpen = false;
     source?.return();

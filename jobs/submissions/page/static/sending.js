@@ -43,22 +43,39 @@ function newKey() {
  */
 export async function send(job, say, stop) {
   job.key ??= newKey();
+  job.sent ??= await told(job);
   for (let tries = 1; ; tries += 1) {
     const answer = await post(job, say, stop);
     if (stop.aborted) return { stopped: true };
     if (answer.status === 200 || answer.status === 202) return { ticket: answer.body };
     if (answer.status === 401) return { denied: true };
-    const message = answer.body?.error?.message;
+    const { code, message } = answer.body?.error ?? {};
     if (BUSY.has(answer.status) && tries < MOST_TRIES) {
       await countDown(Math.max(1, answer.retryAfter), (left) => say(`The server is busy; trying again in ${left} s`), stop);
       if (stop.aborted) return { stopped: true };
       continue;
     }
-    return { problem: words(answer.status, message), mayHelp: answer.status === 0 || answer.status >= 429 };
+    return { problem: words(answer.status, code, message), mayHelp: answer.status === 0 || answer.status >= 429 };
   }
 }
 
-function words(status, message) {
+/** Return a job's body and headers with who is to be told, each kind of body in its own way; a JSON file is not parsed for it. */
+async function told({ body, type, notify }) {
+  const given = type ? { "content-type": type } : {};
+  if (!notify) return { body, given };
+  const text = JSON.stringify(notify).replace(/[^ -~]/g, (char) => `\\u${char.charCodeAt(0).toString(16).padStart(4, "0")}`);
+  if (type === "text/csv") return { body, given: { ...given, "onescore-notify": text } };
+  if (!type) {
+    body.append("notify", text);
+    return { body, given };
+  }
+  const start = await body.slice(0, 1024).text().catch(() => ""); // then it cannot be sent either
+  const brace = start.search(/\S/);
+  return { body: start[brace] === "{" ? new Blob([`{"notify":${text},`, body.slice(brace + 1)]) : body, given };
+}
+
+function words(status, code, message) {
+  if (code === "NOTIFY_NOT_TAKEN") return `It was not sent, because you could not be told: ${message}.`;
   if (status === 0) return "The server could not be reached; it is not known whether the file arrived. Trying again does not send it twice.";
   if (status === 413) return `That is too large: ${message ?? "the server takes less at once"}.`;
   if (status === 415) return `The server does not take this kind of file: ${message ?? ""}`;
@@ -80,7 +97,7 @@ function post(job, say, stop) {
   return new Promise((resolve) => {
     const request = new XMLHttpRequest();
     request.open("POST", "/submissions");
-    const sent = headers({ "idempotency-key": job.key, ...(job.type ? { "content-type": job.type } : {}) });
+    const sent = headers({ "idempotency-key": job.key, ...job.sent.given });
     for (const [name, value] of Object.entries(sent)) request.setRequestHeader(name, value);
     request.upload.addEventListener("progress", (event) => {
       if (event.lengthComputable) say(event.loaded < event.total ? `Sending, ${Math.round((100 * event.loaded) / event.total)} %` : "Sent; waiting for the ticket");
@@ -97,6 +114,6 @@ function post(job, say, stop) {
     for (const event of ["load", "error", "abort", "timeout"]) request.addEventListener(event, done);
     stop.addEventListener("abort", () => request.abort());
     say("Sending");
-    request.send(job.body);
+    request.send(job.sent.body);
   });
 }

@@ -1,12 +1,13 @@
 // The page of submissions: a client of the API like any other.
 
 import { showAnswers } from "./answers.js";
-import { byId, count, duration, el, headers, instant, keepKey, plural, readKey, refusal, say, seconds, show } from "./page.js";
+import { byId, count, duration, el, headers, instant, keepKey, moment, plural, readKey, refusal, say, seconds, show } from "./page.js";
 import { kindOf, send } from "./sending.js";
 
 const OPEN = new Set(["queued", "running"]);
 const STATES = { queued: ["", "Waiting"], running: ["busy", "Being scored"], succeeded: ["ok", "Done"], failed: ["bad", "Failed"], cancelled: ["warn", "Cancelled"] };
 const PAGE = 25;
+const MOST_AT_ONCE = 1000;
 const SOON_MS = 700;
 const LATER_MS = 10_000;
 const LABELS = "onescore.labels";
@@ -40,13 +41,17 @@ function tellProblem(text) {
   show(byId("problem"), Boolean(text));
 }
 
+function tellNoAnswer() {
+  tellProblem("The server does not answer; trying again. What was taken is safe there.");
+}
+
 /** Ask the API; return its answer, or null having said what is wrong. */
 async function ask(path, options = {}) {
   let response;
   try {
     response = await fetch(path, { ...options, headers: headers() });
   } catch {
-    tellProblem("The server does not answer; trying again. What was taken is safe there.");
+    tellNoAnswer();
     return null;
   }
   if (response.status === 401) {
@@ -103,7 +108,7 @@ async function readAbout() {
   const response = await ask("/about");
   if (!response?.ok) return;
   state.about = await response.json();
-  const { model, version, fields, takes_images: takesImages, row_id: rowId, max_rows: maxRows, dashboard } = state.about;
+  const { model, version, fields, takes_images: takesImages, row_id: rowId, max_rows: maxRows, dashboard, tells } = state.about;
   say(byId("model"), `scored by ${model}${version ? `, version ${version}` : ""}`);
   say(byId("drop-text"), `${takesImages ? "Images, or one" : "A"} CSV or JSON file. It is sent at once, and you get a ticket.`);
   byId("files").setAttribute("accept", `${takesImages ? "image/*," : ""}.csv,text/csv,.json,application/json`);
@@ -118,6 +123,21 @@ async function readAbout() {
         el("td", {}, field.type, field.may_be_null ? "" : el("span", { class: "soft" }, ", needed")),
         el("td", {}, field.doc, rowId.includes(field.name) ? el("span", { class: "soft" }, " (names the row)") : "")))))));
   show(byId("fields"), true);
+  show(byId("tell"), tells.webhook || tells.email_domains.length > 0);
+  show(byId("tell-webhook").parentElement, tells.webhook);
+  show(byId("tell-email").parentElement, tells.email_domains.length > 0);
+  say(byId("tell-domains"), `of ${tells.email_domains.join(", ")}`);
+}
+
+/** Return who is to be told when what is sent now has ended; null = nobody. */
+function readTold() {
+  const webhook = byId("tell-webhook").value.trim();
+  const email = byId("tell-email").value.trim();
+  return webhook || email ? { ...(webhook ? { webhook } : {}), ...(email ? { email } : {}) } : null;
+}
+
+for (const name of ["tell-webhook", "tell-email"]) {
+  byId(name).addEventListener("input", () => say(byId("tell-title"), readTold() ? "Tell me when it is done (on)" : "Tell me when it is done"));
 }
 
 // Sending
@@ -125,11 +145,12 @@ async function readAbout() {
 async function take(files) {
   tellProblem(null);
   const found = kindOf(files, state.about?.takes_images ?? true);
+  const notify = readTold();
   if (found.problem) {
     tellProblem(found.problem);
     return;
   }
-  await Promise.all(found.jobs.map((job) => submit(job)));
+  await Promise.all(found.jobs.map((job) => submit({ ...job, notify })));
 }
 
 async function submit(job) {
@@ -186,16 +207,37 @@ for (const name of ["dragenter", "dragover", "dragleave", "drop"]) {
 
 // The list
 
+/** Return the answer to a list of the newest submissions and, where it is one, {submissions, next} of as many as are shown. */
+async function readList() {
+  const found = { submissions: [], next: null };
+  for (let left = state.shown; left > 0; left -= MOST_AT_ONCE) {
+    const query = new URLSearchParams({ limit: String(Math.min(left, MOST_AT_ONCE)) });
+    if (byId("state").value) query.set("state", byId("state").value);
+    if (found.next) query.set("after", new URLSearchParams(found.next.split("?")[1]).get("after"));
+    const response = await ask(`/submissions?${query}`);
+    if (!response?.ok) return { response };
+    let page;
+    try {
+      page = await response.json();
+    } catch { // it broke off
+      tellNoAnswer();
+      return { response: null };
+    }
+    found.submissions.push(...page.submissions);
+    found.next = page.next;
+    if (!found.next) break;
+  }
+  return { found };
+}
+
 /** Read the newest submissions, and draw; `arrived` is the id of one that just came. */
 async function refresh(arrived = null) {
   clearTimeout(state.timer);
   const read = (state.reads += 1);
-  const query = new URLSearchParams({ limit: String(Math.min(state.shown, 1000)) });
-  if (byId("state").value) query.set("state", byId("state").value);
-  const response = await ask(`/submissions?${query}`);
+  const { response, found } = await readList();
   if (read !== state.reads) return; // a later one is on its way
-  if (response?.ok) {
-    const { submissions, next } = await response.json();
+  if (found) {
+    const { submissions, next } = found;
     tellProblem(byId("problem").textContent.startsWith("The server does not answer") ? null : byId("problem").textContent);
     state.next = next;
     state.order = submissions.map((one) => one.id);
@@ -286,14 +328,15 @@ class Ticket {
     const took = one.finished_ts && one.started_ts ? (Date.parse(one.finished_ts) - Date.parse(one.created_ts)) / 1000 : null;
     const parts = [
       OPEN.has(one.state) && one.rows_done ? `${count(one.rows_done)} of ${plural(one.rows, "row")}` : plural(one.rows, "row"),
-      `sent ${isToday(created) ? seconds(created) : ""}`,
       took !== null && one.state === "succeeded" ? `answered within ${duration(Math.max(took, 0.01))}` : null,
       one.model_version ? `${one.model}, version ${one.model_version}` : one.model,
     ];
-    const text = parts.filter(Boolean).join(" · ");
+    const [rows, ...others] = parts.filter(Boolean);
+    const at = isToday(created) ? seconds(created) : moment(created);
+    const text = [rows, at, ...others].join(" · ");
     if (this.said === text) return;
     this.said = text;
-    this.meta.replaceChildren(...(isToday(created) ? [text] : [text.replace("sent ", "sent "), " ", instant(created)]), " · ", el("code", { title: this.id }, this.id.slice(-8)));
+    this.meta.replaceChildren(`${rows} · sent `, instant(created, at), ` · ${others.join(" · ")} · `, el("code", { title: this.id }, this.id.slice(-8)));
   }
 
   toggle() {

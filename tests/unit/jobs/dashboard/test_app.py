@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 import threading
@@ -10,7 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from starlette.requests import Request
 
+from feature_pipelines.errors import ContractError
 from jobs.dashboard.app import Access, by_key, dashboard_app
 from jobs.dashboard.browser import PAGE_HEADERS, Protected
 from jobs.dashboard.live import Live
@@ -25,7 +28,7 @@ from tests.toy.workspace import Workspace
 def live(tmp_path: Path) -> Live:
     row = answered(1, NOW - MINUTE, request={"house_id": "7", "area_m2": "82.5"})
     write_rows(tmp_path / "log", [row], "houses")
-    found = open_live(Workspace(tmp_path).conf(), tmp_path / "log", FEATURES, clock=lambda: NOW)
+    found = open_live(Workspace(tmp_path).conf(), tmp_path / "log", lambda: FEATURES, clock=lambda: NOW)
     found.poll()
     return found
 
@@ -124,6 +127,41 @@ def test_streams_are_not_without_number(live: Live, monkeypatch: pytest.MonkeyPa
         "OVERLOADED",
         "10",
     )
+
+
+def test_a_stream_ends_when_its_key_is_revoked_and_not_when_it_asks_too_often(live: Live) -> None:
+    said = [401, 429, 429]  # from the end: too often twice, then revoked
+
+    def guard(_: Request) -> Access:
+        if is_open:
+            status = said.pop()
+            raise ContractError("no", status=status, code="NO")
+        is_open.append(True)
+        return Access.FIGURES
+
+    is_open: list[bool] = []
+    answer = call(dashboard_app(live, guard), "/events")
+    assert answer.body.count(b"event: snapshot") == 1
+    assert said == []
+
+
+def test_streams_of_one_caller_leave_others_some(live: Live, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("jobs.dashboard.app._MOST_OF_ONE", 1)
+    app = dashboard_app(live, lambda _: Access.FIGURES)
+
+    async def asked() -> list[int]:
+        async with asyncio.TaskGroup() as group:
+            first = group.create_task(asyncio.to_thread(call, app, "/events", headers={"x-api-key": "a"}))
+            while not live._waiting:
+                await asyncio.sleep(0.01)
+            found = [
+                await asyncio.to_thread(call, app, "/events", headers=sent, until=b"data: ")
+                for sent in ({"x-api-key": "a"}, {"x-api-key": "b"})
+            ]
+            await asyncio.to_thread(live.close)
+        return [one.status for one in (*found, first.result())]
+
+    assert asyncio.run(asked()) == [503, 200, 200]
 
 
 async def _echo(scope: Any, receive: Any, send: Any) -> None:

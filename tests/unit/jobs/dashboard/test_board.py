@@ -12,6 +12,7 @@ import pytest
 from jobs.dashboard.alerts import Alerts
 from jobs.dashboard.board import Board
 from jobs.dashboard.logged_rows import LoggedRows, is_log
+from jobs.dashboard.recent import ShownFields
 from jobs.dashboard.rules import parse_rule
 from jobs.dashboard.windows import WINDOWS, span_of
 from jobs.online.log_gaps import Missing
@@ -25,7 +26,7 @@ def board_of(
 ) -> Board:
     """Return a board that was given rows in files, in any order."""
     alerts = Alerts([parse_rule(f"r{i}", rule) for i, rule in enumerate(rules)], [], repeat_seconds=60)
-    board = Board(alerts, shown={}, n_recent=10)
+    board = Board(alerts, shown=lambda _: ShownFields(), n_recent=10)
     assert board.knows("toy")
     parts = [rows[i::files] for i in range(files)]
     for i in np.random.default_rng(seed).permutation(files).tolist():
@@ -226,6 +227,6 @@ def test_rules_are_judged_with_the_exact_counts_of_their_window() -> None:
 
 
 def test_an_empty_board_says_so() -> None:
-    board = Board(Alerts([], [], repeat_seconds=1), shown={}, n_recent=1)
+    board = Board(Alerts([], [], repeat_seconds=1), shown=lambda _: ShownFields(), n_recent=1)
     found = board.snapshot(None, 300, NOW)
     assert (found["models"], found["model"]) == ([], None)

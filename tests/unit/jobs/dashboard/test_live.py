@@ -29,7 +29,7 @@ from udfs.prediction_log import PredictionLog
 
 def live_of(directory: Path, now: int = NOW, *overrides: str) -> Live:
     settings = [f"skew.directory={directory}/skew", "dashboard.overdue_seconds=0.001", *overrides]
-    return open_live(load(overrides=settings), directory / "log", FEATURES, clock=lambda: now)
+    return open_live(load(overrides=settings), directory / "log", lambda: FEATURES, clock=lambda: now)
 
 
 def shown(live: Live, model: str | None = None, seconds: int = 3_600, *, polls: int = 1) -> dict[str, Any]:
@@ -95,6 +95,44 @@ def test_retention_and_broken_files_cost_nothing_but_their_rows(
     assert shown(live)["totals"]["rows"] == 2
     shutil.rmtree(tmp_path / "log")
     assert shown(live)["follows"]["is_there"] is False
+
+
+def test_a_file_that_the_disk_does_not_give_is_read_later_and_counted_as_unreadable_only_until_then(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    write_rows(tmp_path / "log", [answered(1, NOW - MINUTE)])
+    live, failures = live_of(tmp_path), [OSError(5, "Input/output error")] * 2
+    real = pq.ParquetFile
+
+    def opened(path: Path) -> Any:
+        if failures:
+            raise failures.pop()
+        return real(path)
+
+    monkeypatch.setattr(follower.pq, "ParquetFile", opened)
+    found = shown(live)
+    assert found["models"] == ["toy"]
+    assert (found["totals"]["rows"], found["log"]["unreadable_files"]) == (0, 1)
+    found = shown(live, polls=8)
+    assert (found["totals"]["rows"], found["log"]["unreadable_files"]) == (1, 0)
+    assert len(caplog.records) == 1
+    assert shown(live, polls=20)["totals"]["rows"] == 1
+
+
+def test_a_file_that_the_disk_never_gives_is_given_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_rows(tmp_path / "log", [answered(1, NOW - MINUTE)])
+    live, asked = live_of(tmp_path), []
+
+    def opened(path: Path) -> Any:
+        asked.append(path)
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(follower.pq, "ParquetFile", opened)
+    monkeypatch.setattr(follower, "_MOST_TRIES", 3)
+    found = shown(live, polls=40)
+    assert (len(asked), found["log"]["unreadable_files"]) == (3, 1)
 
 
 def test_a_disk_that_was_away_is_not_counted_twice(tmp_path: Path) -> None:
@@ -174,7 +212,7 @@ def test_fields_are_shown_of_the_configured_model_alone(tmp_path: Path) -> None:
     for model in ("houses", "other"):
         write_rows(tmp_path / "log", [row], model)
     conf = Workspace(tmp_path).conf(f"skew.directory={tmp_path}/skew")
-    live = open_live(conf, tmp_path / "log", FEATURES, clock=lambda: NOW)
+    live = open_live(conf, tmp_path / "log", lambda: FEATURES, clock=lambda: NOW)
     assert shown(live, "houses")["recent"][0]["id"] == {"house_id": "7"}
     assert shown(live, "other")["recent"][0]["id"] == {}
 

@@ -43,7 +43,7 @@ REQUEST = {
 
 def test_fields_tagged_personal_or_not_declared_are_never_shown() -> None:
     row = answered(1, NOW, request=REQUEST, error_code="UNKNOWN_FIELD", error_field=f"mine-{CANARY}")
-    recent = Recent(5, ShownFields.of(FEATURES))
+    recent = Recent(5, lambda: ShownFields.of(FEATURES))
     recent.add(log_table([row]))
     [found] = recent.rows()
     assert CANARY not in json.dumps(found)
@@ -52,8 +52,20 @@ def test_fields_tagged_personal_or_not_declared_are_never_shown() -> None:
     assert found["error_field"] is None
 
 
+def test_what_a_later_version_tags_is_not_shown_of_answers_either_that_were_there_before() -> None:
+    before = [ShownFields(("id", "person"), ("id", "person", "area_m2", "town")), ShownFields.of(FEATURES)]
+    recent = Recent(5, lambda: before[0])
+    recent.add(log_table([answered(1, NOW, request=REQUEST, error_code="NULL", error_field="person")]))
+    assert recent.rows()[0]["id"] == {"id": "7", "person": CANARY}
+    del before[0]
+    [found] = recent.rows()
+    assert CANARY not in json.dumps(found)
+    assert (found["id"], found["error_field"]) == ({"id": "7"}, None)
+    assert list(found["request"]) == ["area_m2", "town"]
+
+
 def test_of_a_model_that_is_not_known_no_field_is_shown() -> None:
-    recent = Recent(5, None)
+    recent = Recent(5, ShownFields)
     recent.add(log_table([answered(1, NOW, request=REQUEST)]))
     [found] = recent.rows()
     assert (found["id"], found["request"]) == ({}, {})
@@ -61,13 +73,13 @@ def test_of_a_model_that_is_not_known_no_field_is_shown() -> None:
 
 
 def test_the_newest_are_kept_in_whatever_order_files_come() -> None:
-    recent = Recent(3, None)
+    recent = Recent(3, ShownFields)
     rows = [answered(i, NOW + i) for i in range(1, 10)]
     for part in (rows[3:6], rows[6:], rows[:3]):
         assert recent.wants(part[-1]["served_ts"]) == (part is not rows[:3] and part[-1]["sequence"] != 3)
         recent.add(log_table(part))
     assert [row["sequence"] for row in recent.rows()] == [9, 8, 7]
-    assert not Recent(0, None).wants(NOW)
+    assert not Recent(0, ShownFields).wants(NOW)
 
 
 def test_an_answer_is_shown_with_its_label_views_and_times() -> None:
@@ -79,7 +91,7 @@ def test_an_answer_is_shown_with_its_label_views_and_times() -> None:
         statuses={"rates": "PRESENT", "plane": "NOT_FOUND"},
         event_ts={"rates": NOW - 2_500_000},
     )
-    recent = Recent(1, None)
+    recent = Recent(1, ShownFields)
     table = log_table([row])
     recent.add(table.select(shown_columns(table.schema)))
     [found] = recent.rows()

@@ -106,6 +106,19 @@ def test_name_that_cannot_be_resolved() -> None:
         backend.connect_tcp("nowhere.invalid", 443)
 
 
+def test_resolver_that_hangs_ends_at_the_deadline() -> None:
+    released = threading.Event()
+
+    def resolve(host: str, port: int) -> list[str]:
+        released.wait(60)
+        return ["127.0.0.1"]
+
+    backend = GuardedBackend(time.monotonic() + 0.2, allow_private=True, resolve=resolve)
+    with pytest.raises(httpcore.ConnectTimeout, match="not resolved in time"):
+        backend.connect_tcp("slow.example.org", 443)
+    released.set()
+
+
 def test_trickling_ends_at_the_deadline(listening: socket.socket) -> None:
     def trickle() -> None:
         connection, _ = listening.accept()

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import email
 import json
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import wait
 from typing import Any
 
 import pytest
@@ -20,10 +22,10 @@ from jobs.submissions.database import Database
 from jobs.submissions.ledger import Ledger
 from jobs.submissions.ledger_chunk import Chunk
 from jobs.submissions.notifier import Notifier
-from jobs.submissions.outbox import Outbox
+from jobs.submissions.outbox import Delivery, Outbox
 from jobs.submissions.webhook import secret_of_caller
 from tests.toy.hook_sink import HookSink, hook_sink
-from tests.toy.processes import free_port
+from tests.toy.processes import free_port, wait_until
 
 SECRET = "a secret of more than 24 letters"
 NOW = 1_700_000_000_000_000
@@ -91,6 +93,13 @@ def make(
         notifier._pool.shutdown()
 
 
+def deliver_due(notifier: Notifier) -> int:
+    """Try what is due now, each once; return how much that was, when it has been tried."""
+    n = notifier._begin()
+    wait(list(notifier._sending))
+    return n
+
+
 def finish(ledger: Ledger, id_: str) -> None:
     assert ledger.store(id_, [Chunk.packed(0, 2, b'{"score":1.0}\n{"score":2.0}', b"[1]\n[2]")])
 
@@ -104,9 +113,9 @@ def test_webhook_tells_how_it_ended_without_data(
 ) -> None:
     id_ = submitted(notify=json.dumps({"webhook": sink.url}))
     ledger, notifier = Ledger(database, clock), make()
-    assert notifier.deliver_due() == 0
+    assert deliver_due(notifier) == 0
     finish(ledger, id_)
-    assert notifier.deliver_due() == 1
+    assert deliver_due(notifier) == 1
     [(headers, body)] = sink.got
     assert int(headers["webhook-timestamp"]) == NOW // SECOND
     assert json.loads(body) == {
@@ -126,7 +135,7 @@ def test_webhook_tells_how_it_ended_without_data(
         },
     }
     assert Outbox(database).of(id_) == [{"kind": "webhook", "state": "sent", "attempts": 1, "reason": None}]
-    assert notifier.deliver_due() == 0
+    assert deliver_due(notifier) == 0
 
 
 def test_signature_is_right_at_the_time_of_the_attempt(
@@ -139,7 +148,7 @@ def test_signature_is_right_at_the_time_of_the_attempt(
     clock.now = time.time_ns() // 1000
     id_ = submitted(notify=json.dumps({"webhook": sink.url}))
     finish(Ledger(database, clock), id_)
-    make().deliver_due()
+    deliver_due(make())
     [(headers, body)] = sink.got
     lower = {name.lower(): value for name, value in headers.items()}
     assert Webhook(secret_of_caller(SECRET, "somebody")).verify(body, lower) == json.loads(body)
@@ -160,7 +169,7 @@ def test_failure_is_told_and_cancellation_is_not(
     assert ledger.end(failed, "failed", "SCORER_CRASHED", "it ended")
     assert ledger.end(cancelled, "cancelled")
     assert not ledger.end(failed, "failed")
-    assert make().deliver_due() == 1
+    assert deliver_due(make()) == 1
     [(_, body)] = sink.got
     assert json.loads(body)["type"] == "submission.failed"
     assert json.loads(body)["data"]["reason"] == {"code": "SCORER_CRASHED", "message": "it ended"}
@@ -177,18 +186,18 @@ def test_it_is_tried_again_later_under_the_same_id_and_given_up(
     finish(Ledger(database, clock), id_)
     sink.statuses[:] = [500, 503, 500]
     notifier = make()
-    assert [notifier.deliver_due(), notifier.deliver_due()] == [1, 0]
+    assert [deliver_due(notifier), deliver_due(notifier)] == [1, 0]
     clock.now += 4 * SECOND
-    assert notifier.deliver_due() == 0
+    assert deliver_due(notifier) == 0
     clock.now += 1 * SECOND
-    assert notifier.deliver_due() == 1
+    assert deliver_due(notifier) == 1
     clock.now += 10 * SECOND
-    assert notifier.deliver_due() == 1
+    assert deliver_due(notifier) == 1
     assert Outbox(database).of(id_) == [
         {"kind": "webhook", "state": "failed", "attempts": 3, "reason": "HTTP_500"}
     ]
     clock.now += 10_000 * SECOND
-    assert notifier.deliver_due() == 0
+    assert deliver_due(notifier) == 0
     ids = {{name.lower(): value for name, value in headers.items()}["webhook-id"] for headers, _ in sink.got}
     assert len(sink.got) == 3
     assert len(ids) == 1
@@ -204,7 +213,7 @@ def test_receiver_that_is_gone_is_asked_no_more(
     id_ = submitted(notify=json.dumps({"webhook": sink.url}))
     finish(Ledger(database, clock), id_)
     sink.statuses[:] = [410]
-    make().deliver_due()
+    deliver_due(make())
     assert Outbox(database).of(id_)[0]["state"] == "failed"
 
 
@@ -217,11 +226,11 @@ def test_worker_that_died_while_sending_is_followed_by_another(
 ) -> None:
     id_ = submitted(notify=json.dumps({"webhook": sink.url}))
     finish(Ledger(database, clock), id_)
-    assert len(Outbox(database).claim(clock.now, 70 * SECOND, 8)) == 1  # and then it dies
+    assert Outbox(database).claim(clock.now, 70 * SECOND, [], 4) is not None  # and then it dies
     other = make()
-    assert other.deliver_due() == 0
+    assert deliver_due(other) == 0
     clock.now += 70 * SECOND
-    assert other.deliver_due() == 1
+    assert deliver_due(other) == 1
     assert Outbox(database).of(id_)[0] == {"kind": "webhook", "state": "sent", "attempts": 2, "reason": None}
 
 
@@ -235,8 +244,8 @@ def test_of_many_who_look_at_once_one_has_each(
     claimed: list[str] = []
 
     def look() -> None:
-        while found := Outbox(database).claim(NOW, SECOND, 4):
-            claimed.extend(one.id for one in found)
+        while found := Outbox(database).claim(NOW, SECOND, [], 4):
+            claimed.append(found.id)
 
     threads = [threading.Thread(target=look) for _ in range(6)]
     for thread in threads:
@@ -245,6 +254,113 @@ def test_of_many_who_look_at_once_one_has_each(
         thread.join()
     assert len(claimed) == 20
     assert len(set(claimed)) == 20
+
+
+@pytest.fixture
+def silent() -> Iterator[str]:
+    """URL of a receiver that takes connections and never answers."""
+    with socket.create_server(("127.0.0.1", 0), backlog=200) as server:
+        yield f"http://127.0.0.1:{server.getsockname()[1]}"
+
+
+def test_one_keys_receivers_that_do_not_answer_hold_up_no_other_key(
+    database: Database,
+    clock: Clock,
+    submitted: Callable[..., str],
+    make: Callable[..., Notifier],
+    sink: HookSink,
+    silent: str,
+) -> None:
+    ledger = Ledger(database, clock)
+    for n in range(40):
+        finish(ledger, submitted(n, key_id="mallory", notify=json.dumps({"webhook": f"{silent}/{n}"})))
+    clock.now += 1
+    finish(ledger, submitted(40, key_id="alice", notify=json.dumps({"webhook": sink.url})))
+    notifier = make(timeout_seconds=60)
+    assert notifier._begin() == 5
+    wait_until(lambda: any(future.done() for future in notifier._sending), "alice's", 30)
+    assert len(sink.got) == 1
+    assert {one.key_id for future, one in notifier._sending.items() if not future.done()} == {"mallory"}
+
+
+def test_who_has_nothing_under_way_comes_before_who_has(
+    database: Database, clock: Clock, submitted: Callable[..., str]
+) -> None:
+    ledger, outbox = Ledger(database, clock), Outbox(database)
+    for n in range(12):
+        told = json.dumps({"webhook": f"http://{n}.example.org/"})
+        finish(ledger, submitted(n, key_id=f"key-{n % 3}", notify=told))
+        clock.now += 1
+    sending: list[Delivery] = []
+    while claimed := outbox.claim(clock.now, SECOND, sending, 2):
+        sending.append(claimed)
+    assert [one.key_id for one in sending] == ["key-0", "key-1", "key-2"] * 2
+
+
+@pytest.mark.parametrize(
+    "told",
+    [
+        {"webhook": "https://hooks.example.org/{n}?a_b=%"},
+        {"webhook": "https://hooks.example.org"},
+        {"targets": ["ops"]},
+        {"email": "a{n}@example.org"},
+    ],
+)
+def test_to_one_place_few_are_sent_at_once_whosever_they_are(
+    told: dict[str, Any], database: Database, clock: Clock, submitted: Callable[..., str]
+) -> None:
+    ledger, outbox = Ledger(database, clock), Outbox(database)
+    for n in range(12):
+        finish(ledger, submitted(n, key_id=f"key-{n}", notify=json.dumps(told).replace("{n}", str(n))))
+    clock.now += 1
+    others = [{"webhook": "https://hooks.example.org.other/"}, {"targets": ["ops2"]}]
+    for n, other in enumerate(others, 12):
+        finish(ledger, submitted(n, notify=json.dumps(other)))
+    sending: list[Delivery] = []
+    while claimed := outbox.claim(clock.now, SECOND, sending, 3):
+        sending.append(claimed)
+    assert [one.key_id for one in sending[3:]] == ["somebody", "somebody"]
+
+
+def test_what_is_being_sent_when_it_is_closed_is_waited_for(
+    database: Database,
+    clock: Clock,
+    submitted: Callable[..., str],
+    make: Callable[..., Notifier],
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        id_ = submitted(notify=json.dumps({"webhook": f"http://127.0.0.1:{server.getsockname()[1]}/"}))
+        finish(Ledger(database, clock), id_)
+        notifier = make()
+        notifier.start()
+        server.settimeout(30)
+        connection, _ = server.accept()
+        with connection:
+            connection.recv(65_536)
+            closing = threading.Thread(target=notifier.close, args=(30,))
+            closing.start()
+            wait_until(notifier._closing.is_set, "closing", 30)
+            assert Outbox(database).of(id_)[0]["state"] == "pending"
+            connection.sendall(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n")
+            closing.join(30)
+    assert Outbox(database).of(id_) == [{"kind": "webhook", "state": "sent", "attempts": 1, "reason": None}]
+
+
+def test_what_does_not_make_it_before_it_is_closed_is_due_at_once_for_another(
+    database: Database,
+    clock: Clock,
+    submitted: Callable[..., str],
+    make: Callable[..., Notifier],
+    silent: str,
+) -> None:
+    id_ = submitted(notify=json.dumps({"webhook": silent}))
+    finish(Ledger(database, clock), id_)
+    notifier = make(timeout_seconds=60)
+    notifier.start()
+    wait_until(lambda: bool(notifier._sending), "begun", 30)
+    notifier.close(0.1)
+    assert Outbox(database).of(id_)[0]["reason"] == "WORKER_ENDED"
+    assert Outbox(database).claim(clock.now, SECOND, [], 1) is not None
 
 
 def test_mail_reaches_a_target_and_an_address(
@@ -262,7 +378,7 @@ def test_mail_reaches_a_target_and_an_address(
     notifier = make(targets={"ops": "env:OPS_URL"}, email="env:MAIL_URL", email_domains=["example.org"])
     id_ = submitted(notify=json.dumps({"targets": ["ops"], "email": "me+a@example.org"}))
     finish(Ledger(database, clock), id_)
-    assert notifier.deliver_due() == 2
+    assert deliver_due(notifier) == 2
     assert [one["state"] for one in Outbox(database).of(id_)] == ["sent", "sent"]
     assert sorted(str(mail["X-RcptTo"]) for mail in got) == ["me+a@example.org", "ops@example.org"]
     for mail in got:
@@ -287,7 +403,7 @@ def test_mail_server_that_is_away_is_tried_again(
     notifier = make(targets={"ops": "env:OPS_URL"})
     id_ = submitted(notify=json.dumps({"targets": ["ops"]}))
     finish(Ledger(database, clock), id_)
-    assert notifier.deliver_due() == 1
+    assert deliver_due(notifier) == 1
     assert Outbox(database).of(id_) == [
         {"kind": "target", "state": "pending", "attempts": 1, "reason": "NOT_TAKEN"}
     ]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import time
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -15,6 +17,7 @@ from feature_pipelines.definitions import FeatureSet
 from feature_pipelines.errors import ContractError
 from feature_pipelines.schema import Field, Schema
 from jobs.dashboard.browser import PAGE_HEADERS
+from jobs.runs.conf import load
 from jobs.submissions.keys import Caller
 from jobs.submissions.page.app import described_model, pages_app
 from jobs.submissions.page.opening import Pages
@@ -39,8 +42,11 @@ IMAGES = FeatureSet(
 )
 
 
-def about(feature_set: FeatureSet = FEATURES) -> dict[str, Any]:
-    return described_model(feature_set, model="houses", version="3", max_rows=10, max_body_bytes=1_000)
+def about(feature_set: FeatureSet = FEATURES, *overrides: str) -> dict[str, Any]:
+    notify = load(overrides=list(overrides)).notify
+    return described_model(
+        feature_set, model="houses", version="3", max_rows=10, max_body_bytes=1_000, notify=notify
+    )
 
 
 def denied(_: Request) -> None:
@@ -80,6 +86,13 @@ def test_what_the_model_takes_is_told_to_who_may_ask() -> None:
         "may_be_null": False,
     }
     assert [field["may_be_null"] for field in found["fields"]] == [False, False, False, True, True]
+
+
+def test_who_may_be_told_is_what_the_configuration_allows() -> None:
+    assert about()["tells"] == {"webhook": False, "email_domains": []}
+    assert about(FEATURES, "notify.email_domains=[example.org]")["tells"]["email_domains"] == []
+    allowed = ["notify.webhook_secret=env:S", "notify.email=env:M", "notify.email_domains=[example.org]"]
+    assert about(FEATURES, *allowed)["tells"] == {"webhook": True, "email_domains": ["example.org"]}
 
 
 def test_a_model_of_pictures_takes_images() -> None:
@@ -132,6 +145,23 @@ def test_single_answers_are_for_the_one_caller_there_is_and_figures_for_who_may_
         assert (found["recent"] if n_single is None else len(found["recent"])) == n_single
         assert call(pages.app, "/about").json["dashboard"] == "/dashboard/"
         assert call(pages.app, "/dashboard/links").json == {"home": "/"}
+    finally:
+        pages.close()
+
+
+def test_what_a_version_tags_that_is_loaded_later_is_shown_no_more(tmp_path: Path) -> None:
+    pages = pages_of(tmp_path, "loopback")
+    pages.start()
+    try:
+        wait_until(lambda: is_read(pages), "the log", 10)
+        assert call(pages.app, "/dashboard/data").json["recent"][0]["id"] == {"house_id": "7"}
+        tagged = [replace(one, tags=("pii",)) if one.name == "house_id" else one for one in FEATURES.request]
+        later = replace(FEATURES, request=Schema(tuple(tagged)))
+        gateway: Any = pages._gateway
+        gateway.served.now = Served(gateway.served.now.pinned, later)
+        found = call(pages.app, "/dashboard/data?window=300").json["recent"]
+        assert found[0]["id"] == {}
+        assert '"7"' not in json.dumps(found)
     finally:
         pages.close()
 
