@@ -12,7 +12,7 @@ import datetime
 import decimal
 import math
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -23,7 +23,7 @@ from feature_pipelines.reasons import Reason, Refused, RowError
 from feature_pipelines.request_rows import AS_OF_TS
 from feature_pipelines.schema import Field
 
-__all__ = ["rows_of_frame"]
+__all__ = ["rows_of_columns", "rows_of_frame"]
 
 _EXACT = 2**53
 _EPOCH = datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)
@@ -44,20 +44,38 @@ def rows_of_frame(frame: Any, feature_set: FeatureSet) -> tuple[list[dict[str, A
         feature_set: declares the fields; other columns are passed on, to be refused as unknown.
 
     Returns:
-        A row each, in order. Where a column stands more than once, every row is refused, as a JSON row is whose field does.
+        A row each, in order. Where columns stand more than once, every row is refused for the first of them, as a JSON row is
+        whose field does.
+    """
+    columns: dict[str, list[Any]] = {}
+    repeated = None
+    for position, name in enumerate(map(str, frame.columns)):
+        if name not in columns:
+            columns[name] = frame.iloc[:, position].tolist()
+        elif repeated is None:
+            repeated = name
+    rows, errors = rows_of_columns(columns, feature_set)
+    if repeated is not None:
+        errors += [RowError(i, Reason.BAD_VALUE, repeated, _REPEATED) for i in range(len(frame))]
+    return rows if columns else [{} for _ in range(len(frame))], sorted(errors)
+
+
+def rows_of_columns(
+    columns: Mapping[str, Sequence[Any]], feature_set: FeatureSet
+) -> tuple[list[dict[str, Any]], list[RowError]]:
+    """Return the rows of columns of cells as a DataFrame has them, and errors, as `rows_of_frame` does.
+
+    Args:
+        columns: by name, all of one length; NaN is an empty cell.
+        feature_set: see `rows_of_frame`.
     """
     declared = {f.name: f for f in feature_set.sources}
     declared.setdefault(AS_OF_TS, Field(AS_OF_TS, Nullable[Timestamp]))
-    columns: dict[str, list[Any]] = {}
     errors: list[RowError] = []
-    for position, name in enumerate(map(str, frame.columns)):
-        if name in columns:
-            errors += [RowError(i, Reason.BAD_VALUE, name, _REPEATED) for i in range(len(frame))]
-            continue
-        columns[name] = _cells(declared.get(name), frame.iloc[:, position].tolist(), errors)
+    converted = [_cells(declared.get(name), cells, errors) for name, cells in columns.items()]
     names = list(columns)
-    rows = [dict(zip(names, cells, strict=True)) for cells in zip(*columns.values(), strict=True)]
-    return rows if names else [{} for _ in range(len(frame))], sorted(errors)
+    rows = [dict(zip(names, cells, strict=True)) for cells in zip(*converted, strict=True)]
+    return rows, sorted(errors)
 
 
 def _cells(declared: Field | None, values: Sequence[Any], errors: list[RowError]) -> list[Any]:

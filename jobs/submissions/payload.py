@@ -4,7 +4,8 @@
     text/csv              a header and rows, read as MLflow's server reads them (see udfs.frames), with numbers as written
     multipart/form-data   image files, a row each: its name is the row's id, its bytes the binary field
 
-Equal content has an equal hash, however a client wraps it, so that a repeated request is told from another one. This module knows
+Equal rows have an equal hash, however a client writes them (white space, the order of fields, quotes, line ends), so that a repeated
+request is told from another one. CSV is read in blocks, so that it costs little more memory than what is kept of it. This module knows
 nothing of HTTP beyond content types, and nothing of where submissions are kept.
 """
 
@@ -16,8 +17,9 @@ import hashlib
 import io
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import chain, islice
 from typing import Any
 
 import orjson
@@ -25,11 +27,16 @@ import orjson
 from feature_pipelines.definitions import FeatureSet
 from feature_pipelines.errors import did_you_mean
 from feature_pipelines.reasons import RowError
+from feature_pipelines.request_rows import AS_OF_TS
 from jobs.online.protocol import read_object, refuse, repeated_fields
+from udfs.frames import rows_of_columns
 
-__all__ = ["KeptRows", "Payload", "read_csv", "read_images", "read_json", "read_kept"]
+__all__ = ["KeptRows", "Payload", "csv_header", "read_csv", "read_images", "read_json", "read_kept"]
 
 _KEYS = ("rows", "reference", "notify")
+_BLOCK_CELLS = 5_000
+_UNKNOWN_COLUMNS = 64
+_NAME_MOST = 255
 
 
 @dataclass(frozen=True)
@@ -40,7 +47,7 @@ class Payload:
         kind: "json", "csv", "images" or "reference".
         body: JSON: an object with `rows` and, where some were refused on the way, `refused`; of a reference the pinned table.
         n_rows: how many rows.
-        hash: SHA-256 (hex) of what was sent, notification included.
+        hash: SHA-256 (hex) of the rows that were sent, or of the reference.
         notify: who is to be told, as it was sent; None = nobody.
     """
 
@@ -63,7 +70,7 @@ def read_json(body: bytes, max_rows: int) -> tuple[Payload | None, str | None, M
     """Return the payload of a JSON body; or, where it refers to a table, None and the reference; and who is to be told.
 
     Raises:
-        ContractError: evidence `status` and `code`: it is neither form, or has no or too many rows.
+        ContractError: evidence `status` and `code`: it is neither form, nested too deeply, or has no or too many rows.
     """
     content = read_object(body)
     unknown = [name for name in content if name not in _KEYS]
@@ -82,53 +89,102 @@ def read_json(body: bytes, max_rows: int) -> tuple[Payload | None, str | None, M
     if not isinstance(rows, list):
         refuse(422, "UNKNOWN_FORM", "rows is not a list")
     _check_rows(len(rows), max_rows)
-    return Payload("json", body, len(rows), _hash("json", body), notify), None, notify
+    said = [[error.row, error.field] for error in repeated_fields(rows)]
+    return Payload("json", body, len(rows), _hash(len(rows), chain(rows, said)), notify), None, notify
 
 
-def read_csv(body: bytes, feature_set: FeatureSet, max_rows: int) -> Payload:
+def read_csv(body: bytes, feature_set: FeatureSet, max_rows: int, max_kept: int) -> Payload:
     """Return the payload of a CSV body.
 
     Args:
         body: UTF-8, a header and rows.
         feature_set: declares the fields, by which cells are told to be numbers.
         max_rows: more are refused.
+        max_kept: bytes; what is kept names the fields in each row, and may be larger than what was sent.
 
     Raises:
-        ContractError: evidence `status` and `code`: it is no CSV with a header and rows as long as that.
+        ContractError: evidence `status` and `code`: it is no CSV with a header, each name once, and rows as long as that.
     """
-    import pandas as pd
+    digest, n, size = hashlib.sha256(b"csv\0"), 0, 0
+    kept: list[bytes] = []
+    refused: list[bytes] = []
+    lines = _lines(body)
+    header = _header(lines, feature_set)
+    while block := list(islice(lines, max(1, _BLOCK_CELLS // len(header)))):
+        _check_rows(n + len(block), max_rows)
+        for number, line in enumerate(block, n + 1):
+            if len(line) != len(header):
+                message = f"row {number} has {len(line)} cells, and the header has {len(header)}"
+                refuse(422, "MALFORMED_CSV", message)
+            digest.update(_canonical(dict(zip(header, line, strict=True))))
+        columns = dict(zip(header, map(_cells, zip(*block, strict=True)), strict=True))
+        rows, errors = rows_of_columns(columns, feature_set)
+        first: dict[int, RowError] = {}
+        for error in errors:  # no more than one is said of a row
+            first.setdefault(error.row, error)
+        kept.append(_written(rows)[1:-1])
+        if first:
+            refused.append(_written([[row + n, *error[1:]] for row, error in first.items()])[1:-1])
+            size += len(refused[-1])
+        n, size = n + len(block), size + len(kept[-1])
+        _check_kept(size, max_kept)
+    _check_rows(n, max_rows)
+    kept[0] = b'{"rows":[' + kept[0]
+    kept[-1] += b'],"refused":[' + b",".join(refused) + b"]}"
+    return Payload("csv", b",".join(kept), n, digest.hexdigest())
 
-    from udfs.frames import rows_of_frame
 
+def csv_header(body: bytes, feature_set: FeatureSet) -> list[str]:
+    """Return the names of a CSV body's columns; errors as of `read_csv`."""
+    return _header(_lines(body), feature_set)
+
+
+def _lines(body: bytes) -> Iterator[list[str]]:
+    """Yield the lines of CSV that are not empty."""
+    csv.field_size_limit(max(csv.field_size_limit(), len(body)))  # of this process; a cell may be an image
+    text = io.TextIOWrapper(io.BytesIO(body), "utf-8-sig", newline="")
+    reader = csv.reader(text, strict=True)
     try:
-        lines = [
-            line
-            for line in csv.reader(io.StringIO(body.decode("utf-8-sig"), newline=""), strict=True)
-            if line
-        ]
-    except (UnicodeDecodeError, csv.Error) as exc:
-        refuse(422, "MALFORMED_CSV", f"the body is not CSV in UTF-8: {type(exc).__name__}")
-    if not lines:
+        for line in reader:
+            if line:
+                yield line
+    except UnicodeDecodeError:
+        refuse(422, "MALFORMED_CSV", f"the body is not UTF-8 after line {reader.line_num}")
+    except csv.Error as exc:  # its text names delimiters, never data
+        refuse(422, "MALFORMED_CSV", f"the body is not CSV: line {reader.line_num}: {exc}")
+
+
+def _header(lines: Iterator[list[str]], feature_set: FeatureSet) -> list[str]:
+    header = next(lines, None)
+    if header is None:
         refuse(422, "MALFORMED_CSV", "the body has no header")
-    header, cells = lines[0], lines[1:]
-    _check_rows(len(cells), max_rows)
-    for number, line in enumerate(cells, 1):
-        if len(line) != len(header):
-            refuse(
-                422, "MALFORMED_CSV", f"row {number} has {len(line)} cells, and the header has {len(header)}"
-            )
-    given = [[math.nan if cell == "" else cell for cell in line] for line in cells]
-    rows, errors = rows_of_frame(pd.DataFrame(given, columns=header, dtype=object), feature_set)
-    return Payload("csv", _kept(rows, errors), len(rows), _hash("csv", body))
+    seen: set[str] = set()
+    for name in header:
+        if len(name) > _NAME_MOST:
+            refuse(422, "MALFORMED_CSV", f"the header has a name of more than {_NAME_MOST} characters")
+        if name in seen:
+            refuse(422, "MALFORMED_CSV", f"column {name[:80]!r} stands more than once in the header")
+        seen.add(name)
+    unknown = len(seen.difference(feature_set.sources.names, [AS_OF_TS]))
+    if unknown > _UNKNOWN_COLUMNS:
+        refuse(422, "MALFORMED_CSV", f"the header has {unknown} columns that are no fields of the model")
+    return header
 
 
-def read_images(files: Sequence[tuple[str, bytes]], feature_set: FeatureSet, max_rows: int) -> Payload:
+def _cells(column: Iterable[str]) -> list[Any]:
+    return [math.nan if cell == "" else cell for cell in column]
+
+
+def read_images(
+    files: Sequence[tuple[str, bytes]], feature_set: FeatureSet, max_rows: int, max_kept: int
+) -> Payload:
     """Return the payload of image files: of each the row with its name as id and its bytes in the one binary field.
 
     Args:
         files: (name, content) in order; no name twice.
         feature_set: has one row id, a string, and one binary field.
         max_rows: more files are refused.
+        max_kept: see `read_csv`.
 
     Raises:
         ContractError: evidence `status` and `code`: the model takes no images, or a name is missing or stands twice.
@@ -148,7 +204,9 @@ def read_images(files: Sequence[tuple[str, bytes]], feature_set: FeatureSet, max
         said = name.encode("utf-8", "surrogatepass")
         digest.update(b"%d\0%s%d\0" % (len(said), said, len(content)) + content)
         rows.append({ids[0]: name, binary[0]: base64.b64encode(content).decode()})
-    return Payload("images", _kept(rows, []), len(rows), digest.hexdigest())
+    kept = _written({"rows": rows})
+    _check_kept(len(kept), max_kept)
+    return Payload("images", kept, len(rows), digest.hexdigest())
 
 
 def read_kept(body: bytes) -> KeptRows:
@@ -159,20 +217,41 @@ def read_kept(body: bytes) -> KeptRows:
     return KeptRows(rows, refused or repeated_fields(rows))
 
 
-def _kept(rows: Sequence[Any], errors: Sequence[RowError]) -> bytes:
-    content = {"rows": rows, "refused": [list(error) for error in errors]}
+def _written(content: Any) -> bytes:
     try:
         return orjson.dumps(content)
-    except TypeError:  # a header or a name that is not valid Unicode
-        return json.dumps(content).encode()
+    except TypeError:  # a name that is not valid Unicode
+        return json.dumps(content, separators=(",", ":")).encode()
+
+
+def _canonical(row: Any) -> bytes:
+    """Return JSON that is the same for equal values, whatever the order of members, and for no others."""
+    try:
+        written = orjson.dumps(row, option=orjson.OPT_SORT_KEYS)
+    except TypeError:  # text that is not valid Unicode, an integer beyond 64 bit, or deep nesting
+        written = b"null"
+    if b"null" in written:  # which orjson writes for a number beyond all others, too
+        written = json.dumps(row, sort_keys=True).encode()
+    return written + b"\n"
+
+
+def _check_kept(size: int, max_kept: int) -> None:
+    if size > max_kept:
+        refuse(413, "TOO_LARGE", f"what is to be kept of the body has more than {max_kept} bytes")
 
 
 def _check_rows(n: int, max_rows: int) -> None:
     if n == 0:
         refuse(422, "NO_ROWS", "there is no row")
     if n > max_rows:
-        refuse(413, "TOO_LARGE", f"{n} rows; at most {max_rows} are taken at once")
+        refuse(413, "TOO_LARGE", f"more than {max_rows} rows, which is the most that is taken at once")
 
 
-def _hash(kind: str, body: bytes) -> str:
-    return hashlib.sha256(kind.encode() + b"\0" + body).hexdigest()
+def _hash(n_rows: int, values: Iterable[Any]) -> str:
+    digest = hashlib.sha256(b"json\0%d\0" % n_rows)
+    try:
+        for value in values:
+            digest.update(_canonical(value))
+    except RecursionError:
+        refuse(400, "MALFORMED_JSON", "the body is nested too deeply")
+    return digest.hexdigest()
