@@ -89,3 +89,14 @@ def test_many_answers_are_deleted_in_small_transactions(kept, monkeypatch):
     assert deleted == [3, 3, 3, 1, 0]
     assert (rows(kept, "onescore_results"), rows(kept, "onescore_submissions")) == (4, 1)
     assert kept.ledger.get(other).rows_done == 8
+
+
+def test_answers_are_deleted_in_either_database(database, submitted, monkeypatch):
+    monkeypatch.setattr(ledger, "_DELETED_CHUNKS", 2)
+    found = ledger.Ledger(database, lambda: 1)
+    ids = [submitted(n, n_rows=8) for n in range(3)]
+    for id_ in ids:
+        found.store(id_, [Chunk.packed(first, 2, b"{}\n{}", b"[1]\n[2]") for first in (0, 2, 4)])
+    found.delete(ids[:2])
+    assert [len(found.stored(id_)) for id_ in ids] == [0, 0, 3]
+    assert [found.get(id_) is None for id_ in ids] == [True, True, False]
