@@ -17,7 +17,7 @@ from feature_pipelines.reasons import Reason, Refused, RowError
 from feature_pipelines.schema import Field, build_column
 from feature_pipelines.wire import parse
 
-__all__ = ["AS_OF_TS", "RequestReader", "Requests", "as_of_field"]
+__all__ = ["AS_OF_TS", "RequestReader", "Requests", "as_of_field", "fields_of_row"]
 
 AS_OF_TS = "as_of_ts"
 _TIMESTAMP = DType("timestamp")
@@ -46,6 +46,11 @@ def as_of_field(feature_set: FeatureSet) -> Field | None:
         return Field(AS_OF_TS, Nullable[Timestamp])
     declared = feature_set.request[AS_OF_TS]
     return declared if declared.dtype.kind == "timestamp" else None
+
+
+def fields_of_row(feature_set: FeatureSet) -> dict[str, Field]:
+    """Return by name all that a row may bring: the request's fields, those of views, and its own as-of time."""
+    return {AS_OF_TS: Field(AS_OF_TS, Nullable[Timestamp]), **{f.name: f for f in feature_set.sources}}
 
 
 class RequestReader:

@@ -13,18 +13,20 @@ import time
 from collections.abc import Sequence
 
 from feature_pipelines.columns import DType
-from feature_pipelines.errors import ConfigurationError
+from feature_pipelines.errors import ConfigurationError, did_you_mean
 from feature_pipelines.wire import encode
 from jobs.runs.command import job_parser, load_from, run
 from jobs.runs.progress import table
+from jobs.runs.secret_refs import SecretRef
 from jobs.runs.settings_async import revealed_database_url
 from jobs.submissions.database import Database
-from jobs.submissions.keys import KeyStore
+from jobs.submissions.keys import LOOPBACK, KeyStore
 from jobs.submissions.webhook import secret_of_caller
 
 __all__ = ["main"]
 
 _TIMESTAMP = DType("timestamp")
+_FIRST = "the first key: from now on every request needs one, and what was submitted without is scored, but no key can see it"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -49,19 +51,25 @@ def main(argv: Sequence[str] | None = None) -> int:
             )
         )
         return 0
-    if arguments.do == "webhook":
-        secret = conf.notify.webhook_secret
-        if secret is None:
-            raise ConfigurationError("notify.webhook_secret is not set: this server sends no webhooks")
-        print(secret_of_caller(secret.reveal(), arguments.name))
-        return 0
     database = Database(revealed_database_url(conf.submissions))
     database.prepare()
     try:
-        _do(KeyStore(database), arguments.do, arguments.name)
+        if arguments.do == "webhook":
+            _print_secret(KeyStore(database), conf.notify.webhook_secret, arguments.name)
+        else:
+            _do(KeyStore(database), arguments.do, arguments.name)
     finally:
         database.close()
     return 0
+
+
+def _print_secret(store: KeyStore, secret: SecretRef | None, name: str) -> None:
+    if secret is None:
+        raise ConfigurationError("notify.webhook_secret is not set: this server sends no webhooks")
+    names = [LOOPBACK, *(row.name for row in store.listed())]
+    if name not in names:
+        raise ConfigurationError(f"there is no key named {name[:80]!r}.{did_you_mean(name, names)}")
+    print(secret_of_caller(secret.reveal(), name))
 
 
 def _do(store: KeyStore, what: str, name: str) -> None:
@@ -69,6 +77,8 @@ def _do(store: KeyStore, what: str, name: str) -> None:
     if what == "add":
         print(store.add(name, now))
         print(f"the key {name!r}, shown this once: send it as 'Authorization: Bearer KEY'", file=sys.stderr)
+        if len(store.listed()) == 1:
+            print(_FIRST, file=sys.stderr)
     elif what == "revoke":
         store.revoke(name, now)
         print(f"revoked {name!r}")

@@ -17,10 +17,9 @@ from typing import Any
 
 import numpy as np
 
-from feature_pipelines.columns import Nullable, Timestamp
 from feature_pipelines.definitions import FeatureSet
 from feature_pipelines.reasons import Reason, Refused, RowError
-from feature_pipelines.request_rows import AS_OF_TS
+from feature_pipelines.request_rows import fields_of_row
 from feature_pipelines.schema import Field
 
 __all__ = ["rows_of_frame"]
@@ -44,17 +43,20 @@ def rows_of_frame(frame: Any, feature_set: FeatureSet) -> tuple[list[dict[str, A
         feature_set: declares the fields; other columns are passed on, to be refused as unknown.
 
     Returns:
-        A row each, in order. Where a column stands more than once, every row is refused, as a JSON row is whose field does.
+        A row each, in order. Where columns stand more than once, every row is refused for the first of them, as a JSON row is
+        whose field does.
     """
-    declared = {f.name: f for f in feature_set.sources}
-    declared.setdefault(AS_OF_TS, Field(AS_OF_TS, Nullable[Timestamp]))
+    declared = fields_of_row(feature_set)
     columns: dict[str, list[Any]] = {}
     errors: list[RowError] = []
+    repeated = None
     for position, name in enumerate(map(str, frame.columns)):
-        if name in columns:
-            errors += [RowError(i, Reason.BAD_VALUE, name, _REPEATED) for i in range(len(frame))]
-            continue
-        columns[name] = _cells(declared.get(name), frame.iloc[:, position].tolist(), errors)
+        if name not in columns:
+            columns[name] = _cells(declared.get(name), frame.iloc[:, position].tolist(), errors)
+        elif repeated is None:
+            repeated = name
+    if repeated is not None:
+        errors += [RowError(i, Reason.BAD_VALUE, repeated, _REPEATED) for i in range(len(frame))]
     names = list(columns)
     rows = [dict(zip(names, cells, strict=True)) for cells in zip(*columns.values(), strict=True)]
     return rows if names else [{} for _ in range(len(frame))], sorted(errors)

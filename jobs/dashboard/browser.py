@@ -7,13 +7,13 @@ that is not the machine's own (DNS rebinding).
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable, MutableMapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping, MutableMapping
 from typing import Any
 from urllib.parse import urlsplit
 
 import orjson
 
-__all__ = ["PAGE_HEADERS", "Protected", "is_loopback_name"]
+__all__ = ["PAGE_HEADERS", "SAFE_METHODS", "Protected", "is_loopback_name", "is_own"]
 
 PAGE_HEADERS = {
     "content-security-policy": (
@@ -29,7 +29,8 @@ PAGE_HEADERS = {
 }
 """No script, style or connection but our own; no inline script or style; no frame around it; no markup from text."""
 
-_SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
+SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
+"""They change nothing, so any page may send them."""
 _OWN_SITE = frozenset({"same-origin", "none"})
 
 Message = MutableMapping[str, Any]
@@ -66,7 +67,7 @@ class Protected:
             await _refuse(
                 sent, "HOST", "this server answers under localhost alone, unless keys are configured"
             )
-        elif scope["method"] not in _SAFE and not _is_own(headers):
+        elif scope["method"] not in SAFE_METHODS and not is_own(headers):
             await _refuse(sent, "CROSS_ORIGIN", "a page of another origin may not do this")
         else:
             await self._app(scope, receive, sent)
@@ -85,12 +86,19 @@ def is_loopback_name(host: str) -> bool:
     return name in ("localhost", "127.0.0.1", "::1")
 
 
-def _is_own(headers: MutableMapping[str, str]) -> bool:
-    """Return whether a request comes from no page, or from one of this server: browsers say so, other clients say nothing."""
+def is_own(headers: Mapping[str, str]) -> bool:
+    """Return whether a request comes from no page, or from one of this server: browsers say so, other clients say nothing.
+
+    Args:
+        headers: of the request, by lower-case name.
+    """
     if headers.get("sec-fetch-site", "none") not in _OWN_SITE:
         return False
     origin = headers.get("origin")
-    return origin is None or urlsplit(origin).netloc == headers.get("host")
+    try:
+        return origin is None or urlsplit(origin).netloc == headers.get("host")
+    except ValueError:
+        return False
 
 
 def _completed(headers: Iterable[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:

@@ -9,6 +9,8 @@ from typing import Any
 
 import uvicorn
 
+from jobs.online.connection import Connection
+
 __all__ = ["HttpServer", "drain", "make_server"]
 
 _DRAIN_SECONDS = 0.5
@@ -35,7 +37,7 @@ def make_server(app: Any, shutdown_seconds: float) -> HttpServer:
     return HttpServer(
         uvicorn.Config(
             app,
-            http="httptools",
+            http=Connection,
             ws="none",
             interface="asgi3",
             lifespan="off",

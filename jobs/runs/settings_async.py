@@ -40,8 +40,8 @@ class SubmissionsSettings(Section):
         min_length=1,
     )
     max_body_bytes: int = setting(
-        "a larger request is refused (413); all in hand at one gateway may have four times as many together, further ones are "
-        "refused (503)",
+        "a larger request is refused (413), and so is one of which more than four times as many would be kept; all in hand at one "
+        "gateway may have four times as many together, and eight bytes of memory for each, further ones are refused (503)",
         "bytes",
         gt=0,
     )
@@ -59,7 +59,8 @@ class SubmissionsSettings(Section):
     )
     max_queued_bytes: int = setting("what their rows may take together; likewise", "bytes", gt=0)
     max_queued_share: float = setting(
-        "of both, what one API key may have; further ones of it are refused (429); without keys there is no such bound",
+        "of both, what one API key may have; further ones of it are refused (429), and of what is in hand at one gateway (503); "
+        "without keys there is no such bound",
         gt=0,
         le=1,
     )

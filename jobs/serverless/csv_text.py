@@ -12,14 +12,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from feature_pipelines.columns import Nullable, Timestamp
 from feature_pipelines.definitions import FeatureSet
 from feature_pipelines.reasons import Reason, RowError
-from feature_pipelines.request_rows import AS_OF_TS
-from feature_pipelines.schema import Field
+from feature_pipelines.request_rows import fields_of_row
 from jobs.online.protocol import Asked, refuse
 
-__all__ = ["CsvLine", "CsvText", "cell_value", "rows_of_csv"]
+__all__ = ["CsvLine", "CsvText", "cell_value", "kinds_of", "rows_of_csv"]
 
 _CELL = re.compile(r'(?:"([^"]*(?:""[^"]*)*)"|([^,"\r\n]*))(,|\r\n|\n|\r|\Z)')
 _LINE = re.compile(r"([^\r\n]*)(?:\r\n|\n|\r|\Z)")
@@ -101,9 +99,7 @@ def rows_of_csv(content: bytes, feature_set: FeatureSet, *, max_rows: int) -> As
     table = CsvText(content)
     if table.problem:
         refuse(400, "DUPLICATE_FIELD" if table.problem == _TWICE else "MALFORMED_CSV", table.problem)
-    declared = {f.name: f for f in feature_set.sources}
-    declared.setdefault(AS_OF_TS, Field(AS_OF_TS, Nullable[Timestamp]))
-    kinds: dict[str, str] = {name: declared[name].dtype.kind for name in table.names if name in declared}
+    kinds = kinds_of(table.names, feature_set)
     rows: list[Any] = []
     refused: list[RowError] = []
     for line in table:
@@ -118,6 +114,12 @@ def rows_of_csv(content: bytes, feature_set: FeatureSet, *, max_rows: int) -> As
         named = zip(table.names, line.cells, strict=True)
         rows.append({name: cell_value(kinds.get(name), cell) for name, cell in named})
     return Asked(rows, refused, False)
+
+
+def kinds_of(names: Sequence[str], feature_set: FeatureSet) -> dict[str, str]:
+    """Return the kind of the declared type of each column that has one, for `cell_value`."""
+    declared = fields_of_row(feature_set)
+    return {name: declared[name].dtype.kind for name in names if name in declared}
 
 
 def cell_value(kind: str | None, text: str | None) -> Any:

@@ -13,12 +13,12 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
-from urllib.parse import urlsplit
 
 import orjson
 from fastapi import APIRouter, FastAPI
 from fastapi.exceptions import RequestValidationError
 from starlette.concurrency import run_in_threadpool
+from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
@@ -26,6 +26,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from feature_pipelines.errors import ContractError, UnavailableError
+from jobs.dashboard.browser import SAFE_METHODS, is_own
 from jobs.submissions.app_routes import Gateway, make_router
 from jobs.submissions.bodies import release
 from jobs.submissions.briefly import Briefly
@@ -38,7 +39,6 @@ _LOGGER = logging.getLogger("onescore.async")
 _JSON, _TEXT = "application/json", "text/plain; version=0.0.4; charset=utf-8"
 _CODES = {404: "NOT_FOUND", 405: "METHOD_NOT_ALLOWED"}
 _COUNTS_SECONDS = 1.0  # whoever asks, without a key, costs the database one count a second
-_SAFE = ("GET", "HEAD", "OPTIONS")
 _PAGE_PATHS = ("/", "/about", "/static/{name}", "/dashboard", "/dashboard/{rest:path}")
 """Not all that is left: what is no route is an error in JSON, and a wrong method 405."""
 
@@ -135,7 +135,7 @@ class _Outermost:
             await send(message)
 
         try:
-            if _is_from_elsewhere(scope):
+            if scope["method"] not in SAFE_METHODS and not is_own(Headers(scope=scope)):
                 answer = _error(403, "CROSS_SITE", "another site's page may not send this")
                 await answer(scope, receive, sending)
             else:
@@ -147,17 +147,6 @@ class _Outermost:
         finally:
             release(scope)
         self._metrics.request(scope["method"], status, time.perf_counter() - started)
-
-
-def _is_from_elsewhere(scope: Scope) -> bool:
-    """Return whether a browser says that a page of another site sends what changes something."""
-    if scope["method"] in _SAFE:
-        return False
-    headers = dict(scope["headers"])
-    origin = headers.get(b"origin")
-    return origin is not None and urlsplit(origin.decode("latin-1")).netloc != headers.get(
-        b"host", b""
-    ).decode("latin-1")
 
 
 async def _refused(_request: Request, exc: Exception) -> Response:

@@ -31,7 +31,7 @@ from jobs.submissions.app_models import (
     Ticket,
     inlined,
 )
-from jobs.submissions.bodies import BodyLimits, read_limited, to_payload
+from jobs.submissions.bodies import BodyLimits, cost_of, read_limited, reckon, to_payload
 from jobs.submissions.gateway_metrics import GatewayMetrics
 from jobs.submissions.intake import Intake
 from jobs.submissions.keys import Authenticate, Caller
@@ -46,6 +46,7 @@ _JSON = "application/json"
 _IDEMPOTENCY_KEY = re.compile(r"[\x21-\x7e]{1,255}")
 _LIST_MOST = 1000
 _MOST = 2**53
+_SMALL = 65_536  # bytes that are looked through sooner than a thread begins
 _Id = Annotated[str, Path(pattern="^[0-9a-f]{32}$", description="of the submission")]
 _SCHEMA = {"anyOf": [inlined(RowsBody), inlined(ReferenceBody)]}
 _LINKS = {
@@ -97,7 +98,10 @@ class Gateway:
 
     def caller(self, request: Request) -> Caller:
         """Return who asks; raises what `authenticate` raises."""
-        return self.authenticate(request.headers, request.client.host if request.client is not None else None)
+        peer = None if request.client is None else request.client.host
+        if request.scope["http_version"] == "1.0":
+            peer = None  # as proxies pass requests on: whose it is is not known
+        return self.authenticate(request.headers, peer)
 
     async def mine(self, request: Request, id_: str) -> Submission:
         """Return one of the caller's submissions; raises ContractError 404 for any other."""
@@ -155,7 +159,7 @@ def _add_submit(router: APIRouter, gateway: Gateway) -> None:
                     "name": "Onescore-Notify",
                     "in": "header",
                     "required": False,
-                    "description": "who is to be told, a JSON object; for text/csv, whose body has no place for it",
+                    "description": "who is to be told, a JSON object; a body that says it too must say the same",
                     "schema": {"type": "string"},
                 },
             ],
@@ -169,8 +173,11 @@ def _add_submit(router: APIRouter, gateway: Gateway) -> None:
             refuse(
                 422, "IDEMPOTENCY_KEY", "an Idempotency-Key has 1 to 255 printable ASCII characters, no space"
             )
-        body = await read_limited(request, gateway.limits)
+        body = await read_limited(request, gateway.limits, caller.key_id)
         pinned, feature_set = gateway.served.now
+        looking = body, request.headers, feature_set
+        cost = cost_of(*looking) if len(body) <= _SMALL else await run_in_threadpool(cost_of, *looking)
+        reckon(request.scope, cost, gateway.limits, caller.key_id)
 
         def is_known(payload_hash: str) -> bool:
             return key is not None and gateway.ledger.has(caller.key_id, key, payload_hash)
@@ -282,6 +289,6 @@ def _add_downloads(router: APIRouter, gateway: Gateway) -> None:
         responses={**_errors(404, 409, 422), 200: table},
     )
     async def as_csv(request: Request, id: _Id) -> Response:
-        """Download the answers as CSV, each beside what identifies its row."""
+        """Download the answers as CSV, each beside what identifies its row; texts are as they came, so import them as text."""
         found = await succeeded(request, id)
         return download(csv_lines(gateway.ledger, found), "text/csv", f"{id}.csv")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+from collections import Counter
 from collections.abc import AsyncGenerator, Callable, Mapping, MutableMapping
 from dataclasses import dataclass, field, replace
 from typing import Any, NoReturn
@@ -16,85 +17,122 @@ from starlette.requests import ClientDisconnect, Request
 from feature_pipelines.definitions import FeatureSet
 from feature_pipelines.errors import ContractError
 from jobs.online.protocol import refuse
-from jobs.submissions.payload import Payload, read_csv, read_images, read_json
+from jobs.submissions.keys import LOOPBACK
+from jobs.submissions.payload import Payload, csv_header, read_csv, read_images, read_json
 from jobs.submissions.reference import hash_of_reference, pin_reference
 
-__all__ = ["BodiesInHand", "BodyLimits", "read_limited", "release", "to_payload"]
+__all__ = ["BodiesInHand", "BodyLimits", "cost_of", "read_limited", "reckon", "release", "to_payload"]
 
 _JSON, _CSV, _FORM = "application/json", "text/csv", "multipart/form-data"
 _READ_ON = 4
 _NOTIFY = "onescore-notify"
 _TOGETHER = 4
+_PER_BYTE = 8
+_KEPT = 4
 _BUSY_SECONDS = 2
 _HELD = "onescore.held"
+_FILE_BYTES = 2_000
+_MARKS = {b":": 72, b",": 32, b"{": 64, b"[": 64}
 
 
 class BodiesInHand:
-    """Counts the bytes of the bodies that requests hold; for the event loop's thread alone.
+    """Counts the memory of the bodies that requests hold; for the event loop's thread alone.
 
     Args:
-        most: so many there may be.
+        most: bytes of memory that all of them may take together.
+        most_of_one: that those of one caller may.
     """
 
-    def __init__(self, most: int) -> None:
-        self.most, self.held = most, 0
+    def __init__(self, most: int, most_of_one: int) -> None:
+        self.most, self.most_of_one = most, most_of_one
+        self.held: Counter[str] = Counter()
 
-    def take(self, n: int) -> bool:
-        """Count further bytes, if so many may be held; return whether they may."""
-        may = self.held + n <= self.most
-        self.held += n if may else 0
+    def take(self, who: str, n: int) -> bool:
+        """Count further bytes of a caller, if so many may be held; return whether they may."""
+        mine = self.most if who == LOOPBACK else self.most_of_one
+        may = self.held[who] + n <= mine and self.held.total() + n <= self.most
+        if may:
+            self.held[who] += n
         return may
 
-    def give(self, n: int) -> None:
+    def give(self, who: str, n: int) -> None:
         """Count bytes as held no more."""
-        self.held -= n
+        self.held[who] -= n
+        if not self.held[who]:
+            del self.held[who]
 
 
 class _Held:
-    """What one request holds of its body: all of it so far, or nothing any more."""
+    """What one request holds: all of its body so far, or nothing any more."""
 
-    def __init__(self, in_hand: BodiesInHand) -> None:
-        self._in_hand, self._parts, self._size = in_hand, list[bytes](), 0
+    def __init__(self, in_hand: BodiesInHand, who: str) -> None:
+        self._in_hand, self._who = in_hand, who
+        self._parts, self._cost = list[bytes](), 0
         self.is_kept = True
 
     def add(self, part: bytes) -> None:
-        if self.is_kept and self._in_hand.take(len(part)):
+        if self.is_kept and self._take(len(part) * _PER_BYTE):
             self._parts.append(part)
-            self._size += len(part)
         else:
             self.drop()
 
+    def cost(self, n: int) -> bool:
+        """Count so many bytes from now on, if they may be held; return whether they may."""
+        self._in_hand.give(self._who, self._cost)
+        self._cost = 0
+        return self._take(n)
+
     def drop(self) -> None:
         self.is_kept = False
-        self._in_hand.give(self._size)
-        self._parts, self._size = [], 0
+        self._in_hand.give(self._who, self._cost)
+        self._parts, self._cost = [], 0
 
     def whole(self) -> bytes:
         """Return the body; it counts as held until it is dropped."""
         parts, self._parts = self._parts, []
         return b"".join(parts)
 
+    def _take(self, n: int) -> bool:
+        may = self._in_hand.take(self._who, n)
+        self._cost += n if may else 0
+        return may
+
 
 @dataclass(frozen=True)
 class BodyLimits:
-    """What a body may cost: bytes, seconds until it is here, rows; and where references may lead."""
+    """What a body may cost: bytes, seconds until it is here, rows; where references may lead; and the share of what is in hand that is
+    one caller's at most."""
 
     max_body_bytes: int
     body_timeout_seconds: float
     max_rows: int
     reference_root: str | None
+    share: float = 1.0
     in_hand: BodiesInHand = field(init=False, compare=False)
-    """Of all requests together: four of the largest bodies, each from its first byte until it is answered."""
+    """Of all requests together: four of the largest bodies, each from its first byte until it is answered, at eight bytes of memory a
+    byte until it is whole, then at what it is reckoned to take. A caller may always have one of the largest."""
 
     def __post_init__(self) -> None:
         """Begin with nothing in hand."""
-        object.__setattr__(self, "in_hand", BodiesInHand(_TOGETHER * self.max_body_bytes))
+        one = _PER_BYTE * self.max_body_bytes
+        in_hand = BodiesInHand(_TOGETHER * one, max(one, int(_TOGETHER * one * self.share)))
+        object.__setattr__(self, "in_hand", in_hand)
+
+    @property
+    def max_kept_bytes(self) -> int:
+        """How large what is kept of a body may be, before it is compressed."""
+        return _KEPT * self.max_body_bytes
 
 
-async def read_limited(request: Request, limits: BodyLimits) -> bytes:
+async def read_limited(request: Request, limits: BodyLimits, who: str) -> bytes:
     """Return the whole body; one that is too large is read on for a while, as many clients read no answer before they sent it all.
 
     So is one that comes while too much is in hand. What is returned counts as in hand until `release`.
+
+    Args:
+        request: whose body was not read yet.
+        limits: see there.
+        who: asks.
 
     Raises:
         ContractError: evidence `status` 413, 408, or 503 with `retry_after`.
@@ -104,7 +142,7 @@ async def read_limited(request: Request, limits: BodyLimits) -> bytes:
     declared = request.headers.get("content-length", "")
     if declared.isdecimal() and int(declared) > most * _READ_ON:
         refuse(413, "TOO_LARGE", too_large)
-    size, held = 0, _Held(limits.in_hand)
+    size, held = 0, _Held(limits.in_hand, who)
     request.scope[_HELD] = held
     try:
         async with asyncio.timeout(limits.body_timeout_seconds):
@@ -125,6 +163,34 @@ async def read_limited(request: Request, limits: BodyLimits) -> bytes:
     if not held.is_kept:
         _refuse_for_now()
     return held.whole()
+
+
+def reckon(scope: MutableMapping[str, Any], cost: int, limits: BodyLimits, who: str) -> None:
+    """Count what a body is reckoned to take from now on; see `cost_of`.
+
+    Raises:
+        ContractError: evidence `status` 413, or 503 with `retry_after`: so much is never in hand at once, or not now.
+    """
+    in_hand = limits.in_hand
+    if cost > (in_hand.most if who == LOOPBACK else in_hand.most_of_one):
+        refuse(413, "TOO_LARGE", "reading so many values takes too much memory; send them in parts")
+    if not scope[_HELD].cost(cost):
+        _refuse_for_now()
+
+
+def cost_of(body: bytes, headers: Headers, feature_set: FeatureSet) -> int:
+    """Return roughly how many bytes of memory a body takes while it is read; takes as long as looking through it does.
+
+    Raises:
+        ContractError: evidence `status` and `code`: of another content type, or CSV without a header that can be read.
+    """
+    kind = _kind_of(headers)
+    if kind == _FORM:
+        return _PER_BYTE * len(body) + _FILE_BYTES * body.lower().count(b"content-disposition")
+    if kind == _JSON:
+        return 3 * len(body) + sum(cost * body.count(mark) for mark, cost in _MARKS.items())
+    of_row = sum(len(name) + 8 for name in csv_header(body, feature_set))
+    return _PER_BYTE * len(body) + 2 * of_row * (body.count(b"\n") + body.count(b"\r"))
 
 
 def release(scope: MutableMapping[str, Any]) -> None:
@@ -153,37 +219,45 @@ def to_payload(
         body, headers: of the request.
         feature_set: of the model.
         limits: see there.
-        is_known: whether the payload of such a hash is in already under this request's key; a reference is not looked for again then.
+        is_known: whether the payload of such a hash is in already under this request's key; its table may be gone by now.
 
     Raises:
         ContractError: evidence `status` and `code`: another content type, or what `payload` refuses.
     """
     kind = _kind_of(headers)
     if kind == _CSV:
-        return replace(read_csv(body, feature_set, limits.max_rows), notify=_notify_of(headers))
+        payload = read_csv(body, feature_set, limits.max_rows, limits.max_kept_bytes)
+        return replace(payload, notify=_notify_of(headers, None))
     if kind == _FORM:
         files, notify = asyncio.run(_parts(body, headers, limits.max_rows))
-        return replace(read_images(files, feature_set, limits.max_rows), notify=notify)
-    payload, reference, notify = read_json(body, limits.max_rows)
-    if payload is not None:
-        return payload
+        images = read_images(files, feature_set, limits.max_rows, limits.max_kept_bytes)
+        return replace(images, notify=_notify_of(headers, notify))
+    rows, reference, notify = read_json(body, limits.max_rows)
+    notify = _notify_of(headers, notify)
+    if rows is not None:
+        return replace(rows, notify=notify)
     sent = reference or ""
-    payload_hash = hash_of_reference(sent)
-    if is_known(payload_hash):
-        return Payload("reference", b"", 0, payload_hash, notify)
-    return replace(pin_reference(sent, limits.reference_root, limits.max_rows), notify=notify)
+    try:
+        return replace(pin_reference(sent, limits.reference_root, limits.max_rows), notify=notify)
+    except ContractError:
+        payload_hash = hash_of_reference(sent)
+        if not is_known(payload_hash):
+            raise
+        return Payload("reference", b"", 0, payload_hash, notify)  # of no row: only the first can be meant
 
 
-def _notify_of(headers: Headers) -> Mapping[str, Any] | None:
-    """Return who is to be told, where the body has no place to say so."""
+def _notify_of(headers: Headers, in_body: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
+    """Return who is to be told: as the header says it, or the body, or both alike."""
     text = headers.get(_NOTIFY)
     if text is None:
-        return None
+        return in_body
     notify = None
-    with contextlib.suppress(ValueError):
+    with contextlib.suppress(ValueError, RecursionError):
         notify = json.loads(text)
     if not isinstance(notify, dict):
         refuse(422, "NOTIFY_NOT_TAKEN", "the header Onescore-Notify is not a JSON object")
+    if in_body is not None and notify != in_body:
+        refuse(422, "NOTIFY_NOT_TAKEN", "the header Onescore-Notify says something else than the body")
     return notify
 
 
@@ -221,7 +295,7 @@ async def _parts(
             if isinstance(value, UploadFile):
                 files.append((value.filename or "", await value.read()))
                 continue
-            with contextlib.suppress(ValueError):
+            with contextlib.suppress(ValueError, RecursionError):
                 notify = json.loads(value)
             if name != "notify" or not isinstance(notify, dict):
                 refuse(422, "MALFORMED_FORM", "beside files a form may have one field, notify, a JSON object")

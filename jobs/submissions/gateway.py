@@ -77,7 +77,11 @@ def run_gateway(
         retry_after_seconds=settings.retry_after_seconds,
     )
     limits = BodyLimits(
-        settings.max_body_bytes, settings.body_timeout_seconds, settings.max_rows, settings.reference_root
+        settings.max_body_bytes,
+        settings.body_timeout_seconds,
+        settings.max_rows,
+        settings.reference_root,
+        settings.max_queued_share,
     )
     keys = KnownKeys(KeyStore(database))
     if not keys.are_needed and not _is_loopback(listening):

@@ -111,7 +111,8 @@ class Intake:
         """Take a submission; what is returned is done when it is safe.
 
         Raises (by the future):
-            ContractError: evidence `status` 409 (the key came with another payload) or 429 (too much waits; `retry_after`).
+            ContractError: evidence `status` 409 (the key came with another payload), 422 (a payload of no row is not in already) or
+                429 (too much waits; `retry_after`).
             UnavailableError: the database does not take it.
         """
         now = self._clock()
@@ -214,6 +215,9 @@ class Intake:
                 if first is not None:
                     done.append(_same(first, submission))
                     continue
+                if not submission.n_rows:
+                    done.append(_gone())
+                    continue
                 why = self._room.take(taken, submission.key_id, submission.n_bytes)
                 if why is not None:
                     done.append(self._full(why))
@@ -266,10 +270,23 @@ def _first(connection: sa.Connection, submission: Submission) -> Submission | No
 
 
 def _same(first: Submission, again: Submission) -> Taken | ContractError:
-    if (first.payload_hash, first.notify) == (again.payload_hash, again.notify):
+    if first.payload_hash == again.payload_hash and _parsed(first.notify) == _parsed(again.notify):
         return Taken(first, False)
     return ContractError(
         "the Idempotency-Key came with another payload before", status=409, code="IDEMPOTENCY_CONFLICT"
+    )
+
+
+def _parsed(notify: str | None) -> Any:
+    return None if notify is None else json.loads(notify)
+
+
+def _gone() -> ContractError:
+    """Return the refusal of a reference without a table, whose first submission was deleted just before its repetition came."""
+    return ContractError(
+        "the table is not there, nor is the submission that it was sent with first",
+        status=422,
+        code="UNKNOWN_REFERENCE",
     )
 
 

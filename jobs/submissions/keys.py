@@ -1,8 +1,9 @@
 """Who asks: the identity behind a request, by which submissions are kept apart.
 
-Where no key was ever made, only a client of this very machine is let in, and all of them are one caller: the peer must be this machine, no
-proxy may have passed the request on, and it must name the server as this machine too, or any web page could reach it under a name of its
-own that leads here (DNS rebinding). This module knows nothing of submissions.
+Where no key was ever made, only a client of this very machine is let in, and all of them are one caller: the peer must be this machine, and
+it must name the server as this machine too, or any web page could reach it under a name of its own that leads here (DNS rebinding). What
+says that a proxy passed it on is refused; a proxy on this machine that does not say so cannot be told from a client, so behind one there
+must be keys. This module knows nothing of submissions.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ class Caller(NamedTuple):
 
 
 Authenticate = Callable[[Mapping[str, str], str | None], Caller]
-"""From a request's headers (lower-case names) and the peer's address to who asks."""
+"""From a request's headers (lower-case names) and the peer's address, None where it is not known, to who asks."""
 
 
 class KeyRow(NamedTuple):
@@ -123,7 +124,7 @@ class KnownKeys:
 
         Args:
             headers: of the request, by lower-case name.
-            peer: its address.
+            peer: the address that it comes from; None = not known.
 
         Raises:
             ContractError: evidence `status` 401.

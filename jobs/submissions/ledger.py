@@ -27,6 +27,7 @@ __all__ = ["FINAL", "OPEN", "STATES", "Ledger", "Overview", "Submission"]
 OPEN = ("queued", "running")
 FINAL = ("succeeded", "failed", "cancelled")
 STATES = (*OPEN, *FINAL)
+_DELETED_CHUNKS = 200
 _T = SUBMISSIONS.c
 
 
@@ -300,10 +301,21 @@ class Ledger:
             return list(connection.scalars(query.order_by(_T.created_ts).limit(limit)))
 
     def delete(self, ids: Sequence[str]) -> None:
-        """Delete submissions that have ended, with their answers."""
+        """Delete submissions that have ended, with their answers, these first: in transactions so small that nobody waits long for one.
+
+        Killed between them it is done again, as the submissions are still there.
+        """
+        key = sa.tuple_(RESULTS.c.id, RESULTS.c.first_row)
+        of_them = sa.select(RESULTS.c.id, RESULTS.c.first_row).where(RESULTS.c.id.in_(ids))
+        while True:
+            with self.database.writing() as connection:
+                chunks = [tuple(row) for row in connection.execute(of_them.limit(_DELETED_CHUNKS))]
+                connection.execute(sa.delete(RESULTS).where(key.in_(chunks)))
+            if len(chunks) < _DELETED_CHUNKS:
+                break
         with self.database.writing() as connection:
             connection.execute(sa.delete(NOTIFICATIONS).where(NOTIFICATIONS.c.submission_id.in_(ids)))
-            for table in (RESULTS, PAYLOADS, SUBMISSIONS):
+            for table in (PAYLOADS, SUBMISSIONS):
                 connection.execute(sa.delete(table).where(table.c.id.in_(ids)))
 
     def _put(self, connection: sa.Connection, id_: str, chunk: Chunk) -> int:

@@ -4,7 +4,8 @@
     text/csv              a header and rows, read as a function and a stream read them (see jobs.serverless.csv_text)
     multipart/form-data   image files, a row each: its name is the row's id, its bytes the binary field
 
-Equal content has an equal hash, however a client wraps it, so that a repeated request is told from another one. This module knows
+Equal rows have an equal hash, however a client writes them (white space, the order of fields, quotes, line ends), so that a repeated
+request is told from another one. CSV is read in blocks, so that it costs little more memory than what is kept of it. This module knows
 nothing of HTTP beyond content types, and nothing of where submissions are kept.
 """
 
@@ -13,21 +14,26 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import chain, islice
 from typing import Any
 
 import orjson
 
 from feature_pipelines.definitions import FeatureSet
-from feature_pipelines.errors import ContractError, did_you_mean
+from feature_pipelines.errors import did_you_mean
 from feature_pipelines.reasons import RowError
+from feature_pipelines.request_rows import AS_OF_TS
 from jobs.online.protocol import read_object, refuse, repeated_fields
-from jobs.serverless.csv_text import rows_of_csv
+from jobs.serverless.csv_text import CsvText, cell_value, kinds_of
 
-__all__ = ["KeptRows", "Payload", "read_csv", "read_images", "read_json", "read_kept"]
+__all__ = ["KeptRows", "Payload", "csv_header", "read_csv", "read_images", "read_json", "read_kept"]
 
 _KEYS = ("rows", "reference", "notify")
+_BLOCK_CELLS = 5_000
+_UNKNOWN_COLUMNS = 64
+_NAME_MOST = 255
 
 
 @dataclass(frozen=True)
@@ -38,7 +44,7 @@ class Payload:
         kind: "json", "csv", "images" or "reference".
         body: JSON: an object with `rows` and, where some were refused on the way, `refused`; of a reference the pinned table.
         n_rows: how many rows.
-        hash: SHA-256 (hex) of what was sent, notification included.
+        hash: SHA-256 (hex) of the rows that were sent, or of the reference.
         notify: who is to be told, as it was sent; None = nobody.
     """
 
@@ -61,7 +67,7 @@ def read_json(body: bytes, max_rows: int) -> tuple[Payload | None, str | None, M
     """Return the payload of a JSON body; or, where it refers to a table, None and the reference; and who is to be told.
 
     Raises:
-        ContractError: evidence `status` and `code`: it is neither form, or has no or too many rows.
+        ContractError: evidence `status` and `code`: it is neither form, nested too deeply, or has no or too many rows.
     """
     content = read_object(body)
     unknown = [name for name in content if name not in _KEYS]
@@ -80,39 +86,72 @@ def read_json(body: bytes, max_rows: int) -> tuple[Payload | None, str | None, M
     if not isinstance(rows, list):
         refuse(422, "UNKNOWN_FORM", "rows is not a list")
     _check_rows(len(rows), max_rows)
-    return Payload("json", body, len(rows), _hash("json", body), notify), None, notify
+    said = [[error.row, error.field] for error in repeated_fields(rows)]
+    return Payload("json", body, len(rows), _hash(len(rows), chain(rows, said)), notify), None, notify
 
 
-def read_csv(body: bytes, feature_set: FeatureSet, max_rows: int) -> Payload:
+def read_csv(body: bytes, feature_set: FeatureSet, max_rows: int, max_kept: int) -> Payload:
     """Return the payload of a CSV body.
 
     Args:
         body: UTF-8, a header and rows.
         feature_set: declares the fields, by which cells are told to be numbers.
         max_rows: more are refused.
+        max_kept: bytes; what is kept names the fields in each row, and may be larger than what was sent.
 
     Raises:
-        ContractError: evidence `status` and `code`: it is no CSV with a header and rows as long as that.
+        ContractError: evidence `status` and `code`: it is no CSV with a header, each name once, and rows as long as that.
     """
-    try:
-        asked = rows_of_csv(body, feature_set, max_rows=max_rows)
-    except ContractError as exc:
-        too_many = exc.evidence["status"] == 413
-        refuse(413 if too_many else 422, "TOO_LARGE" if too_many else "MALFORMED_CSV", str(exc))
-    if asked.refused:
-        first = asked.refused[0]
-        refuse(422, "MALFORMED_CSV", f"row {first.row + 1}: {first.message}")
-    _check_rows(len(asked.rows), max_rows)
-    return Payload("csv", _kept(asked.rows, []), len(asked.rows), _hash("csv", body))
+    digest, n, size = hashlib.sha256(b"csv\0"), 0, 0
+    kept: list[bytes] = []
+    table = _table(body, feature_set)
+    kinds = kinds_of(table.names, feature_set)
+    lines = iter(table)
+    while block := list(islice(lines, max(1, _BLOCK_CELLS // len(table.names)))):
+        _check_rows(n + len(block), max_rows)
+        rows = []
+        for number, line in enumerate(block, n + 1):
+            if line.problem:
+                refuse(422, "MALFORMED_CSV", f"row {number}: {line.problem}")
+            named = dict(zip(table.names, line.cells, strict=True))
+            digest.update(_canonical(named))
+            rows.append({name: cell_value(kinds.get(name), cell) for name, cell in named.items()})
+        kept.append(_written(rows)[1:-1])
+        n, size = n + len(block), size + len(kept[-1])
+        _check_kept(size, max_kept)
+    _check_rows(n, max_rows)
+    kept[0] = b'{"rows":[' + kept[0]  # copied once, as what is kept may be large
+    kept[-1] += b"]}"
+    return Payload("csv", b",".join(kept), n, digest.hexdigest())
 
 
-def read_images(files: Sequence[tuple[str, bytes]], feature_set: FeatureSet, max_rows: int) -> Payload:
+def csv_header(body: bytes, feature_set: FeatureSet) -> Sequence[str]:
+    """Return the names of a CSV body's columns; errors as of `read_csv`."""
+    return _table(body, feature_set).names
+
+
+def _table(body: bytes, feature_set: FeatureSet) -> CsvText:
+    table = CsvText(body)
+    if table.problem:
+        refuse(422, "MALFORMED_CSV", table.problem)
+    if any(len(name) > _NAME_MOST for name in table.names):
+        refuse(422, "MALFORMED_CSV", f"the header has a name of more than {_NAME_MOST} characters")
+    unknown = len({*table.names}.difference(feature_set.sources.names, [AS_OF_TS]))
+    if unknown > _UNKNOWN_COLUMNS:
+        refuse(422, "MALFORMED_CSV", f"the header has {unknown} columns that are no fields of the model")
+    return table
+
+
+def read_images(
+    files: Sequence[tuple[str, bytes]], feature_set: FeatureSet, max_rows: int, max_kept: int
+) -> Payload:
     """Return the payload of image files: of each the row with its name as id and its bytes in the one binary field.
 
     Args:
         files: (name, content) in order; no name twice.
         feature_set: has one row id, a string, and one binary field.
         max_rows: more files are refused.
+        max_kept: see `read_csv`.
 
     Raises:
         ContractError: evidence `status` and `code`: the model takes no images, or a name is missing or stands twice.
@@ -132,7 +171,9 @@ def read_images(files: Sequence[tuple[str, bytes]], feature_set: FeatureSet, max
         said = name.encode("utf-8", "surrogatepass")
         digest.update(b"%d\0%s%d\0" % (len(said), said, len(content)) + content)
         rows.append({ids[0]: name, binary[0]: base64.b64encode(content).decode()})
-    return Payload("images", _kept(rows, []), len(rows), digest.hexdigest())
+    kept = _written({"rows": rows})
+    _check_kept(len(kept), max_kept)
+    return Payload("images", kept, len(rows), digest.hexdigest())
 
 
 def read_kept(body: bytes) -> KeptRows:
@@ -143,20 +184,41 @@ def read_kept(body: bytes) -> KeptRows:
     return KeptRows(rows, refused or repeated_fields(rows))
 
 
-def _kept(rows: Sequence[Any], errors: Sequence[RowError]) -> bytes:
-    content = {"rows": rows, "refused": [list(error) for error in errors]}
+def _written(content: Any) -> bytes:
     try:
         return orjson.dumps(content)
-    except TypeError:  # a header or a name that is not valid Unicode
-        return json.dumps(content).encode()
+    except TypeError:  # a name that is not valid Unicode
+        return json.dumps(content, separators=(",", ":")).encode()
+
+
+def _canonical(row: Any) -> bytes:
+    """Return JSON that is the same for equal values, whatever the order of members, and for no others."""
+    try:
+        written = orjson.dumps(row, option=orjson.OPT_SORT_KEYS)
+    except TypeError:  # text that is not valid Unicode, an integer beyond 64 bit, or deep nesting
+        written = b"null"
+    if b"null" in written:  # which orjson writes for a number beyond all others, too
+        written = json.dumps(row, sort_keys=True).encode()
+    return written + b"\n"
+
+
+def _check_kept(size: int, max_kept: int) -> None:
+    if size > max_kept:
+        refuse(413, "TOO_LARGE", f"what is to be kept of the body has more than {max_kept} bytes")
 
 
 def _check_rows(n: int, max_rows: int) -> None:
     if n == 0:
         refuse(422, "NO_ROWS", "there is no row")
     if n > max_rows:
-        refuse(413, "TOO_LARGE", f"{n} rows; at most {max_rows} are taken at once")
+        refuse(413, "TOO_LARGE", f"more than {max_rows} rows, which is the most that is taken at once")
 
 
-def _hash(kind: str, body: bytes) -> str:
-    return hashlib.sha256(kind.encode() + b"\0" + body).hexdigest()
+def _hash(n_rows: int, values: Iterable[Any]) -> str:
+    digest = hashlib.sha256(b"json\0%d\0" % n_rows)
+    try:
+        for value in values:
+            digest.update(_canonical(value))
+    except RecursionError:
+        refuse(400, "MALFORMED_JSON", "the body is nested too deeply")
+    return digest.hexdigest()

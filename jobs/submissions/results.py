@@ -84,6 +84,9 @@ def json_lines(ledger: Ledger, submission: Submission) -> Iterator[bytes]:
 def csv_lines(ledger: Ledger, submission: Submission) -> Iterator[bytes]:
     """Yield a succeeded submission's answers as CSV: what identifies the row, the outputs, or why there are none.
 
+    Texts are as they came, so that rows can be joined by them: one that begins with "=" is a formula to a spreadsheet, unless the column
+    is imported as text. What is not valid Unicode is written as an escape, such as \\ud800.
+
     Raises:
         UnavailableError: see `json_lines`.
     """
@@ -121,8 +124,9 @@ def _row(id_: list[Any], answer: dict[str, Any], outputs: list[str]) -> bytes:
 
 def _line(cells: list[Any]) -> bytes:
     text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerow([_cell(cell) for cell in cells])
-    return text.getvalue().encode("utf-8", "replace")
+    writer = csv.writer(text, lineterminator="\r\n")  # quotes what holds either
+    writer.writerow([_cell(cell) for cell in cells])
+    return text.getvalue().removesuffix("\r\n").encode("utf-8", "backslashreplace") + b"\n"
 
 
 def _cell(value: Any) -> str:

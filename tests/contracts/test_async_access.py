@@ -55,6 +55,7 @@ def keys_job(place, *arguments):
 def keys(place):
     made = [keys_job(place, "add", name) for name in ("anna", "bert")]
     assert [one.returncode for one in made] == [0, 0], made
+    assert ["the first key" in one.stderr for one in made] == [True, False]
     return [one.stdout.strip() for one in made]
 
 
@@ -190,6 +191,12 @@ def test_webhook_comes_signed_and_again_until_it_is_taken(place, gateway, worker
     assert len({headers["webhook-id"] for headers, _ in sink.got}) == 1
     secret = keys_job(place, "webhook", "anna").stdout.strip()
     assert secret not in (SECRET, keys_job(place, "webhook", "bert").stdout.strip())
+    mistyped = keys_job(place, "webhook", "ana")
+    assert (mistyped.returncode, mistyped.stdout) == (2, "")
+    assert (
+        "there is no key named 'ana'. Did you mean 'anna'? Available: anna, bert, guest, loopback."
+        in mistyped.stderr
+    )
     for headers, text in sink.got:
         said = Webhook(secret).verify(text, headers)
         assert said["type"] == "submission.succeeded"

@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import re
+import socket
 import threading
 from pathlib import Path
 
@@ -145,7 +146,11 @@ def test_one_key_is_one_submission_whichever_gateway_is_asked_and_however_often_
     assert gateway.finished(id_)["state"] == "succeeded"
     again = {"content-type": "application/json", "idempotency-key": "k1"}
     assert gateway.call("POST", "/submissions", body, again)[0] == 200
-    assert other.error("POST", "/submissions", body + b" ", again) == (409, "IDEMPOTENCY_CONFLICT")
+    indented = json.dumps(json.loads(body), indent=1, sort_keys=True).encode()
+    status, _, text = other.call("POST", "/submissions", indented, again)
+    assert (status, json.loads(text)["id"]) == (200, id_)
+    another = json.dumps({"rows": wire(place, 1)}).encode()
+    assert other.error("POST", "/submissions", another, again) == (409, "IDEMPOTENCY_CONFLICT")
     assert sum(one["id"] == id_ for one in gateway.get("/submissions?limit=1000")["submissions"]) == 1
 
 
@@ -181,6 +186,9 @@ def test_the_list_is_newest_first_in_pages_and_by_state(place, gateway):
         (b'{"rows": [{}]}', {"content-type": "application/json", "content-encoding": "gzip"}, (415, "UNSUPPORTED_MEDIA_TYPE")),
         (b'{"rows": [{}]}', {"content-type": "application/json", "idempotency-key": "a b"}, (422, "IDEMPOTENCY_KEY")),
         (b'{"rows": [{}]}', {"content-type": "application/json", "origin": "http://evil.example"}, (403, "CROSS_SITE")),
+        (b'{"rows": [{}]}', {"content-type": "application/json", "onescore-notify": "not json"}, (422, "NOTIFY_NOT_TAKEN")),
+        (b'{"rows": [' + b",".join([b"[]"] * 66_000) + b"]}", {"content-type": "application/json"}, (413, "TOO_LARGE")),
+        (b",".join([b"a"] * 9_000) + b"\n" + b"," * 8_999, {"content-type": "text/csv"}, (422, "MALFORMED_CSV")),
         (b"a,b\n1\n", {"content-type": "text/csv"}, (422, "MALFORMED_CSV")),
         (b"\xff\xfe", {"content-type": "text/csv"}, (422, "MALFORMED_CSV")),
         (b"a,b\n", {"content-type": "text/csv"}, (422, "NO_ROWS")),
@@ -190,6 +198,17 @@ def test_the_list_is_newest_first_in_pages_and_by_state(place, gateway):
 )  # fmt: skip
 def test_what_is_not_as_declared_is_refused_as_a_whole(gateway, body, headers, expected):
     assert gateway.error("POST", "/submissions", body, headers) == expected
+
+
+def test_what_may_have_come_through_a_proxy_is_refused_without_a_key(gateway):
+    """As a proxy passes a request on that names neither itself nor whose it is."""
+    asked = "GET /submissions HTTP/{}\r\nHost: 127.0.0.1:{}\r\nConnection: close\r\n\r\n"
+    said = []
+    for version in ("1.0", "1.1"):
+        with socket.create_connection(("127.0.0.1", gateway.port), timeout=30) as opened:
+            opened.sendall(asked.format(version, gateway.port).encode())
+            said.append(opened.makefile("rb").read().split(b" ", 2)[1])
+    assert said == [b"401", b"200"]
 
 
 @pytest.mark.parametrize(

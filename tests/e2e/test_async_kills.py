@@ -6,7 +6,9 @@ place, and (slow) twenty times at random, on SQLite and on PostgreSQL.
 
 from __future__ import annotations
 
+import csv
 import http.client
+import io
 import json
 import random
 import threading
@@ -25,7 +27,10 @@ SETTINGS = ("submissions.chunk_rows=10", "submissions.scorers=1", "submissions.d
 
 
 class Client:
-    """Submits with a key of its own each until it is acknowledged, and writes down what it was told."""
+    """Submits JSON and CSV in turn, with a key of its own each until it is acknowledged, and writes down what it was told.
+
+    Every third it then submits again, until it is told the same once more.
+    """
 
     def __init__(self, place, through, rows=25):
         self.file = place.directory / "acknowledged.txt"
@@ -36,29 +41,44 @@ class Client:
         with self._lock:
             self._n += 1
             n = self._n
+        id_ = self._acknowledged(gateways, n, seconds)
+        with self._lock, self.file.open("a") as file:
+            file.write(f"{id_} {n}\n")
+        if n % 3 == 0:
+            assert self._acknowledged(gateways, n, seconds) == id_
+
+    def rows_of(self, n):
+        """Return what is submitted as the n-th; CSV has no null among texts."""
         rows = [row | {"house_id": n * 1_000 + i} for i, row in enumerate(self.rows)]
-        body = json.dumps({"rows": rows}).encode()
+        return [row | {"town": row["town"] or "elsewhere"} for row in rows] if n % 2 else rows
+
+    def _acknowledged(self, gateways, n, seconds):
+        rows, headers = self.rows_of(n), {"idempotency-key": f"key-{n}"}
+        if n % 2:
+            text = io.StringIO()
+            writer = csv.DictWriter(text, list(rows[0]))
+            writer.writeheader()
+            writer.writerows(rows)
+            body, kind = text.getvalue().encode(), {"content-type": "text/csv"}
+        else:
+            body, kind = json.dumps({"rows": rows}).encode(), JSON
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline:
             try:
                 status, _, text = random.choice(gateways).call(
-                    "POST", "/submissions", body, JSON | {"idempotency-key": f"key-{n}"}, seconds=20
+                    "POST", "/submissions", body, kind | headers, seconds=20
                 )
             except (OSError, http.client.HTTPException):
                 time.sleep(0.05)
                 continue
             if status in (200, 202):
-                with self._lock, self.file.open("a") as file:
-                    file.write(f"{json.loads(text)['id']} {n}\n")
-                return
+                return json.loads(text)["id"]
             time.sleep(0.05)
         raise AssertionError(f"submission {n} was never acknowledged")
 
     def acknowledged(self):
         lines = [line.split() for line in self.file.read_text().splitlines()]
-        return {
-            id_: [r | {"house_id": int(n) * 1_000 + i} for i, r in enumerate(self.rows)] for id_, n in lines
-        }
+        return {id_: self.rows_of(int(n)) for id_, n in lines}
 
 
 @pytest.fixture
@@ -85,9 +105,8 @@ def check(place, bundle, acknowledged):
             assert [(c.first_row, c.n_rows) for c in chunks] == [(0, 10), (10, 10), (20, 5)]
             answers = [json.loads(line) for chunk in chunks for line in chunk.body.split(b"\n")]
             assert said_of(answers) == said_of(online.answer(rows))
-            assert [json.loads(line) for c in chunks for line in c.ids.split(b"\n")] == [
-                [r["house_id"]] for r in rows
-            ]
+            ids = [json.loads(line) for chunk in chunks for line in chunk.ids.split(b"\n")]
+            assert [int(id_) for [id_] in ids] == [row["house_id"] for row in rows]
     online.close()
 
 

@@ -35,6 +35,7 @@ def call(
     peer: str = "127.0.0.1",
     until: bytes | None = None,
     content: bytes = b"",
+    version: str = "1.1",
 ) -> Answer:
     """Return the answer to a request; of one without end, what came until some bytes were in it."""
     given = {"host": "localhost"} | dict(headers or {})
@@ -42,7 +43,7 @@ def call(
     scope = {
         "type": "http",
         "asgi": {"version": "3.0"},
-        "http_version": "1.1",
+        "http_version": version,
         "method": method,
         "scheme": "http",
         "path": unquote(raw),

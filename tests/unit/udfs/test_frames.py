@@ -173,6 +173,9 @@ def test_column_that_stands_twice_refuses_every_row_as_json_does() -> None:
     assert [(e.row, e.code, e.field) for e in errors] == [(0, "BAD_VALUE", "wide"), (1, "BAD_VALUE", "wide")]
     assert "more than once" in errors[0].message
     assert [row["row"] for row in rows] == [1, 2]
+    many = pd.DataFrame([[1, *[0.5] * 200]] * 3, columns=["row", *["wide"] * 100, *["narrow"] * 100])
+    _, errors = rows_of_frame(many, FEATURES)
+    assert [(e.row, e.field) for e in errors] == [(0, "wide"), (1, "wide"), (2, "wide")]
     _, errors = rows_of_frame(pd.DataFrame([[1, 2]], columns=[7, "7"]), FEATURES)
     assert [e.field for e in errors] == ["7"]
 

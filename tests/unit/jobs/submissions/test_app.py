@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from types import SimpleNamespace
 from typing import Any
 
@@ -49,7 +50,7 @@ class Parts:
         return Overview({"queued": 7, "running": 1}, {"SCORER_CRASHED": 2}, 1, {"failed": 3})
 
     def take(self, *_: Any) -> Any:
-        self.in_hand.append(self.limits.in_hand.held)
+        self.in_hand.append(self.limits.in_hand.held.total())
         raise self.raised
 
 
@@ -76,13 +77,42 @@ def test_body_is_in_hand_until_it_is_answered_whatever_the_answer() -> None:
     for raised, status in ((ContractError("full", status=429), 429), (ZeroDivisionError(), 500)):
         parts = Parts(raised)
         assert parts.post(body).status == status
-        assert (parts.in_hand, parts.limits.in_hand.held) == ([len(body)], 0)
+        [held] = parts.in_hand
+        assert held > 3 * len(body)
+        assert not parts.limits.in_hand.held
 
 
 def test_who_comes_while_too_much_is_in_hand_is_told_when_to_come_back() -> None:
     parts = Parts(ZeroDivisionError())
-    assert parts.limits.in_hand.take(4_000)
+    assert parts.limits.in_hand.take("somebody", 32_000)
     answer = parts.post(b"{}")
     assert (answer.status, answer.headers["retry-after"]) == (503, "2")
     assert answer.json["error"]["code"] == "BUSY"
-    assert parts.limits.in_hand.held == 4_000
+    assert parts.limits.in_hand.held == {"somebody": 32_000}
+
+
+def test_page_of_another_site_may_look_and_change_nothing() -> None:
+    parts = Parts(ContractError("full", status=429))
+    for headers in (
+        {"origin": "http://evil.example"},
+        {"origin": "http://["},
+        {"sec-fetch-site": "cross-site"},
+        {"sec-fetch-site": "same-site", "origin": "http://localhost"},
+    ):
+        refused = call(parts.app, "/submissions", method="POST", headers=headers, content=b"{}")
+        assert (refused.status, refused.json["error"]["code"]) == (403, "CROSS_SITE")
+        assert call(parts.app, "/ping", headers=headers).status == 200
+
+
+def test_who_asks_by_http_1_0_has_no_address_that_is_known() -> None:
+    peers: list[str | None] = []
+    parts = Parts(ZeroDivisionError())
+
+    def authenticate(_headers: Any, peer: str | None) -> Caller:
+        peers.append(peer)
+        raise ContractError("nobody", status=401)
+
+    app = make_app(dataclasses.replace(parts.gateway, authenticate=authenticate))
+    for version in ("1.0", "1.1"):
+        assert call(app, "/submissions", version=version).status == 401
+    assert peers == [None, "127.0.0.1"]

@@ -3,35 +3,22 @@
 from __future__ import annotations
 
 import base64
-import json
 
+import numpy as np
 import pytest
 
-from feature_pipelines.columns import Binary, Float64, Int64, String
-from feature_pipelines.definitions import FeatureSet
+from feature_pipelines.columns import Float64, String
 from feature_pipelines.errors import ContractError
 from feature_pipelines.reasons import Reason
-from feature_pipelines.schema import Field, Schema
 from jobs.submissions.payload import read_csv, read_images, read_json, read_kept
+from tests.toy.measured import NUMBERS, PICTURES
+
+MOST = 1_000_000
 
 
-def size_of(size: Float64) -> Float64:
-    """The size."""
-    return size
-
-
-PICTURES = FeatureSet(
-    name="pictures",
-    request=Schema((Field("picture_id", String, "names it"), Field("picture", Binary, "it"), Field("size", Float64, "bytes"))),
-    features=(size_of,),
-    row_id=("picture_id",),
-)  # fmt: skip
-NUMBERS = FeatureSet(
-    name="numbers",
-    request=Schema((Field("id", Int64, "identifies it"), Field("size", Float64, "metres"), Field("name", String, "of it"))),
-    features=(size_of,),
-    row_id=("id",),
-)  # fmt: skip
+def length_of(b: String) -> Float64:
+    """The length."""
+    return np.char.str_len(b).astype(np.float64)
 
 
 def refused(call, *arguments):
@@ -74,7 +61,7 @@ def test_json_of_another_form_is_refused(body, expected):
 
 
 def test_csv_reads_numbers_as_written_and_tells_null_from_the_empty_text():
-    payload = read_csv(b'id,size,name\r\n1,0.1,a\n2,,NA\n3,1e3,\n4,,""\n', NUMBERS, 10)
+    payload = read_csv(b'id,size,name\r\n1,0.1,a\n2,,NA\n3,1e3,\n4,,""\n', NUMBERS, 10, MOST)
     kept = read_kept(payload.body)
     assert [row["name"] for row in kept.rows] == ["a", "NA", None, ""]
     assert kept.rows[0] == {"id": "1", "size": 0.1, "name": "a"}
@@ -94,38 +81,102 @@ def test_csv_reads_numbers_as_written_and_tells_null_from_the_empty_text():
     ],
 )
 def test_csv_without_header_rows_or_cells_is_refused(body, code):
-    assert refused(read_csv, body, NUMBERS, 10) == (422, code)
+    assert refused(read_csv, body, NUMBERS, 10, MOST) == (422, code)
 
 
 def test_files_are_rows_by_their_names_and_their_hash_knows_names_content_and_order():
     files = [("a.png", b"\x89PNG"), ("b.png", b"")]
-    payload = read_images(files, PICTURES, 10)
+    payload = read_images(files, PICTURES, 10, MOST)
     assert read_kept(payload.body).rows == [
         {"picture_id": "a.png", "picture": base64.b64encode(b"\x89PNG").decode()},
         {"picture_id": "b.png", "picture": ""},
     ]
     others = [files[::-1], [("a.png", b"\x89PN"), ("Gb.png", b"")], [("a.pn", b"g\x89PNG"), files[1]]]
-    hashes = {read_images(other, PICTURES, 10).hash for other in [files, *others]}
+    hashes = {read_images(other, PICTURES, 10, MOST).hash for other in [files, *others]}
     assert len(hashes) == 4
-    assert read_images(files, PICTURES, 10).hash == payload.hash
+    assert read_images(files, PICTURES, 10, MOST).hash == payload.hash
 
 
 @pytest.mark.parametrize("files", [[("", b"")], [("a", b""), ("a", b"")]])
 def test_files_need_names_of_their_own(files):
-    assert refused(read_images, files, PICTURES, 10) == (422, "FILE_NAMES")
+    assert refused(read_images, files, PICTURES, 10, MOST) == (422, "FILE_NAMES")
 
 
 def test_files_are_refused_by_a_model_without_pictures_and_beyond_the_limit():
-    assert refused(read_images, [("a", b"")], NUMBERS, 10) == (415, "UNSUPPORTED_MEDIA_TYPE")
-    assert refused(read_images, [("a", b""), ("b", b"")], PICTURES, 1) == (413, "TOO_LARGE")
+    assert refused(read_images, [("a", b"")], NUMBERS, 10, MOST) == (415, "UNSUPPORTED_MEDIA_TYPE")
+    assert refused(read_images, [("a", b""), ("b", b"")], PICTURES, 1, MOST) == (413, "TOO_LARGE")
+
+
+def test_rows_that_are_written_in_another_way_have_the_same_hash_and_others_another():
+    def json_hash(text):
+        return read_json(text.encode("utf-8", "surrogatepass"), 5)[0].hash
+
+    same = [
+        '{"rows": [{"a": 1, "b": 0.50}]}',
+        '{ "rows" :\n[{"b": 5e-1, "a": 1}], "notify": {}}',
+        '{"rows":[{"\\u0061":1,"b":0.5}]}',
+    ]
+    assert len({json_hash(text) for text in same}) == 1
+    others = [
+        '{"rows": [{"a": 1.0, "b": 0.5}]}',
+        '{"rows": [{"a": 1, "b": 0.5}, null]}',
+        '{"rows": [{"a": 1, "a": 1, "b": 0.5}]}',
+        '{"rows": [{"a": 1, "b": 0.5}, [0, "a"]]}',
+        '{"rows": [{"a": 1, "b": null}]}',
+        '{"rows": [{"a": 1, "b": 1e999}]}',
+        '{"rows": [{"a": 1, "b": 36893488147419103232}]}',
+        '{"rows": [{"a": 1, "b": "\\ud800"}]}',
+    ]
+    assert len({json_hash(text) for text in [same[0], *others]}) == 1 + len(others)
+
+    def csv_hash(body):
+        return read_csv(body, NUMBERS, 5, MOST).hash
+
+    assert csv_hash(b"id,name\n1,a\n2,b\n") == csv_hash(b'\xef\xbb\xbf"name",id\r\n\r\na,"1"\r\nb,2')
+    assert csv_hash(b"id,name\n1,a\n") != csv_hash(b"id,name\n1,a\n1,a\n")
+
+
+def test_json_that_is_nested_too_deeply_is_refused():
+    deep = b'{"rows": [' + b"[" * 1_000 + b"]" * 1_000 + b"]}"
+    assert refused(read_json, deep, 5) == (400, "MALFORMED_JSON")
+
+
+def test_csv_is_read_in_blocks():
+    names = [field.name for field in NUMBERS.request]
+    lines = [",".join(names), *(f"{i},{i / 8},{'' if i % 7 == 0 else i}" for i in range(2_500))]
+    kept = read_kept(read_csv("\n".join(lines).encode(), NUMBERS, 2_500, MOST).body)
+    assert [row["size"] for row in kept.rows] == [i / 8 for i in range(2_500)]
+    assert [row["name"] for row in kept.rows] == [None if i % 7 == 0 else str(i) for i in range(2_500)]
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        (",".join(["a"] * 2_000) + "\n" + ("," * 1_999 + "\n") * 9, "names a field twice"),
+        (",".join(f"c{i}" for i in range(70)) + "\n" + "," * 69, "70 columns that are no fields of the model"),
+        ("id," + "x" * 256 + "\n1,2\n", "a name of more than 255 characters"),
+        ("id\n1\n" + "2\n" * 10, "more than 10 rows"),
+        ("id," + "x" * 255 + "\n" + "1,\n" * 9, "more than 1000 bytes"),
+        ('id\n1\n"2"x\n', "row 2: a quote stands where none may"),
+        ("id\n\udcff\n", "row 1: the row is not UTF-8"),
+    ],
+)  # fmt: skip
+def test_csv_that_costs_too_much_or_is_none_is_refused_with_its_cause(body, message):
+    with pytest.raises(ContractError, match=message):
+        read_csv(body.encode("utf-8", "surrogateescape"), NUMBERS, 10, 1_000)
+
+
+def test_csv_cell_may_be_an_image():
+    picture = base64.b64encode(bytes(300_000)).decode()
+    payload = read_csv(f"picture_id,picture,size\na,{picture},1\n".encode(), PICTURES, 10, MOST)
+    assert read_kept(payload.body).rows == [{"picture_id": "a", "picture": picture, "size": 1.0}]
+
+
+def test_images_of_which_too_much_would_be_kept_are_refused():
+    assert refused(read_images, [("a", bytes(1_000))], PICTURES, 10, 1_000) == (413, "TOO_LARGE")
 
 
 def test_equal_content_of_another_kind_has_another_hash():
-    body = b'{"rows": [1]}'
-    hashes = {
-        read_json(body, 5)[0].hash,
-        read_json(body + b" ", 5)[0].hash,
-        read_csv(b"id\n1\n", NUMBERS, 5).hash,
-    }
-    assert len(hashes) == 3
-    assert json.loads(read_json(body, 5)[0].body) == {"rows": [1]}
+    texts = b'{"rows": [{"id": "1"}]}'
+    assert read_json(texts, 5)[0].hash != read_csv(b"id\n1\n", NUMBERS, 5, MOST).hash
+    assert read_json(texts, 5)[0].body == texts

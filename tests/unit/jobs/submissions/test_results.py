@@ -6,6 +6,7 @@ import csv
 import io
 import json
 
+import pandas as pd
 import pytest
 
 from jobs.submissions import results
@@ -63,3 +64,22 @@ def test_there_are_no_answers_before_all_are_there(kept):
     kept.ledger.store(id_, [Chunk.packed(0, 2, b"{}\n{}", b"[]\n[]")])
     page = json.loads(results.page_of(kept.ledger, kept.ledger.get(id_), 0, 10))
     assert (page["state"], page["rows_done"], page["results"], page["next"]) == ("running", 2, [], None)
+
+
+NAMES = ["a\rb", "a\r\nb", 'q"uote', "=1+1", "@x", " x ", "", "é\u2028", "\ud800"]
+
+
+def test_texts_of_a_download_are_read_as_they_came_and_what_is_no_unicode_is_shown(kept):
+    id_ = kept.take(len(NAMES)).submission.id
+    kept.ledger.begin(id_)
+    body = "\n".join(['{"score": 0.5, "model_version": "3"}'] * len(NAMES))
+    ids = "\n".join(json.dumps([name]) for name in NAMES)
+    kept.ledger.store(id_, [Chunk.packed(0, len(NAMES), body.encode(), ids.encode())])
+    text = b"".join(results.csv_lines(kept.ledger, kept.ledger.get(id_)))
+    expected = [*NAMES[:-1], "\\ud800"]
+    table = list(csv.DictReader(io.StringIO(text.decode(), newline="")))
+    assert [row["house_id"] for row in table] == expected
+    frame = pd.read_csv(io.BytesIO(text), keep_default_na=False)
+    assert frame["house_id"].tolist() == expected
+    assert text.endswith(b"\n")
+    assert not text.endswith(b"\r\n")
