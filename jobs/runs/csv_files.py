@@ -14,8 +14,8 @@ import pyarrow as pa
 
 from feature_pipelines.errors import did_you_mean
 from feature_pipelines.reasons import Reason
+from jobs.online.csv_text import CsvLine, CsvText
 from jobs.runs.stream_task import FILE, ORDINAL, PROBLEM, REFUSED, VALUE
-from jobs.serverless.csv_text import CsvLine, CsvText
 
 __all__ = ["CsvFiles"]
 

@@ -21,7 +21,7 @@ from feature_pipelines.columns import Nullable
 from feature_pipelines.errors import did_you_mean
 from feature_pipelines.schema import Field, Reason, RowError, Schema, build_column
 from feature_pipelines.schema_arrow import arrow_type, column_to_arrow
-from jobs.serverless.csv_text import cell_value
+from jobs.online.csv_text import cell_value
 
 __all__ = ["cells_as_batch", "lines_as_batch", "loosened", "type_of"]
 

@@ -13,8 +13,8 @@ from typing import Any
 from feature_pipelines.definitions import FeatureSet
 from feature_pipelines.errors import ContractError
 from feature_pipelines.reasons import Reason, RowError
+from jobs.online.csv_text import rows_of_csv
 from jobs.online.protocol import Asked, read_body, refuse
-from jobs.serverless.csv_text import rows_of_csv
 
 __all__ = ["rows_of_file"]
 

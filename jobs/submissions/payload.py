@@ -1,7 +1,7 @@
 """What a client sends into what is kept: rows in the wire form, or a reference to a table as it is now.
 
     application/json      {"rows": [...]} | {"reference": "table"}, optionally "notify": {...}
-    text/csv              a header and rows, read as a function and a stream read them (see jobs.serverless.csv_text)
+    text/csv              a header and rows, read as a function and a stream read them (see jobs.online.csv_text)
     multipart/form-data   image files, a row each: its name is the row's id, its bytes the binary field
 
 Equal rows have an equal hash, however a client writes them (white space, the order of fields, quotes, line ends), so that a repeated
@@ -25,8 +25,8 @@ from feature_pipelines.definitions import FeatureSet
 from feature_pipelines.errors import did_you_mean
 from feature_pipelines.reasons import RowError
 from feature_pipelines.request_rows import AS_OF_TS
+from jobs.online.csv_text import CsvText, cell_value, kinds_of
 from jobs.online.protocol import read_object, refuse, repeated_fields
-from jobs.serverless.csv_text import CsvText, cell_value, kinds_of
 
 __all__ = ["KeptRows", "Payload", "csv_header", "read_csv", "read_images", "read_json", "read_kept"]
 

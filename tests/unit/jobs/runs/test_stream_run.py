@@ -23,10 +23,10 @@ from feature_pipelines.errors import (
     RunConflictError,
     TableError,
 )
+from jobs.online.csv_text import rows_of_csv
 from jobs.runs.stream_plan import begun_query, describe_stream, pinned_model
 from jobs.runs.stream_run import stream_from
 from jobs.runs.stream_state import StreamState
-from jobs.serverless.csv_text import rows_of_csv
 from jobs.tables.delta import delete_rows
 from tests.toy.houses import FEATURES as HOUSES
 from tests.toy.runs import QUARANTINE, SCORED, content, move_alias, register_again

@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from feature_pipelines.errors import ContractError
+from jobs.online.csv_text import rows_of_csv
 from jobs.online.protocol import Asked
-from jobs.serverless.csv_text import rows_of_csv
 from tests.toy.every_type import FEATURES as EVERY_TYPE
 from tests.toy.houses import FEATURES
 
