@@ -143,6 +143,7 @@ def test_tasks_need_no_delta_and_no_mlflow_on_workers(process_env: dict[str, str
     tasks = [module for module in MODULES if module.startswith("jobs.") and module.endswith("_task")]
     assert len(tasks) >= 4
     others = [
+        "jobs.runs.csv_files",
         "jobs.runs.staging",
         "jobs.proof.logged_views",
         "jobs.tables.delta_stream",
@@ -158,6 +159,7 @@ def test_who_runs_tasks_sends_them_the_code() -> None:
         "jobs.runs.shuffled_view": "jobs.runs.score_run",
         "jobs.proof.logged_views": "jobs.proof.reconcile_run",
         "jobs.runs.stream_batch": "jobs.runs.stream_model",
+        "jobs.runs.stream_source": "jobs.runs.stream_model",
     }
     by_the_user = {
         "feature_pipelines.offline.as_of_join"

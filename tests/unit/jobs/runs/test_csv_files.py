@@ -57,7 +57,7 @@ def judged(columns: Any, errors: Any, n: int) -> list[Any]:
 def test_every_reader_of_the_project_reads_the_same_from_one_file() -> None:
     schema: Schema = FEATURES.sources
     uploaded = rows_of_file("a.csv", CONTENT, FEATURES, max_rows=100)
-    submitted = read_kept(read_csv(CONTENT, FEATURES, 100).body)
+    submitted = read_kept(read_csv(CONTENT, FEATURES, 100, 1 << 20).body)
     n = len(NASTY)
     columns, errors = schema.from_rows(uploaded.rows)
     expected = judged(columns, errors, n)
