@@ -159,7 +159,7 @@ def test_who_runs_tasks_sends_them_the_code() -> None:
         "jobs.runs.shuffled_view": "jobs.runs.score_run",
         "jobs.proof.logged_views": "jobs.proof.reconcile_run",
         "jobs.runs.stream_batch": "jobs.runs.stream_model",
-        "jobs.runs.stream_source": "jobs.runs.stream_model",
+        "jobs.runs.stream_source": "jobs.runs.stream_run",
     }
     by_the_user = {
         "feature_pipelines.offline.as_of_join"

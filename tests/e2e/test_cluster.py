@@ -20,6 +20,7 @@ from pyspark.sql import SparkSession
 from jobs.runs.batch import score_table
 from tests.e2e.conftest import ROOT, asked_flags, found_in, many_flags, multiset
 from tests.toy.processes import command_of, descendants, free_port, is_listening, parent, server, wait_until
+from tests.toy.streams import write_source
 from tests.toy.workspace import Workspace
 
 pytestmark = [pytest.mark.slow, pytest.mark.cluster, pytest.mark.e2e]
@@ -186,7 +187,7 @@ def test_job_outlives_a_worker_that_is_killed_while_its_task_writes(
     assert len(set(many.rows("survivor").column("run_id").to_pylist())) == 1
 
 
-@pytest.mark.parametrize("format_", ["delta", "parquet"])
+@pytest.mark.parametrize("format_", ["delta", "parquet", "csv"])
 def test_stream_on_a_cluster_outlives_its_driver_and_equals_the_local_run(
     cluster: Cluster, many: Workspace, local: tuple[list[Any], list[Any]], tmp_path: Path, format_: str
 ) -> None:
@@ -197,6 +198,11 @@ def test_stream_on_a_cluster_outlives_its_driver_and_equals_the_local_run(
         Path(source).mkdir()
         for file in Path(many.table("many")).glob("*.parquet"):
             shutil.copy(file, source)
+    elif format_ == "csv":
+        source, rows = str(tmp_path / "in"), many.rows("many")
+        n = -(-rows.num_rows // 4)
+        for i in range(4):
+            write_source(tmp_path / "in", "csv", rows.slice(i * n, n), f"part-{i}")
     settings = [f"stream.format={format_}", f"stream.source={source}", f"stream.checkpoint={tmp_path}/state"]
     flags = [*many_flags(output, *settings, "stream.options.maxFilesPerTrigger=2"), "--available-now"]
     command = cluster.submit(many, "--env", "prod", *flags, job="score_stream")
