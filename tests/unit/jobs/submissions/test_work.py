@@ -185,12 +185,12 @@ def test_what_ended_a_process_before_is_tried_on_one_at_a_time_and_others_beside
 
     def scoring(*arguments, **more):
         pool.score = score
-        meanwhile.extend([work.run(second), work.run(healthy)])
+        meanwhile.extend([work.run(second), work.run(second), work.run(second), work.run(healthy)])
         return score(*arguments, **more)
 
     pool.score = scoring
     assert work.run(first) is None
-    assert meanwhile == [0.001, None]
+    assert meanwhile == [0.001, 0.002, 0.004, None]
     assert (kept.ledger.get(second).state, kept.ledger.get(second).attempts) == ("queued", 0)
     assert work.run(second) is None
 
