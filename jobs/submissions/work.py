@@ -34,14 +34,8 @@ _NO_JOB = "the Spark job that was to score it refused to; the worker's log says 
 class Refused(Exception):
     """The Spark job of a large submission ended with a reason of its own, which no row and no model is.
 
-    Args:
-        message: without data.
-        retryable: whether asking again may help.
+    It may be one of this worker's environment, such as a secret that is not there yet, so it is asked again, here or elsewhere.
     """
-
-    def __init__(self, message: str, retryable: bool) -> None:
-        super().__init__(message)
-        self.retryable = retryable
 
 
 class Stopping(BaseException):
@@ -161,10 +155,7 @@ class Work:
             return True
         except Refused as exc:
             _LOGGER.error("submission %s: %s", id_, exc)
-            if exc.retryable:
-                return self._given_up(begun[0], "SPARK_JOB_REFUSED", _NO_JOB)
-            self._ledger.end(id_, "failed", "SPARK_JOB_REFUSED", _NO_JOB)
-            return True
+            return self._given_up(begun[0], "SPARK_JOB_REFUSED", _NO_JOB)
         except (Unscored, ModelError) as exc:
             _LOGGER.error("submission %s: %s: %s", id_, type(exc).__name__, exc)
             return self._given_up(begun[0], "MODEL_UNAVAILABLE", _NO_MODEL)
