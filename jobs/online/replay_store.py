@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from urllib.parse import parse_qs, urlsplit
 
 from feature_pipelines.errors import ConfigurationError, RunConflictError, UnavailableError
 from feature_pipelines.stores.base import OnlineStore, ViewState
@@ -17,13 +16,12 @@ from feature_pipelines.views import FeatureView
 from jobs.online.instants import shown
 from jobs.online.materialise import ViewPlan, check_limit, plan_view
 from jobs.online.materialise_task import MaterialiseTask
+from jobs.online.store_conf import store_identity
 from jobs.runs.conf import Conf
 
 __all__ = ["ReplayStore", "default_logs", "default_store", "require_other"]
 
 _MARK = "replay:"
-_REDIS_PORT = 6379
-_THIS_MACHINE = ("", "127.0.0.1", "::1")
 
 
 class ReplayStore:
@@ -146,32 +144,12 @@ def default_logs(conf: Conf) -> Path:
 def require_other(url: str, production: str) -> None:
     """Refuse to replay into the store that the configuration serves from, however the two URLs are written.
 
-    Files are told by their resolved path, Redis databases by host, port and number: user, password, TLS and other options make no
-    other store of it. Two names or addresses of one machine cannot be told here, except the loopback interface's.
+    See `store_identity` for what cannot be told here.
 
     Raises:
         ConfigurationError: the two are one.
     """
-    if _identity(url) == _identity(production):
+    if store_identity(url) == store_identity(production):
         raise ConfigurationError(
             f"--store {safe_url(url)} is store.url, which is served from; a replay needs a store of its own"
         )
-
-
-def _identity(url: str) -> tuple[str, ...]:
-    """Return what two URLs of one store have in common; of one that cannot be read the URL, which no store opens."""
-    scheme, _, rest = url.partition("://")
-    if scheme.lower() == "sqlite":
-        return "sqlite", str(Path(rest[1:]).resolve())
-    try:
-        parts = urlsplit(url)
-        port = parts.port or _REDIS_PORT
-    except ValueError:
-        return (url,)
-    host = (parts.hostname or "").rstrip(".")
-    query = parse_qs(parts.query)
-    number = query.get("db", [parts.path.strip("/")])[-1]
-    if query.get("cluster") == ["true"]:  # a cluster has one database
-        number = "0"
-    number = str(int(number)) if number.isdecimal() else number or "0"
-    return "redis", "localhost" if host in _THIS_MACHINE else host, str(port), number

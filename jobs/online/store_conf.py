@@ -7,15 +7,19 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from urllib.parse import quote, urlsplit, urlunsplit
+from pathlib import Path
+from urllib.parse import parse_qs, quote, urlsplit, urlunsplit
 
 from feature_pipelines.definitions import FeatureSet, FeatureView
 from feature_pipelines.errors import ConfigurationError, did_you_mean
+from feature_pipelines.stores.opening import safe_url
 from jobs.runs.conf import Conf
 from jobs.runs.secret_refs import SecretRef
 
-__all__ = ["chosen_views", "require_one_machine", "store_url"]
+__all__ = ["chosen_views", "require_one_machine", "store_identity", "store_url"]
 
+_REDIS_PORT = 6379
+_THIS_MACHINE = ("", "127.0.0.1", "::1")
 _PASSWORD = "ONESCORE_STORE_PASSWORD"  # noqa: S105 - where to find it
 
 
@@ -34,6 +38,29 @@ def store_url(conf: Conf) -> str:
         where = parts.netloc.rpartition("@")[2]
         return urlunsplit(parts._replace(netloc=f"{parts.username or ''}:{quote(password, safe='')}@{where}"))
     return url
+
+
+def store_identity(url: str) -> str:
+    """Return what all URLs of one store have in common, itself a URL without a secret; of one that cannot be read, all but that.
+
+    Files are told by their resolved path, Redis databases by host, port and number: user, password, TLS and other options make no
+    other store of it. Two names or addresses of one machine cannot be told here, except the loopback interface's.
+    """
+    scheme, _, rest = url.partition("://")
+    if scheme.lower() == "sqlite":
+        return f"sqlite:///{Path(rest[1:]).resolve()}"
+    try:
+        parts = urlsplit(url)
+        port = parts.port or _REDIS_PORT
+    except ValueError:
+        return safe_url(url)
+    host = (parts.hostname or "").rstrip(".")
+    query = parse_qs(parts.query)
+    number = query.get("db", [parts.path.strip("/")])[-1]
+    if query.get("cluster") == ["true"]:  # a cluster has one database
+        number = "0"
+    number = str(int(number)) if number.isdecimal() else number or "0"
+    return f"redis://{'localhost' if host in _THIS_MACHINE else host}:{port}/{number}"
 
 
 def require_one_machine(url: str, master: str) -> None:

@@ -35,7 +35,6 @@ TRY_AGAIN = 75
 
 _LOOK_SECONDS = 0.5
 _OURS = (1, 2, 3)
-_CONFIGURATION = 2  # the next job would be started with the same flags
 
 
 class BatchProcess:
@@ -124,8 +123,7 @@ class BatchProcess:
 def _judge(returncode: int, is_by_rows: bool, is_late: bool) -> None:
     """Raise what a job's end means, unless it is a good one; see `BatchProcess.__call__`."""
     if returncode in _OURS:
-        message = f"the Spark job ended with exit code {returncode}; it said why"
-        raise Refused(message, retryable=returncode != _CONFIGURATION)
+        raise Refused(f"the Spark job ended with exit code {returncode}; it said why")
     if not returncode:
         return
     how = "it stored nothing for too long" if is_late else f"exit code {returncode}"

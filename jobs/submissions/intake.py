@@ -45,7 +45,7 @@ class PinnedModel(NamedTuple):
         name, version, digest: of it; no version where it is of no registry.
         row_id: the fields that identify a row.
         outputs: what the model says of a row, in order.
-        store: which online store is asked, the one other thing that decides the answers; without its password.
+        store: which online store is asked, the one other thing that decides the answers; see `store_identity`. Empty where none is.
     """
 
     name: str

@@ -26,6 +26,9 @@ from udfs.serving import ServingSettings
 __all__ = ["Crashed", "Scored", "ScorerPool", "ScorerProcess", "Unscored", "Unwanted"]
 
 _END_SECONDS = 10.0
+_WRITE_SECONDS = (
+    3.0  # one that never lets go of the interpreter cannot write its log, and is not waited for any longer
+)
 _LOAD_SECONDS = 120.0
 _LOOK_SECONDS = 0.5
 _ONE_THREAD = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
@@ -152,13 +155,8 @@ class ScorerProcess:
                 self._asks, {"op": "settle", "is_taken": is_taken}, deadline=time.monotonic() + _END_SECONDS
             )
 
-    def kill(self) -> None:
-        """End it now."""
-        self.process.kill()
-        self._forget()
-
     def leave(self) -> None:
-        """Tell it to write its log and end."""
+        """Tell it to write its log and end, whatever it is at."""
         if self.process.stdin is not None:
             self.process.stdin.close()
 
@@ -280,7 +278,8 @@ class ScorerPool:
         return scorer
 
     def _replace(self, dead: ScorerProcess, *, is_crash: bool) -> ScorerProcess:
-        dead.kill()
+        dead.leave()
+        dead.end(_WRITE_SECONDS)  # what it answered of others is logged first
         scorer = self._make()
         with self._lock:
             self.replaced += is_crash

@@ -2,14 +2,18 @@
 
     python -m jobs.submissions.scorer_process FD        started by `scorer_pool` alone; FD is where it answers
 
-Messages come by its input; when that ends, the worker is gone and this process ends too. It never imports MLflow nor the database.
+Messages come by its input, which a thread of its own reads: when it ends, what others were answered is logged at once and this process
+ends, whatever it is at. It never imports MLflow nor the database.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
+import queue
 import signal
 import sys
+import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
@@ -24,21 +28,21 @@ from udfs.serving import ServingSettings
 __all__ = ["main"]
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Answer messages until there are no more; return the exit code."""
+def main(argv: Sequence[str] | None = None) -> None:
+    """Answer messages until there are no more, then end the process."""
     log_json()
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)  # a terminal sends them to all; the worker answers
     told = int((sys.argv[1:] if argv is None else argv)[0])
     spec, _ = read_frame(0)
     scorers = Scorers(ServingSettings(**spec["settings"]), spec["max_versions"])
+    asks: queue.SimpleQueue[tuple[dict[str, Any], bytes]] = queue.SimpleQueue()
+    listener = threading.Thread(target=_listen, args=(scorers, asks), name="listener", daemon=True)
+    listener.start()
     kept = KeptRows((), ())
-    try:
+    with contextlib.suppress(Ended):  # then the input has ended too
         while True:
-            asked, body = read_frame(0)
-            if asked["op"] == "settle":
-                scorers.settle(asked["is_taken"])
-                continue
+            asked, body = asks.get()
             if body:
                 kept = KeptRows((), ())
             try:
@@ -51,9 +55,25 @@ def main(argv: Sequence[str] | None = None) -> int:
                     b"",
                 )
             write_frame(told, said, answers)
+    listener.join()
+
+
+def _listen(scorers: Scorers, asks: queue.SimpleQueue[tuple[dict[str, Any], bytes]]) -> None:
+    """Hand on what is asked; settle what was answered, which is never while something is asked; end the process with its input."""
+    try:
+        while True:
+            asked, body = read_frame(0)
+            if asked["op"] == "settle":
+                scorers.settle(asked["is_taken"])
+            else:
+                asks.put((asked, body))
     except Ended:
         scorers.close()
-    return 0
+    finally:
+        sys.stdout.flush()
+        os._exit(
+            0
+        )  # neither what is under way nor libraries' threads must keep a process whose worker is gone
 
 
 def _answer(scorers: Scorers, asked: Mapping[str, Any], kept: KeptRows) -> tuple[dict[str, Any], bytes]:
@@ -70,6 +90,4 @@ def _answer(scorers: Scorers, asked: Mapping[str, Any], kept: KeptRows) -> tuple
 
 
 if __name__ == "__main__":
-    code = main()
-    sys.stdout.flush()
-    os._exit(code)  # libraries' threads must not keep a process whose worker is gone
+    main()

@@ -9,6 +9,7 @@ versions are kept loaded. This module knows neither the ledger nor who asks.
 from __future__ import annotations
 
 import json
+import threading
 import time
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
@@ -84,7 +85,7 @@ class _HeldLog:
 
 
 class Scorers:
-    """The loaded versions of one process; one thread at a time.
+    """The loaded versions of one process; one thread at a time, but that any may close them.
 
     Args:
         settings: of store and log.
@@ -94,6 +95,7 @@ class Scorers:
     def __init__(self, settings: ServingSettings, max_versions: int) -> None:
         self._settings, self._max = settings, max_versions
         self._loaded: OrderedDict[Model, OnlineScorer] = OrderedDict()
+        self._lock = threading.Lock()
         self._as_of = 0
         self._answered: Any = None
 
@@ -119,10 +121,12 @@ class Scorers:
             )
             held: Any = _HeldLog(found.log)
             found.log = held if found.log is not None else None
-            self._loaded[model] = found
-            while len(self._loaded) > self._max:
-                self._loaded.popitem(last=False)[1].close()
-        self._loaded.move_to_end(model)
+            with self._lock:
+                self._loaded[model] = found
+                while len(self._loaded) > self._max:
+                    self._loaded.popitem(last=False)[1].close()
+        with self._lock:
+            self._loaded.move_to_end(model)
         return found
 
     def answer(
@@ -157,10 +161,14 @@ class Scorers:
         self._answered = None
 
     def close(self) -> None:
-        """Write what the logs have not written yet, and let go of the stores."""
-        for online in self._loaded.values():
+        """Write what the logs have not written yet, and let go of the stores; what is under way may fail by that, and is not logged."""
+        with self._lock:
+            loaded = list(self._loaded.values())
+        for online in loaded:
+            if online.log is not None:
+                online.log.close()
+        for online in loaded:
             online.close()
-        self._loaded.clear()
 
 
 def wire_lines(values: Sequence[Any]) -> bytes:

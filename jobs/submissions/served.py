@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
-from urllib.parse import urlsplit, urlunsplit
 
 from feature_pipelines.definitions import FeatureSet
-from jobs.online.store_conf import store_url
+from jobs.online.store_conf import store_identity, store_url
 from jobs.runs.chosen_model import chosen_model
 from jobs.runs.conf import Conf
 from jobs.submissions.intake import PinnedModel
@@ -58,15 +56,6 @@ def resolve_served(conf: Conf, bundle: Path | None) -> Served:
     info, feature_set = golden.info, golden.feature_set
     outputs = tuple(OutputSpec.from_json(info["output"]).fields)
     version = None if found is None else found.version
-    pinned = PinnedModel(
-        info["name"], version, info["digest"], feature_set.row_id, outputs, _without_options(store_url(conf))
-    )
+    store = store_identity(store_url(conf)) if feature_set.views else ""
+    pinned = PinnedModel(info["name"], version, info["digest"], feature_set.row_id, outputs, store)
     return Served(pinned, feature_set)
-
-
-def _without_options(url: str) -> str:
-    """Return which store a URL names: no password, nothing of how it is asked."""
-    if url.startswith("sqlite:///"):
-        return f"sqlite:///{os.path.abspath(url.removeprefix('sqlite:///').partition('?')[0])}"
-    parts = urlsplit(url)
-    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2].lower(), parts.path, "", ""))

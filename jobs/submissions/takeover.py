@@ -45,10 +45,12 @@ def hand_back(client: DBOSClient, executor_id: str, ids: Iterable[str]) -> int:
 def put_off(client: DBOSClient, executor_id: str, id_: str, seconds: float) -> bool:
     """Put what a worker is at back into its queue, from which nobody takes it before some time has passed.
 
+    What ended processes comes after all that did not, the more often the later: whatever waits is taken by how many it ended, then by age.
     What runs it must end without an outcome then. Returns False if it is not that worker's any more.
     """
     engine = client._sys_db  # as above
     status = engine.tables.workflow_status.c
+    crashes = sa.select(SUBMISSIONS.c.crashes).where(SUBMISSIONS.c.id == id_).scalar_subquery()
     change = (
         sa.update(engine.tables.workflow_status)
         .where(status.workflow_uuid == id_, status.status == "PENDING", status.executor_id == executor_id)
@@ -57,6 +59,7 @@ def put_off(client: DBOSClient, executor_id: str, id_: str, seconds: float) -> b
             owner_xid=None,
             started_at_epoch_ms=None,
             delay_until_epoch_ms=round((time.time() + seconds) * 1000),
+            priority=sa.func.coalesce(crashes, status.priority),
         )
     )
     with engine.engine.begin() as connection:

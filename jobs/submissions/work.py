@@ -2,7 +2,8 @@
 
 It is called at least once for each, by whoever is alive, and reads from the ledger how far it is. It waits for no second attempt: what
 goes wrong by our fault is to be tried again, a little later each time, until it has been tried often enough, and meanwhile others are
-scored. What ended a process once is tried on one process at a time, so that it never has them all.
+scored. What ended a process once is tried on one process at a time, so that it never has them all; while another one is, it waits in the
+same way.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -32,14 +34,8 @@ _NO_JOB = "the Spark job that was to score it refused to; the worker's log says 
 class Refused(Exception):
     """The Spark job of a large submission ended with a reason of its own, which no row and no model is.
 
-    Args:
-        message: without data.
-        retryable: whether asking again may help.
+    It may be one of this worker's environment, such as a secret that is not there yet, so it is asked again, here or elsewhere.
     """
-
-    def __init__(self, message: str, retryable: bool) -> None:
-        super().__init__(message)
-        self.retryable = retryable
 
 
 class Stopping(BaseException):
@@ -99,6 +95,7 @@ class Work:
         self._stopping = threading.Event()
         self._lock = threading.Lock()
         self._suspect = threading.Lock()
+        self._refused: Counter[str] = Counter()
         self._at: set[str] = set()
 
     def running(self) -> set[str]:
@@ -129,6 +126,7 @@ class Work:
         begun: list[Submission] = []
         try:
             if self._attempt(id_, begun):
+                self._refused.pop(id_, None)
                 return None
         except Stopping:
             if begun:
@@ -137,7 +135,7 @@ class Work:
             raise
         except Exception as exc:  # noqa: BLE001 - such as a database that is away: it comes back
             _LOGGER.error("submission %s: %s at %s", id_, type(exc).__name__, raised_at(exc))
-        n = begun[0].attempts if begun else 1
+        n = begun[0].attempts if begun else self._refused[id_] or 1
         return min(self._limits.retry_seconds * 2.0 ** min(n - 1, 16), _LONGEST_PAUSE_SECONDS)
 
     def _attempt(self, id_: str, begun: list[Submission]) -> bool:
@@ -157,10 +155,7 @@ class Work:
             return True
         except Refused as exc:
             _LOGGER.error("submission %s: %s", id_, exc)
-            if exc.retryable:
-                return self._given_up(begun[0], "SPARK_JOB_REFUSED", _NO_JOB)
-            self._ledger.end(id_, "failed", "SPARK_JOB_REFUSED", _NO_JOB)
-            return True
+            return self._given_up(begun[0], "SPARK_JOB_REFUSED", _NO_JOB)
         except (Unscored, ModelError) as exc:
             _LOGGER.error("submission %s: %s: %s", id_, type(exc).__name__, exc)
             return self._given_up(begun[0], "MODEL_UNAVAILABLE", _NO_MODEL)
@@ -190,8 +185,10 @@ class Work:
         if not seen.crashes:
             return self._scored_small(id_, begun)
         if not self._suspect.acquire(blocking=False):
+            self._refused[id_] += 1
             return False
         try:
+            self._refused.pop(id_, None)
             return self._scored_small(id_, begun)
         finally:
             self._suspect.release()

@@ -57,6 +57,9 @@ def run_worker(
 ) -> int:
     """Work until told to end; return the exit code.
 
+    Told to end, it begins nothing more at once, and has ended after `submissions.shutdown_seconds`, and ten more for its processes that
+    score to write their logs.
+
     Args:
         conf: of a model.
         bundle: the one model of this worker; None = each submission's version is had from the registry.
@@ -96,8 +99,7 @@ def run_worker(
             event("worker_ready", executor=executor_id, scorers=settings.scorers, metrics=metrics.port)
             _until(ending, ledger, database.engine_client(), settings.retention_hours, pinned, queues)
             event("worker_draining")
-            notifier.close(min(conf.notify.timeout_seconds, settings.shutdown_seconds))
-            _leave(work, signs, settings.shutdown_seconds)
+            _leave(work, notifier, signs, settings.shutdown_seconds)
     finally:
         pool.close()
     database.close()
@@ -213,12 +215,15 @@ def _until(
     client.destroy()
 
 
-def _leave(work: Work, signs: SignsOfLife, seconds: float) -> None:
-    """Take nothing more, let chunks under way be stored, and hand the rest back."""
+def _leave(work: Work, notifier: Notifier, signs: SignsOfLife, seconds: float) -> None:
+    """Begin nothing more, let chunks under way be stored and messages be sent, both within so long, and hand the rest back."""
     work.stop()
     deadline = time.monotonic() + seconds
+    closing = threading.Thread(target=notifier.close, args=(seconds,), daemon=True)
+    closing.start()
     while work.running() and time.monotonic() < deadline:
         time.sleep(0.02)
+    closing.join()
     with contextlib.suppress(OnescoreError):
         DBOS.destroy()
     signs.leave()

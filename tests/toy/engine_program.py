@@ -29,7 +29,7 @@ class _Running:
     def __init__(self) -> None:
         self.seen: list[str] = []
         self.held: set[str] = set()
-        self.holds, self.stopped, self.puts_off = (threading.Event() for _ in range(3))
+        self.holds, self.stopped, self.puts_off, self.left = (threading.Event() for _ in range(4))
 
     def run(self, id_: str) -> float | None:
         self.seen.append(id_)
@@ -43,10 +43,23 @@ class _Running:
         return None
 
     def running(self) -> set[str]:
+        if self.stopped.is_set():
+            self.left.set()
         return set(self.held)
 
     def stop(self) -> None:
         self.stopped.set()
+
+
+class _Notifier:
+    """Stands in the place of Notifier: is closed once it is seen that no more work is begun, and that what is under way is waited for."""
+
+    def __init__(self, work: _Running) -> None:
+        self._work = work
+        self.is_beside = False
+
+    def close(self, seconds: float) -> None:
+        self.is_beside = self._work.stopped.is_set() and self._work.left.wait(seconds)
 
 
 def main(url: str) -> None:
@@ -75,7 +88,9 @@ def main(url: str) -> None:
     left = kept.take(1).submission.id
     wait_until(lambda: left in work.held, "it is begun", 10)
     print("at it:", pending_of(client, "me") == {left})
-    worker._leave(work, signs, 5)  # type: ignore[arg-type]
+    notifier = _Notifier(work)
+    worker._leave(work, notifier, signs, 5)  # type: ignore[arg-type]
+    print("closed beside the work:", notifier.is_beside)
     print("left behind:", [one.status for one in client.list_workflows(workflow_ids=[left])])
     print("begun:", work.seen.count(left), work.seen.count(cancelled))
 

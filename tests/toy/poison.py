@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import time
 from pathlib import Path
@@ -15,17 +16,20 @@ from feature_pipelines.definitions import FeatureSet
 from feature_pipelines.evaluate import constants_from_json, evaluate
 from feature_pipelines.schema import Field, Schema
 
-__all__ = ["DEADLY", "FEATURES", "HANGING", "SLOW", "write_poison_bundle"]
+__all__ = ["DEADLY", "FEATURES", "HANGING", "SLOW", "STUCK", "write_poison_bundle"]
 
-DEADLY, HANGING, SLOW = 666.0, 777.0, 555.0
+DEADLY, HANGING, SLOW, STUCK = 666.0, 777.0, 555.0, 888.0
 
 
 def doubled(dose: Float64) -> Float64:
-    """Twice the dose; 666 ends the process, 777 takes an hour, and 555 half a second. Null where it is."""
+    """Twice the dose; 666 ends the process, 777 takes an hour, 888 as well without ever letting go of
+    the interpreter, and 555 half a second. Null where it is."""
     if (dose == 666.0).any():
         os.kill(os.getpid(), signal.SIGKILL)
     if (dose == 777.0).any():
         time.sleep(3_600)
+    if (dose == 888.0).any():
+        re.match(r"(a+)+$", "a" * 60 + "b")
     if (dose == 555.0).any():
         time.sleep(0.5)
     return dose * 2

@@ -8,6 +8,7 @@ import sys
 import pytest
 import sqlalchemy as sa
 
+from jobs.submissions.engine_names import APPLICATION_VERSION
 from jobs.submissions.tables import WORKERS
 from jobs.submissions.takeover import SignsOfLife, machine_id, put_off
 
@@ -119,4 +120,19 @@ def test_what_is_put_off_is_delayed_and_only_by_whom_it_is_at(kept):
     assert put_off(client, "me", id_, 1.0)
     assert status(kept, id_) == "DELAYED"
     assert not put_off(client, "me", id_, 1.0)
+    client.destroy()
+
+
+def test_what_is_put_off_after_it_ended_a_process_is_taken_after_all_that_did_not(kept):
+    client = kept.database.engine_client()
+    again, suspect, worse = (taken_by(kept, "me") for _ in range(3))
+    for id_ in (suspect, worse, worse):
+        kept.ledger.crashed(id_)
+    for id_ in (worse, suspect, again):
+        assert put_off(client, "me", id_, 0.0)
+    healthy = kept.take(2).submission.id
+    queue = client.register_queue(kept.ledger.get(healthy).queue)
+    client._sys_db.transition_delayed_workflows()
+    taken, _ = client._sys_db.start_queued_workflows(queue, "me", APPLICATION_VERSION, None)
+    assert taken == [again, healthy, suspect, worse]
     client.destroy()

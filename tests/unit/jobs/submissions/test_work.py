@@ -185,23 +185,22 @@ def test_what_ended_a_process_before_is_tried_on_one_at_a_time_and_others_beside
 
     def scoring(*arguments, **more):
         pool.score = score
-        meanwhile.extend([work.run(second), work.run(healthy)])
+        meanwhile.extend([work.run(second), work.run(second), work.run(second), work.run(healthy)])
         return score(*arguments, **more)
 
     pool.score = scoring
     assert work.run(first) is None
-    assert meanwhile == [0.001, None]
+    assert meanwhile == [0.001, 0.002, 0.004, None]
     assert (kept.ledger.get(second).state, kept.ledger.get(second).attempts) == ("queued", 0)
     assert work.run(second) is None
 
 
-@pytest.mark.parametrize(("retryable", "attempts"), [(False, 1), (True, 4)])
-def test_a_spark_job_that_refuses_has_a_reason_of_its_own(kept, retryable, attempts):
+def test_a_spark_job_that_refuses_again_and_again_has_a_reason_of_its_own(kept):
     def large(*_arguments, **_more):
-        raise Refused("exit code", retryable)
+        raise Refused("exit code")
 
     found = worked(kept, Pool(), n_rows=11, large=large)
-    assert (found.state, found.reason, found.attempts) == ("failed", "SPARK_JOB_REFUSED", attempts)
+    assert (found.state, found.reason, found.attempts) == ("failed", "SPARK_JOB_REFUSED", 4)
 
 
 def test_a_large_one_goes_to_the_large_and_again_if_some_of_it_is_missing(kept):

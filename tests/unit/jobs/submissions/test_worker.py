@@ -21,6 +21,7 @@ def test_what_is_taken_in_is_run_once_or_put_off_and_what_is_left_is_queued_agai
         "run once: True",
         "put off and done: {'SUCCESS'} False",
         "at it: True",
+        "closed beside the work: True",
         "left behind: ['ENQUEUED']",
         "begun: 1 0",
     ]
