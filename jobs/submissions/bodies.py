@@ -190,7 +190,7 @@ def cost_of(body: bytes, headers: Headers, feature_set: FeatureSet) -> int:
     if kind == _JSON:
         return 3 * len(body) + sum(cost * body.count(mark) for mark, cost in _MARKS.items())
     of_row = sum(len(name) + 8 for name in csv_header(body, feature_set))
-    return _PER_BYTE * len(body) + 2 * of_row * (body.count(b"\n") + body.count(b"\r"))
+    return _PER_BYTE * len(body) + 2 * of_row * max(body.count(b"\n"), body.count(b"\r"))
 
 
 def release(scope: MutableMapping[str, Any]) -> None:

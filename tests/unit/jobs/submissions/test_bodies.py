@@ -152,6 +152,13 @@ def test_what_a_body_is_reckoned_to_take_is_no_less_than_what_it_takes(kind: str
     assert peak - reserved <= cost_of(body, headers, feature_set)
 
 
+def test_line_that_ends_in_two_characters_is_one_line() -> None:
+    headers = Headers({"content-type": "text/csv"})
+    lines = [b"id,size", *[b"1,0.25"] * 1_000, b""]
+    unix, windows, old = (cost_of(end.join(lines), headers, NUMBERS) for end in (b"\n", b"\r\n", b"\r"))
+    assert unix == old == windows - 8 * 1_001  # the bytes alone
+
+
 def test_header_says_who_is_to_be_told_beside_any_body() -> None:
     form = (
         b'--b\r\nContent-Disposition: form-data; name="f"; filename="a"\r\n\r\nx\r\n%s--b--\r\n',
