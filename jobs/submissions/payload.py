@@ -44,6 +44,7 @@ _KEYS = ("rows", "reference", "notify")
 _BLOCK_CELLS = 5_000
 _UNKNOWN_COLUMNS = 64
 _NAME_MOST = 255
+_HEADER_BYTES = 1 << 20  # more than any that is taken has
 _NULL = re.compile(rb"[:,\[]null")
 _INFINITY = re.compile(r'("(?:[^"\\]|\\.)*")|Infinity')
 
@@ -138,8 +139,8 @@ def read_csv(body: bytes, feature_set: FeatureSet, max_rows: int, max_kept: int)
 
 
 def csv_header(body: bytes, feature_set: FeatureSet) -> Sequence[str]:
-    """Return the names of a CSV body's columns; errors as of `read_csv`."""
-    return _table(body, feature_set).names
+    """Return the names of a CSV body's columns, without looking at its rows; errors as of `read_csv`."""
+    return _table(body[:_HEADER_BYTES], feature_set).names
 
 
 def _table(body: bytes, feature_set: FeatureSet) -> CsvText:
