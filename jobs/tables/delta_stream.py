@@ -265,6 +265,7 @@ class DeltaStreamReader(DataSourceStreamReader, SupportsTriggerAvailableNow):
         self._limit = _count(options, "maxFilesPerTrigger", 1_000)
         self._schema = schema
         self._target: int | None = None
+        self._found: Offset | None = None
 
     def initialOffset(self) -> Offset:  # noqa: N802 - Spark's name
         """Return where the query began, the same at each call.
@@ -295,11 +296,13 @@ class DeltaStreamReader(DataSourceStreamReader, SupportsTriggerAvailableNow):
         n = None if isinstance(limit, ReadAllAvailable) else int(getattr(limit, "max_files", self._limit))
         end, files = self._files.advance({**start, "table": table}, newest, n)
         is_far = end["version"] - start["version"] > _VERSIONS
-        return end if files or is_far else start
+        self._found = end if files or is_far else start
+        return self._found
 
     def partitions(self, start: Offset, end: Offset) -> Sequence[InputPartition]:
         """Return the files of a batch."""
-        self._files.require_same(start, end, start=self._start)
+        if end != self._found:  # of a batch that is repeated
+            self._files.require_same(start, end, start=self._start)
         return [_File(f.uri, dict(f.partition_values)) for f in self._files.between(start, end)]
 
     def read(self, partition: InputPartition) -> Iterator[pa.RecordBatch]:

@@ -220,6 +220,18 @@ def test_stretch_of_commits_that_add_nothing_is_left_behind_after_a_while(table,
     assert one.latestOffset(offset(5), one.getDefaultReadLimit()) == offset(7, table=id_of(table))
 
 
+def test_batch_that_was_found_just_now_needs_no_second_look_at_the_table(table, monkeypatch):
+    looks = []
+    now = DeltaFiles.now
+    monkeypatch.setattr(DeltaFiles, "now", lambda files: looks.append(files) or now(files))
+    one = reader(table)
+    end = one.latestOffset(offset(3), one.getDefaultReadLimit())
+    assert len(one.partitions(offset(3), end)) == 2
+    assert len(looks) == 1
+    assert len(one.partitions(offset(3), offset(4))) == 1
+    assert len(looks) == 2
+
+
 def make_anew(table, commits):
     """Drop a table and write another one under its name."""
     shutil.rmtree(table)
