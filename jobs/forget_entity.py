@@ -35,8 +35,8 @@ It may be killed and run again, beside servers and other jobs; what servers hold
 serve.log_flush_seconds, so run it again after that. A Delta table's log keeps the least and greatest
 values of removed files for delta.logRetentionDuration (30 days). Corrections and rows of reports are told by the entity's rows in the log,
 or by the row's id where that names it. Answers to submissions are told by the row's id alone.
-exit 1: a file of the prediction log, or a report, could not be read, or an open submission holds the entity: run it again when that
-has ended.
+exit 1: a file of the prediction log, or a report, could not be read, or the database of submissions not be reached (all else is done
+then), or an open submission holds the entity: run it again when that has ended.
 """
 
 
@@ -71,7 +71,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     if isinstance(done.store, dict):
         print("\nthe online store's files may hold bytes of deleted rows until")
         print(f"  {store_owes(conf)}")
-    if done.submissions is not None:
+    not_reached = done.submissions if isinstance(done.submissions, str) else ""
+    submissions = None if isinstance(done.submissions, str) else done.submissions
+    if submissions is not None:
         print("\nthe database of submissions may hold bytes of deleted rows until")
         print(f"  {submissions_owe(conf)}")
     print(
@@ -82,13 +84,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     unreadable += done.reports.unreadable if not isinstance(done.reports, str) else []
     for path in unreadable:
         say(f"error: {path} cannot be read, so whether it holds the entity is not known")
-    still_open = [] if done.submissions is None else done.submissions.open
+    if not_reached:
+        say(
+            f"error: submissions: {not_reached.rstrip('.')}. Run this again where they can be reached; all else is done"
+        )
+    still_open = [] if submissions is None else submissions.open
     if still_open:
         say(
             f"error: {len(still_open)} open submissions hold the entity, or refer to a table that may: {', '.join(still_open[:5])}; "
             "run this again when they have ended"
         )
-    return 1 if unreadable or still_open else 0
+    return 1 if unreadable or not_reached or still_open else 0
 
 
 def _removed(conf: Conf, done: Forgotten, remark: str) -> dict[str, Any]:
@@ -114,8 +120,8 @@ def _removed(conf: Conf, done: Forgotten, remark: str) -> dict[str, Any]:
 
 def _in_submissions(conf: Conf, done: Forgotten) -> dict[str, Any] | str:
     found = done.submissions
-    if found is None:
-        return "there is no database of submissions"
+    if found is None or isinstance(found, str):
+        return found or "there is no database of submissions"
     said: dict[str, Any] = {"answers": found.rows, "submissions with such": found.submissions}
     if found.untold:
         said["note"] = (

@@ -59,7 +59,8 @@ class Access(enum.Enum):
 
 
 Guard = Callable[[Request], Access]
-"""Says what a caller may see now, or raises ContractError with the evidence `status` and `code`. A stream asks it again and again."""
+"""Says what a caller may see now, or raises ContractError with the evidence `status` and `code`. A stream asks it again and again, with one
+request, which counts once where requests are counted."""
 
 
 def by_key(key: str | None) -> Guard:
@@ -171,11 +172,11 @@ def _who(request: Request) -> tuple[str, ...]:
 
 
 def _may_go_on(request: Request, guard: Guard) -> bool:
-    """Return whether a stream's caller is still let in; one who asks too often just now is."""
+    """Return whether a stream's caller is still let in."""
     try:
         return guard(request) is not Access.NONE
-    except ContractError as refused:
-        return refused.evidence.get("status") == 429
+    except ContractError:
+        return False
 
 
 def _asked(request: Request, guard: Guard) -> dict[str, Any] | Response:

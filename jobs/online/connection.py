@@ -16,6 +16,8 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 __all__ = ["Connection"]
 
 _HEAD_SECONDS = 20.0
+_UNWANTED_SECONDS = 300.0
+"""So long a body may come on that was answered before it was here; within it, each byte gives further _HEAD_SECONDS."""
 _MOST, _OTHER_FILES = 8_192, 256
 
 
@@ -24,6 +26,7 @@ class Connection(HttpToolsProtocol):
 
     _owes: asyncio.TimerHandle | None = None
     _idle_since = 0.0
+    _unwanted_since: float | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Await a request; make room."""
@@ -46,6 +49,13 @@ class Connection(HttpToolsProtocol):
         self._stop_awaiting()
         super().connection_lost(exc)
 
+    def data_received(self, data: bytes) -> None:
+        """Read on; who still sends a body that nobody wanted reads its answer after that, and is given time while bytes come."""
+        super().data_received(data)
+        since = self._unwanted_since
+        if since is not None and self.loop.time() < since + _UNWANTED_SECONDS:
+            self._await_more()
+
     def on_message_begin(self) -> None:
         """Await the rest of a head."""
         super().on_message_begin()
@@ -59,6 +69,7 @@ class Connection(HttpToolsProtocol):
     def on_message_complete(self) -> None:
         """Await the next request, if this one was answered before its body was here."""
         super().on_message_complete()
+        self._unwanted_since = None
         if self.cycle.response_complete:
             self._await_more()
 
@@ -67,6 +78,7 @@ class Connection(HttpToolsProtocol):
         super().on_response_complete()
         self._idle_since = self.loop.time()
         if self.cycle.response_complete and self.cycle.more_body:
+            self._unwanted_since = self.loop.time()
             self._await_more()
 
     def _await_more(self) -> None:

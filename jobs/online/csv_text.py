@@ -74,7 +74,7 @@ class CsvText:
         n = len(self.names)
         for line in self._lines:
             fits = len(line.cells) == n or line.problem
-            said = f"the row is {len(line.cells)} values, and there are {n} columns"
+            said = f"it has {len(line.cells)} values, and the header has {n}"
             yield line if fits else CsvLine((), line.text, said)
 
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 from feature_pipelines.definitions import FeatureSet
+from feature_pipelines.errors import OnescoreError
 from feature_pipelines.stores.opening import open_store
 from jobs.online.entity import Entity
 from jobs.online.forget_store import ForgottenView, forget_in_store
@@ -44,7 +45,7 @@ class Forgotten:
         store: by view; the text says why there is no store to ask.
         log: of the model's prediction log; None = there is none.
         reports: of the reports of reconciliations; the text says why none were looked at.
-        submissions: of the database of asynchronous inference; None = there is none.
+        submissions: of the database of asynchronous inference; None = there is none; the text says why it was not reached.
         tables: rows by location; the text says why a table was not touched.
         owed: by location.
     """
@@ -52,7 +53,7 @@ class Forgotten:
     store: dict[str, ForgottenView] | str = ""
     log: Rewritten | None = None
     reports: ForgottenReports | str = ""
-    submissions: ForgottenSubmissions | None = None
+    submissions: ForgottenSubmissions | str | None = None
     tables: dict[str, int | str] = field(default_factory=dict)
     owed: dict[str, Owed] = field(default_factory=dict)
 
@@ -60,9 +61,10 @@ class Forgotten:
 def forget(
     conf: Conf, feature_set: FeatureSet, entity: Entity, log: Path | None, now: datetime, *, dry_run: bool
 ) -> Forgotten:
-    """Remove an entity from store, submissions, what reconciliations wrote, the prediction log, the scored and the quarantine table.
+    """Remove an entity from store, what reconciliations wrote, the prediction log, the scored and the quarantine table, submissions.
 
-    What reconciliations wrote comes before the log, which says at which places the entity's rows are.
+    What reconciliations wrote comes before the log, which says at which places the entity's rows are. A database of submissions that
+    this job has no access to is said not to be reached, and keeps nothing else from being done.
 
     Args:
         conf: names the places.
@@ -76,7 +78,6 @@ def forget(
         UnavailableError, TableError, RunConflictError: a place cannot be worked on; those before it are done.
     """
     done = Forgotten(store=_store(conf, feature_set, entity, dry_run))
-    done.submissions = _submissions(conf, entity, dry_run)
     row_id = tuple(feature_set.row_id if conf.input.row_id is None else conf.input.row_id)
     places: list[str] = []
     key = conf.serve.log_pii_key.reveal().encode() if conf.serve.log_pii_key is not None else None
@@ -100,6 +101,10 @@ def forget(
             continue
         done.tables[location] = _rows(location, test, now, dry_run)
         done.owed[location] = owed(location, test)
+    try:
+        done.submissions = _submissions(conf, entity, dry_run)
+    except (OnescoreError, ImportError) as exc:
+        done.submissions = f"NOT REACHED: {exc}"
     return done
 
 

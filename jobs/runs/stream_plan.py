@@ -17,7 +17,7 @@ from jobs.runs.conf import Conf, defaults
 from jobs.runs.stream_beside import require_alone
 from jobs.runs.stream_model import checked_scorer
 from jobs.runs.stream_progress import last_process
-from jobs.runs.stream_source import source_identity, source_place, source_start
+from jobs.runs.stream_source import options_that_count, source_identity, source_place, source_start
 from jobs.runs.stream_state import QueryManifest, StreamState, require_same
 from udfs.registry import ModelVersion
 
@@ -146,6 +146,7 @@ def _require_same(state: StreamState, recorded: QueryManifest, conf: Conf, model
     """Compare what both sides know: a key that is gone by now counts no more, a newer one had its default."""
     wanted = _identity(conf, model)
     known = {**wanted, **defaults(), **recorded.identity}
+    known["stream.options"] = options_that_count(known["stream.format"], known["stream.options"])
     recorded = replace(recorded, identity={name: known[name] for name in wanted})
     if not conf.stream.follow_alias:
         wanted["model.version"] = model.version

@@ -17,7 +17,6 @@ from pyspark.errors import PySparkException
 from pyspark.sql import DataFrame
 
 from jobs.runs.progress import say
-from jobs.runs.worker_errors import errors_of_workers
 
 __all__ = ["RunningQuery"]
 
@@ -88,8 +87,7 @@ class RunningQuery:
                 return "stopped"
             if self._failure is not None:
                 raise self._failure from exc
-            with errors_of_workers():  # raised where Spark asks a source of ours for offsets
-                raise
+            raise
         finally:
             # The JVM may be gone, which is then what ends the job.
             with suppress(PySparkException, Py4JError, OSError):

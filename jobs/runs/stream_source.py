@@ -44,6 +44,7 @@ __all__ = [
     "StreamSource",
     "columns_ddl",
     "open_source",
+    "options_that_count",
     "source_identity",
     "source_place",
     "source_start",
@@ -60,8 +61,6 @@ _SIZES = {
     "maxtriggerdelay",
 }
 """Options that say how much a batch takes, and nothing of which rows there are: a restart may have others."""
-
-
 _OF_FILES = {
     *(
         "maxfilespertrigger",
@@ -105,15 +104,22 @@ def source_place(conf: Conf) -> str | None:
     return conf.table_location(settings.source if settings.source is not None else conf.input.source)
 
 
+def options_that_count(format_: str, options: Mapping[str, Any]) -> dict[str, str]:
+    """Return, of a source's options, those that a restart must share: none by which older releases had csv read, which is fixed now."""
+    return {
+        name: str(value)
+        for name, value in sorted(options.items())
+        if name.lower() not in _SIZES and (format_ != "csv" or name.lower() in _OF_FILES)
+    }
+
+
 def source_identity(conf: Conf) -> dict[str, Any]:
     """Return what a restart must share with the query that it continues, of the source and of what it makes of rows."""
     settings = conf.stream
     return {
         "stream.format": settings.format,
         "stream.source": source_place(conf),
-        "stream.options": {
-            name: str(value) for name, value in sorted(settings.options.items()) if name.lower() not in _SIZES
-        },
+        "stream.options": options_that_count(settings.format, settings.options),
         "stream.columns": settings.columns,
         "stream.select": list(settings.select),
         "stream.event_time": settings.event_time,

@@ -43,6 +43,7 @@ from jobs.submissions.served import ServedModel
 __all__ = ["Gateway", "make_router"]
 
 _JSON = "application/json"
+_COUNTED = "onescore.counted"
 _IDEMPOTENCY_KEY = re.compile(r"[\x21-\x7e]{1,255}")
 _LIST_MOST = 1000
 _MOST = 2**53
@@ -82,6 +83,7 @@ class Gateway:
         page_rows: most answers of one page.
         metrics: counts.
         authenticate: says who asks.
+        check_rate: counts a caller's request; raises ContractError if it comes too early.
         outbox: knows who was told.
         check_notify: raises ContractError for who cannot be told.
     """
@@ -93,15 +95,20 @@ class Gateway:
     page_rows: int
     metrics: GatewayMetrics
     authenticate: Authenticate
+    check_rate: Callable[[str], object]
     outbox: Outbox
     check_notify: Callable[[Mapping[str, Any]], object]
 
     def caller(self, request: Request) -> Caller:
-        """Return who asks; raises what `authenticate` raises."""
+        """Return who asks; raises what `authenticate` and `check_rate` raise. A request counts once, however often it is asked of here."""
         peer = None if request.client is None else request.client.host
         if request.scope["http_version"] == "1.0":
             peer = None  # as proxies pass requests on: whose it is is not known
-        return self.authenticate(request.headers, peer)
+        caller = self.authenticate(request.headers, peer)
+        if _COUNTED not in request.scope:
+            self.check_rate(caller.key_id)
+            request.scope[_COUNTED] = True
+        return caller
 
     async def mine(self, request: Request, id_: str) -> Submission:
         """Return one of the caller's submissions; raises ContractError 404 for any other."""

@@ -18,8 +18,6 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import orjson
-
 import jobs
 from feature_pipelines.errors import TableError, UnavailableError
 from jobs.online.json_logs import log_json
@@ -35,7 +33,7 @@ from jobs.submissions.batch_process import AT_ROWS, NOT_BY_ROWS, TRY_AGAIN
 from jobs.submissions.database import Database
 from jobs.submissions.ledger import Ledger, Submission
 from jobs.submissions.ledger_chunk import Chunk
-from jobs.submissions.payload import read_kept
+from jobs.submissions.payload import read_kept, write_kept
 from jobs.submissions.scoring import Model
 from jobs.submissions.work import missing_chunks
 from jobs.tables.pinned import Snapshot, check_snapshot
@@ -122,7 +120,7 @@ def portions_of(
             continue
         refused = [list(e._replace(row=e.row - first)) for e in kept.refused if first <= e.row < first + n]
         content = {"rows": list(kept.rows[first : first + n]), "refused": refused}
-        yield first, n, _as_json(content), None
+        yield first, n, write_kept(content), None
 
 
 def _runs(chunks: Iterator[tuple[int, int]]) -> Iterator[tuple[int, int]]:
@@ -146,13 +144,6 @@ def _overlapping(units: Sequence[Any], first: int, n: int) -> list[list[Any]]:
             parts.append([unit.to_json(), low - at, high - low])
         at += unit.rows
     return parts
-
-
-def _as_json(content: Any) -> bytes:
-    try:
-        return orjson.dumps(content)
-    except TypeError:  # an integer beyond 64 bit, or a text that is not valid Unicode
-        return json.dumps(content).encode()
 
 
 def _without_log(settings: ServingSettings) -> ServingSettings:

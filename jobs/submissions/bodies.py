@@ -10,12 +10,13 @@ from collections.abc import AsyncGenerator, Callable, Mapping, MutableMapping
 from dataclasses import dataclass, field, replace
 from typing import Any, NoReturn
 
+from python_multipart.multipart import parse_options_header
 from starlette.datastructures import Headers, UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import ClientDisconnect, Request
 
 from feature_pipelines.definitions import FeatureSet
-from feature_pipelines.errors import ContractError
+from feature_pipelines.errors import ContractError, OnescoreError
 from jobs.online.protocol import refuse
 from jobs.submissions.keys import LOOPBACK
 from jobs.submissions.payload import Payload, csv_header, read_csv, read_images, read_json
@@ -186,11 +187,12 @@ def cost_of(body: bytes, headers: Headers, feature_set: FeatureSet) -> int:
     """
     kind = _kind_of(headers)
     if kind == _FORM:
-        return _PER_BYTE * len(body) + _FILE_BYTES * body.lower().count(b"content-disposition")
+        boundary = parse_options_header(headers["content-type"])[1].get(b"boundary", b"")
+        return _PER_BYTE * len(body) + _FILE_BYTES * body.count(b"--" + boundary)
     if kind == _JSON:
         return 3 * len(body) + sum(cost * body.count(mark) for mark, cost in _MARKS.items())
     of_row = sum(len(name) + 8 for name in csv_header(body, feature_set))
-    return _PER_BYTE * len(body) + 2 * of_row * (body.count(b"\n") + body.count(b"\r"))
+    return _PER_BYTE * len(body) + 2 * of_row * max(body.count(b"\n"), body.count(b"\r"))
 
 
 def release(scope: MutableMapping[str, Any]) -> None:
@@ -223,6 +225,7 @@ def to_payload(
 
     Raises:
         ContractError: evidence `status` and `code`: another content type, or what `payload` refuses.
+        UnavailableError: where the table of a reference is does not answer.
     """
     kind = _kind_of(headers)
     if kind == _CSV:
@@ -239,7 +242,7 @@ def to_payload(
     sent = reference or ""
     try:
         return replace(pin_reference(sent, limits.reference_root, limits.max_rows), notify=notify)
-    except ContractError:
+    except OnescoreError:
         payload_hash = hash_of_reference(sent)
         if not is_known(payload_hash):
             raise

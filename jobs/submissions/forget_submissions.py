@@ -74,7 +74,7 @@ def forget_in_submissions(url: str, model: str, entity: Entity, *, dry_run: bool
                 else:
                     done.untold += 1
         return done
-    except sa.exc.OperationalError as exc:
+    except sa.exc.DBAPIError as exc:
         raise UnavailableError(
             f"submissions.database_url: the database cannot be worked on: {type(exc.orig).__name__}"
         ) from exc

@@ -13,7 +13,7 @@ import ipaddress
 import signal
 import socket
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +31,7 @@ from jobs.submissions.bodies import BodyLimits
 from jobs.submissions.database import Database
 from jobs.submissions.gateway_metrics import GatewayMetrics
 from jobs.submissions.intake import Intake
-from jobs.submissions.keys import Authenticate, Caller, KeyStore, KnownKeys
+from jobs.submissions.keys import KeyStore, KnownKeys
 from jobs.submissions.ledger import Ledger
 from jobs.submissions.outbox import Outbox
 from jobs.submissions.page.opening import Pages
@@ -96,7 +96,8 @@ def run_gateway(
         limits=limits,
         page_rows=settings.page_rows,
         metrics=GatewayMetrics(),
-        authenticate=_limited(keys, RateLimit(settings.max_requests_per_second)),
+        authenticate=keys.authenticate,
+        check_rate=RateLimit(settings.max_requests_per_second).check,
         outbox=Outbox(database),
         check_notify=lambda notify: targets_of(notify, conf.notify),
     )
@@ -166,17 +167,6 @@ async def _say_when_ready(server: HttpServer, listening: socket.socket, served: 
     pinned = served.now.pinned
     address = listening.getsockname()[:2]
     event("gateway_ready", address=address, model=pinned.name, version=pinned.version, digest=pinned.digest)
-
-
-def _limited(keys: KnownKeys, limit: RateLimit) -> Authenticate:
-    """Return what says who asks, and refuses who asks too often."""
-
-    def authenticate(headers: Mapping[str, str], peer: str | None) -> Caller:
-        caller = keys.authenticate(headers, peer)
-        limit.check(caller.key_id)
-        return caller
-
-    return authenticate
 
 
 def _is_loopback(listening: socket.socket) -> bool:

@@ -14,6 +14,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain, islice
@@ -28,12 +29,24 @@ from feature_pipelines.request_rows import AS_OF_TS
 from jobs.online.csv_text import CsvText, cell_value, kinds_of
 from jobs.online.protocol import read_object, refuse, repeated_fields
 
-__all__ = ["KeptRows", "Payload", "csv_header", "read_csv", "read_images", "read_json", "read_kept"]
+__all__ = [
+    "KeptRows",
+    "Payload",
+    "csv_header",
+    "read_csv",
+    "read_images",
+    "read_json",
+    "read_kept",
+    "write_kept",
+]
 
 _KEYS = ("rows", "reference", "notify")
 _BLOCK_CELLS = 5_000
 _UNKNOWN_COLUMNS = 64
 _NAME_MOST = 255
+_HEADER_BYTES = 1 << 20  # more than any that is taken has
+_NULL = re.compile(rb"[:,\[]null")
+_INFINITY = re.compile(r'("(?:[^"\\]|\\.)*")|Infinity')
 
 
 @dataclass(frozen=True)
@@ -116,7 +129,7 @@ def read_csv(body: bytes, feature_set: FeatureSet, max_rows: int, max_kept: int)
             named = dict(zip(table.names, line.cells, strict=True))
             digest.update(_canonical(named))
             rows.append({name: cell_value(kinds.get(name), cell) for name, cell in named.items()})
-        kept.append(_written(rows)[1:-1])
+        kept.append(write_kept(rows)[1:-1])
         n, size = n + len(block), size + len(kept[-1])
         _check_kept(size, max_kept)
     _check_rows(n, max_rows)
@@ -126,8 +139,8 @@ def read_csv(body: bytes, feature_set: FeatureSet, max_rows: int, max_kept: int)
 
 
 def csv_header(body: bytes, feature_set: FeatureSet) -> Sequence[str]:
-    """Return the names of a CSV body's columns; errors as of `read_csv`."""
-    return _table(body, feature_set).names
+    """Return the names of a CSV body's columns, without looking at its rows; errors as of `read_csv`."""
+    return _table(body[:_HEADER_BYTES], feature_set).names
 
 
 def _table(body: bytes, feature_set: FeatureSet) -> CsvText:
@@ -171,7 +184,7 @@ def read_images(
         said = name.encode("utf-8", "surrogatepass")
         digest.update(b"%d\0%s%d\0" % (len(said), said, len(content)) + content)
         rows.append({ids[0]: name, binary[0]: base64.b64encode(content).decode()})
-    kept = _written({"rows": rows})
+    kept = write_kept({"rows": rows})
     _check_kept(len(kept), max_kept)
     return Payload("images", kept, len(rows), digest.hexdigest())
 
@@ -184,11 +197,16 @@ def read_kept(body: bytes) -> KeptRows:
     return KeptRows(rows, refused or repeated_fields(rows))
 
 
-def _written(content: Any) -> bytes:
+def write_kept(content: Any) -> bytes:
+    """Return JSON that reads back as the same values, for `read_kept`; a number beyond all doubles is written as one that is that, too."""
     try:
-        return orjson.dumps(content)
-    except TypeError:  # a name that is not valid Unicode
-        return json.dumps(content, separators=(",", ":")).encode()
+        written = orjson.dumps(content)
+    except TypeError:  # text that is not valid Unicode, or an integer beyond 64 bit
+        written = b"[null"
+    if not _NULL.search(written):  # which orjson writes for an infinity, too
+        return written
+    text = json.dumps(content, separators=(",", ":"))
+    return (_INFINITY.sub(lambda found: found[1] or "1e999", text) if "Infinity" in text else text).encode()
 
 
 def _canonical(row: Any) -> bytes:

@@ -75,8 +75,12 @@ class DeltaFiles:
         table = open_table(self.uri)
         return int(table.version()), str(table.metadata().id)
 
-    def require_same(self, *offsets: Offset) -> tuple[int, str]:
+    def require_same(self, *offsets: Offset, start: Offset | None = None) -> tuple[int, str]:
         """Return what `now` does, having seen that offsets are of the table that is there now.
+
+        Args:
+            offsets: where a batch begins or ends.
+            start: where the query began, which may be at a version that is still to come.
 
         Raises:
             TableError: it is another one, or has not come as far as they.
@@ -90,7 +94,7 @@ class DeltaFiles:
                 expected=known,
                 found=table,
             )
-        furthest = max(o["version"] for o in offsets)
+        furthest = max((o["version"] for o in offsets if o != start), default=0)
         if newest + 1 < furthest:
             raise TableError(
                 f"{self.uri}: the stream goes on at version {furthest}, and the table's newest is {newest}: it was put back or made anew. "
@@ -256,10 +260,12 @@ class DeltaStreamReader(DataSourceStreamReader, SupportsTriggerAvailableNow):
 
     def __init__(self, options: dict[str, str], schema: StructType) -> None:
         self._files = DeltaFiles(options["path"], skip_changes=_truth(options, "skipChangeCommits"))
-        self._start = _option(options, START)
+        kept = _option(options, START)
+        self._start: Offset | None = None if kept is None else json.loads(kept)
         self._limit = _count(options, "maxFilesPerTrigger", 1_000)
         self._schema = schema
         self._target: int | None = None
+        self._found: Offset | None = None
 
     def initialOffset(self) -> Offset:  # noqa: N802 - Spark's name
         """Return where the query began, the same at each call.
@@ -272,9 +278,8 @@ class DeltaStreamReader(DataSourceStreamReader, SupportsTriggerAvailableNow):
                 f"{self._files.uri}: it is not known at which version of the table the query began, and none of its batches is done; "
                 "start a new query with a checkpoint of its own"
             )
-        start: Offset = json.loads(self._start)
-        self._files.require_same(start)
-        return start
+        self._files.require_same(self._start, start=self._start)
+        return self._start
 
     def getDefaultReadLimit(self) -> ReadLimit:  # noqa: N802 - Spark's name
         """Return how many files a batch has at most."""
@@ -286,16 +291,18 @@ class DeltaStreamReader(DataSourceStreamReader, SupportsTriggerAvailableNow):
 
     def latestOffset(self, start: Offset, limit: ReadLimit) -> Offset:  # noqa: N802 - Spark's name
         """Return where the next batch ends."""
-        newest, table = self._files.require_same(start)
+        newest, table = self._files.require_same(start, start=self._start)
         newest = newest if self._target is None else self._target
         n = None if isinstance(limit, ReadAllAvailable) else int(getattr(limit, "max_files", self._limit))
         end, files = self._files.advance({**start, "table": table}, newest, n)
         is_far = end["version"] - start["version"] > _VERSIONS
-        return end if files or is_far else start
+        self._found = end if files or is_far else start
+        return self._found
 
     def partitions(self, start: Offset, end: Offset) -> Sequence[InputPartition]:
         """Return the files of a batch."""
-        self._files.require_same(start, end)
+        if end != self._found:  # of a batch that is repeated
+            self._files.require_same(start, end, start=self._start)
         return [_File(f.uri, dict(f.partition_values)) for f in self._files.between(start, end)]
 
     def read(self, partition: InputPartition) -> Iterator[pa.RecordBatch]:

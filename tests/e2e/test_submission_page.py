@@ -210,7 +210,7 @@ def test_several_files_by_dropping_and_what_is_wrong_in_words(
         chosen(page, "ragged.csv", b"a,b\n1\n")
         line = page.locator(".sending li")
         expect(line).to_contain_text(
-            "The file is not as it must be: row 1 has 1 cells, and the header has 2."
+            "The file is not as it must be: row 1: it has 1 values, and the header has 2."
         )
         assert accessibility_problems(page) == []
         line.get_by_role("button", name="Dismiss").click()

@@ -292,6 +292,28 @@ def test_unreadable_file_of_the_log_is_exit_1_after_all_else_was_done(
     assert TOWN not in place.rows(SCORED).column("town").to_pylist()
 
 
+@pytest.mark.parametrize(
+    "why", ["the variable is not set", "the database cannot be worked on", "No module named"]
+)
+def test_submissions_that_are_not_reached_are_named_after_all_else_was_done(
+    place: Workspace, why: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = f"postgresql://127.0.0.1:{free_port()}/none"
+    if why == "the variable is not set":
+        url = "env:ONESCORE_TEST_UNSET"
+    elif why == "No module named":
+        monkeypatch.setitem(sys.modules, "jobs.submissions.forget_submissions", None)
+        why = "import of jobs.submissions.forget_submissions halted"
+    before = held(place)
+    assert forget("--key", f"town={TOWN}", "--set", f"submissions.database_url={url}") == 1
+    said = capsys.readouterr()
+    for text in (said.out, said.err):
+        assert "NOT REACHED" in text
+        assert why in text
+    assert "not rewritten by this job" in said.out
+    assert held(place) == dict.fromkeys(before, 0) | {"others": before["others"]}
+
+
 def test_hashed_log_without_its_key_is_said_so() -> None:
     from dataclasses import replace
 

@@ -7,15 +7,17 @@ import contextlib
 import http.client
 import socket
 import threading
+import time
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
-from jobs.online import connection
+from jobs.online import connection, http_server
 from jobs.online.http_server import make_server
 
 REQUEST = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
+UNWANTED = b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 1000000\r\n\r\n"
 
 
 async def app(scope: Any, receive: Any, send: Any) -> None:
@@ -29,7 +31,9 @@ async def app(scope: Any, receive: Any, send: Any) -> None:
 
 
 @pytest.fixture
-def port() -> Iterator[int]:
+def port(monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
+    """A server that itself closes no connection for being idle."""
+    monkeypatch.setattr(http_server, "_KEEP_ALIVE_SECONDS", 600)
     listening = socket.create_server(("127.0.0.1", 0))
     server = make_server(app, 1)
     thread = threading.Thread(target=lambda: asyncio.run(server.serve([listening])))
@@ -57,6 +61,16 @@ def is_answered(opened: socket.socket) -> bool:
     return False
 
 
+def is_closed_by_now(opened: socket.socket) -> bool:
+    """Look, and do not wait."""
+    try:
+        return not opened.recv(1_000)
+    except BlockingIOError:
+        return False
+    except ConnectionResetError:
+        return True
+
+
 def is_closed(opened: socket.socket) -> bool:
     """Wait for the server's end; what it says before is passed over."""
     with contextlib.suppress(ConnectionResetError):
@@ -66,27 +80,59 @@ def is_closed(opened: socket.socket) -> bool:
 
 
 @pytest.mark.parametrize(
-    "sent",
+    ("sent", "after_the_answer"),
     [
-        (),
-        (b"GET / HT",),
-        (b"GET / HTTP/1.1\r\nHost: x\r\nX-Slow: ",),
+        (b"", b""),
+        (b"GET / HT", b""),
+        (b"GET / HTTP/1.1\r\nHost: x\r\nX-Slow: ", b""),
         (REQUEST, b"G"),
-        (b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 1000000\r\n\r\n", b"nobody reads it"),
+        (UNWANTED, b"nobody reads it"),
+        (UNWANTED, b""),
     ],
 )
 def test_connection_that_owes_a_head_is_closed(
-    port: int, sent: tuple[bytes, ...], monkeypatch: pytest.MonkeyPatch
+    port: int, sent: bytes, after_the_answer: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(connection, "_HEAD_SECONDS", 0.2)
-    with connected(port, *sent) as opened:
+    monkeypatch.setattr(connection, "_HEAD_SECONDS", 1.0)
+    with connected(port, sent) as opened:
+        if sent in (REQUEST, UNWANTED):
+            assert is_answered(opened)
+            opened.sendall(after_the_answer)
         assert is_closed(opened)
+
+
+def test_body_that_nobody_wanted_may_come_on_for_longer_than_a_head(
+    port: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connection, "_HEAD_SECONDS", 2.0)
+    size = 1_000_000
+    with connected(port, UNWANTED) as sends_on:
+        assert is_answered(sends_on)
+        with connected(port) as silent:
+            silent.setblocking(False)
+            while not is_closed_by_now(silent):
+                sends_on.sendall(b"x")
+                size -= 1
+                time.sleep(0.05)
+        sends_on.sendall(b"x" * size + REQUEST)
+        assert is_answered(sends_on)
+
+
+def test_body_that_nobody_wanted_may_not_come_for_ever(port: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connection, "_HEAD_SECONDS", 1.0)
+    monkeypatch.setattr(connection, "_UNWANTED_SECONDS", 0.0)
+    with connected(port, UNWANTED) as sends_on:
+        assert is_answered(sends_on)
+        with pytest.raises((BrokenPipeError, ConnectionResetError)):  # noqa: PT012 - whichever call meets it
+            while True:
+                sends_on.sendall(b"x")
+                time.sleep(0.05)
 
 
 def test_connection_may_be_idle_after_an_answer_and_a_body_may_take_its_time(
     port: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(connection, "_HEAD_SECONDS", 0.2)
+    monkeypatch.setattr(connection, "_HEAD_SECONDS", 2.0)
     with (
         connected(port, REQUEST) as answered,
         connected(port, b"POST /body HTTP/1.1\r\nHost: x\r\nContent-Length: 4\r\n\r\n12") as slow,

@@ -72,7 +72,7 @@ def test_line_of_another_length_costs_its_row_alone() -> None:
         (1, "UNREADABLE_ROW"),
         (2, "UNREADABLE_ROW"),
     ]
-    assert asked.refused[1].message == "the row is 3 values, and there are 2 columns"
+    assert asked.refused[1].message == "it has 3 values, and the header has 2"
 
 
 @pytest.mark.parametrize(

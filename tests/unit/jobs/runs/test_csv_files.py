@@ -29,6 +29,7 @@ NASTY = [
     "6,2020-01-01T00:00:00Z,,,,nan, 1,, spaces ,,",
     '"7","2020-01-01T00:00:00Z",-5,"12","3","1.5","2.5","true",null,"3","AA=="',
     "8,2020-01-01T00:00:00Z,,,,,,,NA,,",
+    "9,2020-01-01T00:00:00Z,,,,1e999,-1e999,,,,",
 ]
 CONTENT = ("\ufeff" + "\r\n".join([HEADER, *NASTY, "", ""])).encode()
 
@@ -99,7 +100,7 @@ def test_row_that_cannot_be_read_costs_itself_and_is_kept_to_the_byte() -> None:
     assert table.column(REFUSED).cast(pa.binary()).to_pylist() == [None, b"2,caf\xe9", b"3,b,c", None]
     assert table.column(PROBLEM).to_pylist()[1:3] == [
         '["UNREADABLE_ROW", "", "the row is not UTF-8"]',
-        '["UNREADABLE_ROW", "", "the row is 3 values, and there are 2 columns"]',
+        '["UNREADABLE_ROW", "", "it has 3 values, and the header has 2"]',
     ]
     assert table.column(ORDINAL).to_pylist() == [0, 1, 2, 3]
 

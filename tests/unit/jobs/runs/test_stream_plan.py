@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from datetime import UTC, datetime
+
 import pytest
 
-from feature_pipelines.errors import ConfigurationError
-from jobs.runs.stream_plan import describe_stream, pinned_model, require_streamable
+from feature_pipelines.errors import ConfigurationError, RunConflictError
+from jobs.runs.stream_plan import begun_query, describe_stream, pinned_model, require_streamable
+from jobs.runs.stream_state import StreamState
 
 FROM = "input.range_from=2020-01-05T00:00:00Z"
 
@@ -39,3 +43,18 @@ def test_part_of_the_input_does_not_concern_another_source(trained_workspace, so
 
 def test_column_of_a_range_alone_asks_for_no_part(trained_workspace):
     require_streamable(trained_workspace.conf("input.range_column=asked_ts"))
+
+
+def test_query_of_csv_goes_on_without_the_options_that_older_releases_had(trained_workspace, tmp_path):
+    state, now = StreamState(str(tmp_path / "c")), datetime(2026, 1, 1, tzinfo=UTC)
+    state.path.mkdir(parents=True)
+    of_csv = ["stream.format=csv", f"stream.source={tmp_path}", "stream.options.pathGlobFilter=a.csv"]
+    conf = trained_workspace.conf(*of_csv)
+    model, _ = pinned_model(conf, tmp_path)
+    begun = begun_query(state, conf, model, now)
+    older = {"pathGlobFilter": "a.csv", "header": "true", "sep": ","}
+    recorded = replace(begun, identity={**begun.identity, "stream.options": older})
+    state.write_query(recorded)
+    assert begun_query(state, conf, model, now) == recorded
+    with pytest.raises(RunConflictError, match=r"stream\.options: the run has {'pathGlobFilter': 'a\.csv'}"):
+        begun_query(state, trained_workspace.conf(*of_csv[:2]), model, now)

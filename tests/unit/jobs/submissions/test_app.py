@@ -6,6 +6,9 @@ import dataclasses
 from types import SimpleNamespace
 from typing import Any
 
+import pytest
+from starlette.requests import Request
+
 from feature_pipelines.errors import ContractError
 from jobs.submissions.app import make_app
 from jobs.submissions.app_routes import Gateway
@@ -31,6 +34,7 @@ class Parts:
             page_rows=10,
             metrics=GatewayMetrics(),
             authenticate=lambda _headers, _peer: Caller("somebody"),
+            check_rate=lambda _: None,
             outbox=None,  # type: ignore[arg-type]
             check_notify=lambda _: None,
         )
@@ -116,3 +120,23 @@ def test_who_asks_by_http_1_0_has_no_address_that_is_known() -> None:
     for version in ("1.0", "1.1"):
         assert call(app, "/submissions", version=version).status == 401
     assert peers == [None, "127.0.0.1"]
+
+
+def test_request_counts_once_however_often_it_is_asked_who_sent_it() -> None:
+    counted, letting_in = list[str](), [True]
+
+    def authenticate(_headers: Any, _peer: str | None) -> Caller:
+        if not letting_in:
+            raise ContractError("nobody", status=401)
+        return Caller("somebody")
+
+    parts = Parts(ZeroDivisionError())
+    gateway = dataclasses.replace(parts.gateway, authenticate=authenticate, check_rate=counted.append)
+    one, other = (Request({"type": "http", "http_version": "1.1", "headers": []}) for _ in range(2))
+    for _ in range(3):
+        assert gateway.caller(one).key_id == "somebody"
+    gateway.caller(other)
+    assert counted == ["somebody"] * 2
+    letting_in.clear()
+    with pytest.raises(ContractError, match="nobody"):
+        gateway.caller(one)

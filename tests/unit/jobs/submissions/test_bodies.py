@@ -12,8 +12,10 @@ from starlette.datastructures import Headers
 from starlette.requests import Request
 
 from feature_pipelines.definitions import FeatureSet
-from feature_pipelines.errors import ContractError
+from feature_pipelines.errors import ContractError, OnescoreError, UnavailableError
 from jobs.submissions.bodies import BodyLimits, cost_of, read_limited, reckon, release, to_payload
+from jobs.submissions.payload import Payload
+from jobs.submissions.reference import hash_of_reference
 from tests.toy.measured import NUMBERS, PICTURES
 
 
@@ -152,6 +154,13 @@ def test_what_a_body_is_reckoned_to_take_is_no_less_than_what_it_takes(kind: str
     assert peak - reserved <= cost_of(body, headers, feature_set)
 
 
+def test_line_that_ends_in_two_characters_is_one_line() -> None:
+    headers = Headers({"content-type": "text/csv"})
+    lines = [b"id,size", *[b"1,0.25"] * 1_000, b""]
+    unix, windows, old = (cost_of(end.join(lines), headers, NUMBERS) for end in (b"\n", b"\r\n", b"\r"))
+    assert unix == old == windows - 8 * 1_001  # the bytes alone
+
+
 def test_header_says_who_is_to_be_told_beside_any_body() -> None:
     form = (
         b'--b\r\nContent-Disposition: form-data; name="f"; filename="a"\r\n\r\nx\r\n%s--b--\r\n',
@@ -179,6 +188,20 @@ def test_header_says_who_is_to_be_told_beside_any_body() -> None:
         for malformed in ("not json", "[]", "[" * 100_000):
             with pytest.raises(ContractError, match="is not a JSON object"):
                 notify(malformed)
+
+
+@pytest.mark.parametrize("error", [UnavailableError("does not answer"), ContractError("gone", status=422)])
+def test_reference_that_is_in_already_is_known_whatever_keeps_its_table_from_being_looked_at(
+    error: OnescoreError, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuses(*_: object) -> Payload:
+        raise error
+
+    monkeypatch.setattr("jobs.submissions.bodies.pin_reference", refuses)
+    sent = b'{"reference": "t"}', Headers({"content-type": "application/json"}), NUMBERS, limits()
+    assert to_payload(*sent, lambda payload_hash: payload_hash == hash_of_reference("t")).n_rows == 0
+    with pytest.raises(type(error), match=str(error)):
+        to_payload(*sent)
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import math
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ import pytest
 from feature_pipelines.columns import Float64, String
 from feature_pipelines.errors import ContractError
 from feature_pipelines.reasons import Reason
-from jobs.submissions.payload import read_csv, read_images, read_json, read_kept
+from jobs.submissions.payload import read_csv, read_images, read_json, read_kept, write_kept
 from tests.toy.measured import NUMBERS, PICTURES
 
 MOST = 1_000_000
@@ -67,6 +68,22 @@ def test_csv_reads_numbers_as_written_and_tells_null_from_the_empty_text():
     assert kept.rows[0] == {"id": "1", "size": 0.1, "name": "a"}
     assert kept.rows[1]["size"] is None
     assert list(kept.refused) == []
+
+
+def test_csv_number_beyond_all_doubles_is_no_null():
+    body = b'id,size,name\n1,1e999,"a ""Infinity"", \\"\n2,-1e999,\n3,Infinity,1e999\n'
+    assert read_kept(read_csv(body, NUMBERS, 10, MOST).body).rows == [
+        {"id": "1", "size": math.inf, "name": 'a "Infinity", \\'},
+        {"id": "2", "size": -math.inf, "name": None},
+        {"id": "3", "size": "Infinity", "name": "1e999"},
+    ]
+
+
+@pytest.mark.parametrize(
+    "value", [math.inf, [-math.inf, None, "\\"], {"\ud800": [math.inf]}, 1 << 70, "Infinity"]
+)
+def test_what_is_written_reads_back_the_same(value):
+    assert read_kept(write_kept({"rows": [{"a": value}]})).rows == [{"a": value}]
 
 
 @pytest.mark.parametrize(

@@ -180,6 +180,20 @@ def test_starting_version_that_makes_no_sense_is_refused(table):
         first_offset(table, {"startingVersion": "newest"})
 
 
+def test_query_that_begins_at_a_version_that_is_still_to_come_waits_for_it(table):
+    start = first_offset(table, {"startingVersion": "7"})
+    one = reader(table, **{START: json.dumps(start)})
+    limit = one.getDefaultReadLimit()
+    assert one.initialOffset() == one.latestOffset(start, limit) == start
+    assert one.partitions(start, start) == []
+    for i in range(5, 8):
+        assert one.latestOffset(start, limit) == start
+        write_deltalake(table, rows(10 * i), mode="append")
+    end = one.latestOffset(start, limit)
+    assert end == offset(8, table=id_of(table))
+    assert len(one.partitions(start, end)) == 1
+
+
 @pytest.mark.parametrize("limit", ["0", "few"])
 def test_limit_that_makes_no_sense_is_refused(table, limit):
     with pytest.raises(ConfigurationError, match="stream.options.maxFilesPerTrigger: expected"):
@@ -204,6 +218,18 @@ def test_stretch_of_commits_that_add_nothing_is_left_behind_after_a_while(table,
     one = reader(table)
     assert one.latestOffset(offset(6), one.getDefaultReadLimit()) == offset(6)
     assert one.latestOffset(offset(5), one.getDefaultReadLimit()) == offset(7, table=id_of(table))
+
+
+def test_batch_that_was_found_just_now_needs_no_second_look_at_the_table(table, monkeypatch):
+    looks = []
+    now = DeltaFiles.now
+    monkeypatch.setattr(DeltaFiles, "now", lambda files: looks.append(files) or now(files))
+    one = reader(table)
+    end = one.latestOffset(offset(3), one.getDefaultReadLimit())
+    assert len(one.partitions(offset(3), end)) == 2
+    assert len(looks) == 1
+    assert len(one.partitions(offset(3), offset(4))) == 1
+    assert len(looks) == 2
 
 
 def make_anew(table, commits):
@@ -249,8 +275,8 @@ def test_offset_of_before_that_has_no_id_is_read_and_gets_one(table):
 
 def test_table_that_has_not_come_as_far_as_the_stream_is_refused_without_an_id_too(table):
     make_anew(table, 3)
-    one = reader(table, **{START: json.dumps(offset(5))})
-    for ask in asked(one, offset(5)):
+    one = reader(table, **{START: json.dumps(offset(0))})
+    for ask in asked(one, offset(5))[1:]:
         with pytest.raises(
             TableError, match=r"goes on at version \d, and the table's newest is 2: it was put back"
         ):
