@@ -65,7 +65,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _print_secret(store: KeyStore, secret: SecretRef | None, name: str) -> None:
     if secret is None:
-        raise ConfigurationError("notify.webhook_secret is not set: this server sends no webhooks")
+        raise ConfigurationError(
+            "notify.webhook_secret is not set here: give the --set, or the --env, that the gateway and the workers have"
+        )
     names = [LOOPBACK, *(row.name for row in store.listed())]
     if name not in names:
         raise ConfigurationError(f"there is no key named {name[:80]!r}.{did_you_mean(name, names)}")

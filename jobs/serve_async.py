@@ -57,7 +57,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         )
         return 0
     log_json()
-    listening = listen(settings.host, settings.port)
+    listening = listen(settings.host, settings.port, "submissions")
     return run_gateway(conf, arguments.bundle, listening, pages=lambda gateway: Pages(conf, gateway))
 
 

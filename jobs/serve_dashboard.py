@@ -83,7 +83,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     key = None if settings.key is None else settings.key.reveal()
     feature_set = load_reference(conf.model.feature_set)
     log_json()
-    listening = listen(settings.host, settings.port)
+    listening = listen(settings.host, settings.port, "dashboard")
     live = open_live(conf, directory, lambda: feature_set)
     asyncio.run(_serve(_app(live, key), live, listening))
     event("dashboard_ended")

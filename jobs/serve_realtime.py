@@ -47,7 +47,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         )
         return 0
     log_json()
-    listening = listen(settings.host, settings.port)
+    listening = listen(settings.host, settings.port, "serve")
     return Supervisor(lambda: worker_spec(conf, arguments.bundle), listening, settings.workers).run()
 
 

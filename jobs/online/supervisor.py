@@ -37,8 +37,12 @@ _MARGIN_SECONDS = 3.0
 _ONE_THREAD = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
 
 
-def listen(host: str, port: int) -> socket.socket:
+def listen(host: str, port: int, section: str) -> socket.socket:
     """Return a socket that listens; port 0 is any free one.
+
+    Args:
+        host, port: where.
+        section: of the configuration, whose keys `host` and `port` say so.
 
     Raises:
         ConfigurationError: the address cannot be had.
@@ -52,7 +56,7 @@ def listen(host: str, port: int) -> socket.socket:
     except OSError as exc:
         listening.close()
         raise ConfigurationError(
-            f"serve.host {host}, serve.port {port}: {exc.strerror}", host=host, port=port
+            f"{section}.host {host}, {section}.port {port}: {exc.strerror}", host=host, port=port
         ) from exc
     return listening
 

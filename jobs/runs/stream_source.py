@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
+from pyspark.errors import AnalysisException
 from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
 from pyspark.sql.pandas.types import to_arrow_schema
@@ -27,7 +28,7 @@ import feature_pipelines
 import jobs
 import udfs
 from feature_pipelines.definitions import FeatureSet
-from feature_pipelines.errors import ConfigurationError, ContractError, did_you_mean
+from feature_pipelines.errors import ConfigurationError, ContractError, TableError, did_you_mean
 from feature_pipelines.offline.spark_types import spark_type
 from feature_pipelines.schema import Schema
 from feature_pipelines.schema_arrow import arrow_type
@@ -248,7 +249,18 @@ def _file_path() -> Column:
 
 
 def _loaded(reader: DataStreamReader, place: str | None) -> DataFrame:
-    return reader.load() if place is None else reader.load(f"file://{place}" if is_local(place) else place)
+    if place is None:
+        return reader.load()
+    if is_local(place) and os.path.isfile(place):
+        raise TableError(
+            f"stream.source: {place} is a file; expected a directory, in which files appear", location=place
+        )
+    try:
+        return reader.load(f"file://{place}" if is_local(place) else place)
+    except AnalysisException as exc:
+        if exc.getCondition() == "PATH_NOT_FOUND":
+            raise TableError(f"stream.source: there is no directory {place}", location=place) from exc
+        raise
 
 
 def _delta(spark: SparkSession, conf: Conf, place: str) -> StreamSource:

@@ -42,8 +42,6 @@ __all__ = [
 
 _KEYS = ("rows", "reference", "notify")
 _BLOCK_CELLS = 5_000
-_UNKNOWN_COLUMNS = 64
-_NAME_MOST = 255
 _HEADER_BYTES = 1 << 20  # more than any that is taken has
 _NULL = re.compile(rb"[:,\[]null")
 _INFINITY = re.compile(r'("(?:[^"\\]|\\.)*")|Infinity')
@@ -113,7 +111,7 @@ def read_csv(body: bytes, feature_set: FeatureSet, max_rows: int, max_kept: int)
         max_kept: bytes; what is kept names the fields in each row, and may be larger than what was sent.
 
     Raises:
-        ContractError: evidence `status` and `code`: it is no CSV with a header, each name once, and rows as long as that.
+        ContractError: evidence `status` and `code`: it is no CSV with a header, each name once and a field's, and rows as long as that.
     """
     digest, n, size = hashlib.sha256(b"csv\0"), 0, 0
     kept: list[bytes] = []
@@ -147,11 +145,11 @@ def _table(body: bytes, feature_set: FeatureSet) -> CsvText:
     table = CsvText(body)
     if table.problem:
         refuse(422, "MALFORMED_CSV", table.problem)
-    if any(len(name) > _NAME_MOST for name in table.names):
-        refuse(422, "MALFORMED_CSV", f"the header has a name of more than {_NAME_MOST} characters")
-    unknown = len({*table.names}.difference(feature_set.sources.names, [AS_OF_TS]))
-    if unknown > _UNKNOWN_COLUMNS:
-        refuse(422, "MALFORMED_CSV", f"the header has {unknown} columns that are no fields of the model")
+    known = (*feature_set.sources.names, AS_OF_TS)
+    for name in table.names:  # else each row would be refused for it, one by one
+        if name not in known:
+            said = f"column {name[:80]!r} is no field of the model.{did_you_mean(name[:80], known)}"
+            refuse(422, "UNKNOWN_FIELD", said)
     return table
 
 

@@ -444,6 +444,8 @@ def test_changed_features_are_refused_on_a_checkpoint_and_both_are_named(spark, 
         ),
         (["stream.checkpoint=s3://bucket/x"], ConfigurationError, "cannot be locked"),
         (["stream.follow_alias=true", "model.version=1"], ConfigurationError, "there is no alias to follow"),
+        (["stream.format=csv", "stream.source=/no/such"], TableError, "there is no directory /no/such"),
+        (["stream.format=json", f"stream.source={__file__}"], TableError, "is a file; expected a directory"),
     ],
 )
 def test_what_makes_no_sense_is_refused_before_anything_is_written(spark, dirty, overrides, kind, expected):
