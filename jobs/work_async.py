@@ -14,7 +14,7 @@ from jobs.online.json_logs import log_json
 from jobs.runs.command import job_parser, load_from, run
 from jobs.runs.progress import table
 from jobs.submissions.served import resolve_served
-from jobs.submissions.worker import run_worker
+from jobs.submissions.worker import adopt_moved, run_worker
 
 __all__ = ["main"]
 
@@ -35,6 +35,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         metavar="DIR",
         help="score with the model in this directory; no registry is asked",
     )
+    parser.add_argument(
+        "--adopt",
+        action="store_true",
+        help="start no worker: let the workers of this store.url have what waits for the model under another, such as after the store "
+        "was moved; say how much that was",
+    )
     arguments = parser.parse_args(argv)
     if arguments.scorers is not None:
         arguments.overrides.append(f"submissions.scorers={arguments.scorers}")
@@ -53,6 +59,9 @@ def main(argv: Sequence[str] | None = None) -> int:
                 }
             )
         )
+        return 0
+    if arguments.adopt:
+        print(f"adopted: {adopt_moved(conf, arguments.bundle)}")
         return 0
     log_json()
     flags = ["--env", arguments.env, "--model", arguments.model]

@@ -28,6 +28,8 @@ from jobs.submissions.webhook import post_webhook, secret_bytes, secret_of_calle
 __all__ = ["Notifier"]
 
 _LOOK_EVERY_SECONDS = 0.25
+_VAIN_LOOK_PAUSES = 20.0  # so they take about a twentieth of the time
+_LONGEST_VAIN_PAUSE_SECONDS = 5.0
 _AT_ONCE = 16
 _OF_ONE_AT_ONCE = 4
 _SECOND_US = 1_000_000
@@ -74,29 +76,30 @@ class Notifier:
         self._pool.shutdown(wait=False, cancel_futures=True)
         for future in unsent:
             with contextlib.suppress(sa.exc.SQLAlchemyError):  # then it is due when its time has come
-                self._outbox.again(self._sending[future].id, self._clock(), _CUT_OFF)
+                self._outbox.give_back(self._sending[future].id, self._clock(), _CUT_OFF)
 
     def _begin(self) -> int:
         """Begin to send what is due, as much as may be sent at once; return how much that is."""
         self._sending = {future: one for future, one in self._sending.items() if not future.done()}
         lease = round((self._settings.timeout_seconds + _LEASE_MORE_SECONDS) * _SECOND_US)
         n = 0
-        while len(self._sending) < _AT_ONCE and not self._closing.is_set():
+        while (free := _AT_ONCE - len(self._sending)) and not self._closing.is_set():
             sending = list(self._sending.values())
-            claimed = self._outbox.claim(self._clock(), lease, sending, _OF_ONE_AT_ONCE)
-            if claimed is None:
+            claimed = self._outbox.claim(self._clock(), lease, sending, _OF_ONE_AT_ONCE, free)
+            if not claimed:
                 break
-            self._sending[self._pool.submit(self._deliver, claimed)] = claimed
-            n += 1
+            self._sending |= {self._pool.submit(self._deliver, one): one for one in claimed}
+            n += len(claimed)
         return n
 
     def _run(self) -> None:
         while not self._closing.is_set():
+            n, since = 0, time.monotonic()
             try:
-                self._begin()
+                n = self._begin()
             except Exception as exc:  # noqa: BLE001 - a database that is away comes back
                 event("notifier_failed", raised=type(exc).__name__)
-            self._closing.wait(_LOOK_EVERY_SECONDS)
+            self._closing.wait(_pause(n, time.monotonic() - since))
 
     def _deliver(self, delivery: Delivery) -> None:
         try:
@@ -140,3 +143,10 @@ class Notifier:
         title, text = as_text(submission, settings.public_url)
         send = self._sender.to_target if delivery.kind == "target" else self._sender.to_email
         return None if send(delivery.where, title, text) else "NOT_TAKEN"
+
+
+def _pause(n_begun: int, seconds: float) -> float:
+    """Return how long to wait after a look that took so long: one in vain, through much that is due and may not be sent yet, is rarer."""
+    if n_begun:
+        return _LOOK_EVERY_SECONDS
+    return min(max(_LOOK_EVERY_SECONDS, _VAIN_LOOK_PAUSES * seconds), _LONGEST_VAIN_PAUSE_SECONDS)

@@ -23,7 +23,7 @@ from jobs.submissions.targets import named
 __all__ = ["Delivery", "Outbox", "enqueue"]
 
 _T = NOTIFICATIONS.c
-_TRIED_AT_ONCE = 8  # others may be quicker
+_TRIED_AT_ONCE = 8  # beyond what is wanted: others may be quicker
 
 
 class Delivery(NamedTuple):
@@ -47,8 +47,12 @@ class Delivery(NamedTuple):
     @property
     def place(self) -> tuple[str, str]:
         """Kind, and what is reached: of a webhook scheme, host and port, of a target its name, of mail the one server for all."""
-        reached = {"webhook": "/".join(self.where.split("/")[:3]), "email": ""}
-        return self.kind, reached.get(self.kind, self.where)
+        return _place(self.kind, self.where)
+
+
+def _place(kind: str, where: str) -> tuple[str, str]:
+    reached = {"webhook": "/".join(where.split("/")[:3]), "email": ""}
+    return kind, reached.get(kind, where)
 
 
 def enqueue(connection: sa.Connection, submission_id: str, notify: str | None, now: int) -> None:
@@ -82,44 +86,65 @@ class Outbox:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    def claim(self, now: int, lease_us: int, sending: Sequence[Delivery], most: int) -> Delivery | None:
-        """Return a delivery that is due, and that nobody else will try until `lease_us` from now has passed; None if there is none.
+    def claim(
+        self, now: int, lease_us: int, sending: Sequence[Delivery], most: int, limit: int
+    ) -> list[Delivery]:
+        """Return deliveries that are due, and that nobody else will try until `lease_us` from now has passed.
 
-        Whose key has the fewest under way comes first, then who has waited longest; so one key's receivers hold up no other's.
+        Whose key has the fewest under way comes first, then who has waited longest; so one key's receivers hold up no other's. All that is
+        due is looked through once, however many are returned. Where others claim too, or many go to one place, there may be more.
 
         Args:
             now: microseconds since 1970, UTC.
             lease_us: longer than an attempt takes.
             sending: what is under way here.
-            most: so many may be under way for one key, and to one place.
+            most: so many may be under way for one key, and to one place, these included.
+            limit: at most so many are returned.
         """
         of_key = Counter(one.key_id for one in sending)
         of_place = Counter(one.place for one in sending)
         mine = SUBMISSIONS.c.key_id
         under_way = sa.case(dict(of_key), value=mine, else_=0) if of_key else sa.literal(0)
+        nth = sa.func.row_number().over(partition_by=mine, order_by=(_T.due_ts, _T.id))
         due = (
-            sa.select(_T.id, _T.due_ts, mine)
+            sa.select(_T.id, _T.due_ts, _T.kind, _T.target, mine, (under_way + nth).label("nth"))
             .join(SUBMISSIONS, SUBMISSIONS.c.id == _T.submission_id)
             .where(_T.state == "pending", _T.due_ts <= now)
             .where(mine.not_in([key for key, n in of_key.items() if n >= most]))
             .where(*(sa.not_(_is_at(*place)) for place, n in of_place.items() if n >= most))
-            .order_by(under_way, _T.due_ts, _T.id)
-            .limit(_TRIED_AT_ONCE)
+            .subquery()
+        )
+        first = (
+            sa.select(due)
+            .where(due.c.nth <= most)
+            .order_by(due.c.nth, due.c.due_ts, due.c.id)
+            .limit(limit + _TRIED_AT_ONCE)
         )
         with self._database.reading() as connection:
-            seen = connection.execute(due).all()
-        for id_, due_ts, key_id in seen:
-            change = (
-                sa.update(NOTIFICATIONS)
-                .where(_T.id == id_, _T.state == "pending", _T.due_ts == due_ts)
-                .values(due_ts=now + lease_us, attempts=_T.attempts + 1)
-                .returning(_T.kind, _T.target, _T.attempts, _T.submission_id)
-            )
-            with self._database.writing() as connection:
-                row = connection.execute(change).one_or_none()
-            if row is not None:
-                return Delivery(id_, row.submission_id, key_id, row.kind, row.target, row.attempts)
-        return None
+            seen = connection.execute(first).all()
+        claimed: list[Delivery] = []
+        for row in seen:
+            place = _place(row.kind, row.target)
+            if len(claimed) == limit:
+                break
+            if of_place[place] < most and (one := self._claimed(row, now + lease_us)) is not None:
+                of_place[place] += 1
+                claimed.append(one)
+        return claimed
+
+    def _claimed(self, seen: sa.Row[Any], until: int) -> Delivery | None:
+        """Move a delivery's due time ahead; None if somebody else did."""
+        change = (
+            sa.update(NOTIFICATIONS)
+            .where(_T.id == seen.id, _T.state == "pending", _T.due_ts == seen.due_ts)
+            .values(due_ts=until, attempts=_T.attempts + 1)
+            .returning(_T.kind, _T.target, _T.attempts, _T.submission_id)
+        )
+        with self._database.writing() as connection:
+            row = connection.execute(change).one_or_none()
+        if row is None:
+            return None
+        return Delivery(seen.id, row.submission_id, seen.key_id, row.kind, row.target, row.attempts)
 
     def settle(self, id_: str, state: str, reason: str | None = None) -> None:
         """Note that a delivery was sent, or has failed for good."""
@@ -128,6 +153,10 @@ class Outbox:
     def again(self, id_: str, due_ts: int, reason: str) -> None:
         """Note why a delivery failed this time, and when it is tried again."""
         self._change(id_, {"due_ts": due_ts, "reason": reason})
+
+    def give_back(self, id_: str, due_ts: int, reason: str) -> None:
+        """Note that an attempt was cut off by who made it, which says nothing of the receiver: it counts as none."""
+        self._change(id_, {"due_ts": due_ts, "reason": reason, "attempts": _T.attempts - 1})
 
     def of(self, submission_id: str) -> list[dict[str, Any]]:
         """Return what became of a submission's deliveries: {"kind", "state", "attempts", "reason"}, never where they go."""

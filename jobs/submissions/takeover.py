@@ -66,10 +66,19 @@ def put_off(client: DBOSClient, executor_id: str, id_: str, seconds: float) -> b
         return bool(connection.execute(change).rowcount)
 
 
-def adopt(database: Database, client: DBOSClient, model: str, small: str, large: str) -> int:
+def adopt(
+    database: Database, client: DBOSClient, model: str, small: str, large: str, *, is_moved: bool = False
+) -> int:
     """Take what waits in the one queue of all models, where an earlier version put it, into a model's own; return how much that was.
 
     What it was to be asked of which store was not noted then: whoever adopts it first scores it, as before.
+
+    Args:
+        database: of the submissions.
+        client: of its engine.
+        model: its name.
+        small, large: the queues of its submissions.
+        is_moved: whether what waits in the model's queues of other stores is taken too: somebody says that this is its store now.
     """
     engine = client._sys_db.tables.workflow_status  # as above
     schemas = client._sys_db.engine.get_execution_options()["schema_translate_map"]
@@ -77,17 +86,18 @@ def adopt(database: Database, client: DBOSClient, model: str, small: str, large:
     with database.writing() as connection:
         connection.execution_options(schema_translate_map=schemas)
         for old, queue in ((QUEUE, small), (LARGE_QUEUE, large)):
-            mine = sa.select(SUBMISSIONS.c.id).where(
-                SUBMISSIONS.c.model == model, SUBMISSIONS.c.queue.is_(None)
-            )
+            elsewhere: sa.ColumnElement[bool] = engine.c.queue_name == old
+            is_other: sa.ColumnElement[bool] = SUBMISSIONS.c.queue.is_(None)
+            if is_moved:
+                elsewhere = engine.c.queue_name.startswith(old) & (engine.c.queue_name != queue)
+                is_other |= SUBMISSIONS.c.queue != queue
+            mine = sa.select(SUBMISSIONS.c.id).where(SUBMISSIONS.c.model == model, is_other)
             waiting = engine.c.status.in_(("ENQUEUED", "DELAYED"))
-            moved = sa.update(engine).where(
-                engine.c.queue_name == old, waiting, engine.c.workflow_uuid.in_(mine)
-            )
+            moved = sa.update(engine).where(elsewhere, waiting, engine.c.workflow_uuid.in_(mine))
             n += connection.execute(moved.values(queue_name=queue)).rowcount
             here = sa.select(engine.c.workflow_uuid).where(engine.c.queue_name == queue)
-            noted = sa.update(SUBMISSIONS).where(SUBMISSIONS.c.queue.is_(None), SUBMISSIONS.c.id.in_(here))
-            connection.execute(noted.values(queue=queue))
+            change = sa.update(SUBMISSIONS).where(is_other, SUBMISSIONS.c.id.in_(here))
+            connection.execute(change.values(queue=queue))
     return n
 
 

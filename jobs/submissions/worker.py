@@ -41,7 +41,7 @@ from jobs.submissions.takeover import SignsOfLife, adopt, put_off
 from jobs.submissions.work import Limits, Stopping, Work
 from jobs.submissions.worker_metrics import Readiness, WorkerMetrics
 
-__all__ = ["run_worker"]
+__all__ = ["adopt_moved", "run_worker"]
 
 _HOUSEKEEPING_SECONDS = 60.0
 _LARGE_POLL_SECONDS = 0.5
@@ -82,10 +82,7 @@ def run_worker(
     try:
         pinned = resolve_served(conf, bundle).pinned
         model = _warm_up(pinned, models, pool)
-        queues = (
-            queue_name(pinned.name, pinned.store, is_large=False),
-            queue_name(pinned.name, pinned.store, is_large=True),
-        )
+        queues = _queues(pinned)
         limits = Limits(settings.max_crashes, settings.max_attempts, settings.retry_seconds)
         large = BatchProcess(models, flags, ledger, settings.large_timeout_seconds)
         work = Work(ledger, models, pool, large, limits)
@@ -105,6 +102,31 @@ def run_worker(
     database.close()
     event("worker_ended")
     return 0
+
+
+def adopt_moved(conf: Conf, bundle: Path | None) -> int:
+    """Take what waits for a model, whatever store it was pinned to, into the queues that workers of this configuration look into.
+
+    What a worker is at meanwhile stays where it is. Arguments and errors as in `run_worker`.
+
+    Returns:
+        How many submissions that were.
+    """
+    pinned = resolve_served(conf, bundle).pinned
+    database = Database(revealed_database_url(conf.submissions), pool_size=1)
+    database.prepare()
+    client = database.engine_client()
+    try:
+        return adopt(database, client, pinned.name, *_queues(pinned), is_moved=True)
+    finally:
+        client.destroy()
+        database.close()
+
+
+def _queues(pinned: PinnedModel) -> tuple[str, str]:
+    """Return where small and large submissions of a model wait."""
+    small, large = (queue_name(pinned.name, pinned.store, is_large=is_large) for is_large in (False, True))
+    return small, large
 
 
 def _warm_up(pinned: PinnedModel, models: Models, pool: ScorerPool) -> Model:

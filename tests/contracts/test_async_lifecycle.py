@@ -126,12 +126,12 @@ def test_what_only_another_model_or_store_can_score_keeps_nobody_waiting_and_is_
 ):
     with open_async(tmp_path / "shared", process_env, poison, name="poison") as alone:
         houses = dataclasses.replace(alone, flags=("--model", "houses", "--bundle", str(bundle)))
-        gateway, other = alone.gateway(), houses.gateway("model.name=houses")
+        elsewhere = f"store.url=sqlite:///{tmp_path}/former.db"
+        gateway, other = alone.gateway(), houses.gateway("model.name=houses", elsewhere)
         foreign = [other.submit({"rows": [{"house_id": i}]}) for i in range(9)]
-        elsewhere = f"store.url=sqlite:///{tmp_path}/moved.db"
-        moved = houses.worker("model.name=houses", elsewhere, "submissions.worker_port=0")
+        worker = houses.worker("model.name=houses", "submissions.worker_port=0")
         mine = [gateway.submit(doses(1.0)) for _ in range(9)]
-        said = moved.output.read_text().splitlines()
+        said = worker.output.read_text().splitlines()
         port = json.loads(next(line for line in said if '"worker_ready"' in line))["metrics"]
 
         def ready():
@@ -144,7 +144,8 @@ def test_what_only_another_model_or_store_can_score_keeps_nobody_waiting_and_is_
         assert {gateway.finished(id_)["state"] for id_ in mine} == {"succeeded"}
         with alone.ledger() as ledger:
             assert {(ledger.get(id_).state, ledger.get(id_).attempts) for id_ in foreign} == {("queued", 0)}
-        houses.worker("model.name=houses")
+        adopting = houses.start("work_async", "model.name=houses", "--adopt")
+        assert (adopting.process.wait(60), adopting.output.read_text()) == (0, "adopted: 9\n")
         assert {other.finished(id_)["state"] for id_ in foreign} == {"succeeded"}
 
 

@@ -9,7 +9,7 @@ from jobs.submissions.intake import Intake, PinnedModel, Taken
 from jobs.submissions.ledger import Ledger
 from jobs.submissions.payload import read_json
 
-__all__ = ["Kept"]
+__all__ = ["MODEL", "Kept"]
 
 MODEL = PinnedModel("houses", "3", "d" * 64, ("house_id",), ("score",))
 

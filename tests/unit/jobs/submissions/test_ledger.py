@@ -15,7 +15,7 @@ from jobs.submissions.ledger_chunk import Chunk
 from jobs.submissions.tables import SUBMISSIONS
 from jobs.submissions.takeover import adopt
 from jobs.submissions.work import missing_chunks
-from tests.toy.kept import Kept
+from tests.toy.kept import MODEL, Kept
 
 
 @pytest.fixture(params=["sqlite", pytest.param("postgres", marks=pytest.mark.slow)])
@@ -192,6 +192,25 @@ def test_what_an_earlier_version_queued_is_adopted_by_its_own_model_alone(kept, 
         assert connection.scalar(sa.select(status.c.queue_name)) == names[n_rows > 10]
     client.destroy()
     assert kept.ledger.get(id_).is_large == (n_rows > 10)
+
+
+@pytest.mark.parametrize("n_rows", [2, 11])
+def test_what_waits_for_another_store_is_adopted_when_somebody_says_so(kept, n_rows):
+    id_, names = kept.take(n_rows).submission.id, [queue_name("houses", "moved", is_large=n) for n in (0, 1)]
+    other = kept.take(n_rows, model=MODEL._replace(name="another")).submission
+    at_it = kept.take(n_rows).submission
+    client = kept.database.engine_client()
+    status, engine = client._sys_db.tables.workflow_status, client._sys_db.engine
+    with engine.begin() as connection:
+        running = sa.update(status).where(status.c.workflow_uuid == at_it.id)
+        connection.execute(running.values(status="PENDING"))
+    assert adopt(kept.database, client, "houses", *names) == 0
+    assert [adopt(kept.database, client, "houses", *names, is_moved=True) for _ in range(2)] == [1, 0]
+    with engine.begin() as connection:
+        queues = dict(connection.execute(sa.select(status.c.workflow_uuid, status.c.queue_name)).all())
+    client.destroy()
+    assert queues == {id_: names[n_rows > 10], other.id: other.queue, at_it.id: at_it.queue}
+    assert {one: kept.ledger.get(one).queue for one in queues} == queues
 
 
 def test_what_waits_for_another_store_is_counted(kept):

@@ -21,7 +21,7 @@ from jobs.runs.settings_notify import NotifySettings
 from jobs.submissions.database import Database
 from jobs.submissions.ledger import Ledger
 from jobs.submissions.ledger_chunk import Chunk
-from jobs.submissions.notifier import Notifier
+from jobs.submissions.notifier import Notifier, _pause
 from jobs.submissions.outbox import Delivery, Outbox
 from jobs.submissions.webhook import secret_of_caller
 from tests.toy.hook_sink import HookSink, hook_sink
@@ -226,7 +226,7 @@ def test_worker_that_died_while_sending_is_followed_by_another(
 ) -> None:
     id_ = submitted(notify=json.dumps({"webhook": sink.url}))
     finish(Ledger(database, clock), id_)
-    assert Outbox(database).claim(clock.now, 70 * SECOND, [], 4) is not None  # and then it dies
+    assert Outbox(database).claim(clock.now, 70 * SECOND, [], 4, 1)  # and then it dies
     other = make()
     assert deliver_due(other) == 0
     clock.now += 70 * SECOND
@@ -244,8 +244,8 @@ def test_of_many_who_look_at_once_one_has_each(
     claimed: list[str] = []
 
     def look() -> None:
-        while found := Outbox(database).claim(NOW, SECOND, [], 4):
-            claimed.append(found.id)
+        while found := Outbox(database).claim(NOW, SECOND, [], 4, 3):
+            claimed.extend(one.id for one in found)
 
     threads = [threading.Thread(target=look) for _ in range(6)]
     for thread in threads:
@@ -283,8 +283,9 @@ def test_one_keys_receivers_that_do_not_answer_hold_up_no_other_key(
     assert {one.key_id for future, one in notifier._sending.items() if not future.done()} == {"mallory"}
 
 
+@pytest.mark.parametrize("limit", [1, 4, 16])
 def test_who_has_nothing_under_way_comes_before_who_has(
-    database: Database, clock: Clock, submitted: Callable[..., str]
+    database: Database, clock: Clock, submitted: Callable[..., str], limit: int
 ) -> None:
     ledger, outbox = Ledger(database, clock), Outbox(database)
     for n in range(12):
@@ -292,11 +293,12 @@ def test_who_has_nothing_under_way_comes_before_who_has(
         finish(ledger, submitted(n, key_id=f"key-{n % 3}", notify=told))
         clock.now += 1
     sending: list[Delivery] = []
-    while claimed := outbox.claim(clock.now, SECOND, sending, 2):
-        sending.append(claimed)
+    while claimed := outbox.claim(clock.now, SECOND, sending, 2, limit):
+        sending.extend(claimed)
     assert [one.key_id for one in sending] == ["key-0", "key-1", "key-2"] * 2
 
 
+@pytest.mark.parametrize("limit", [1, 16])
 @pytest.mark.parametrize(
     "told",
     [
@@ -307,7 +309,7 @@ def test_who_has_nothing_under_way_comes_before_who_has(
     ],
 )
 def test_to_one_place_few_are_sent_at_once_whosever_they_are(
-    told: dict[str, Any], database: Database, clock: Clock, submitted: Callable[..., str]
+    told: dict[str, Any], limit: int, database: Database, clock: Clock, submitted: Callable[..., str]
 ) -> None:
     ledger, outbox = Ledger(database, clock), Outbox(database)
     for n in range(12):
@@ -317,8 +319,8 @@ def test_to_one_place_few_are_sent_at_once_whosever_they_are(
     for n, other in enumerate(others, 12):
         finish(ledger, submitted(n, notify=json.dumps(other)))
     sending: list[Delivery] = []
-    while claimed := outbox.claim(clock.now, SECOND, sending, 3):
-        sending.append(claimed)
+    while claimed := outbox.claim(clock.now, SECOND, sending, 3, limit):
+        sending.extend(claimed)
     assert [one.key_id for one in sending[3:]] == ["somebody", "somebody"]
 
 
@@ -359,8 +361,23 @@ def test_what_does_not_make_it_before_it_is_closed_is_due_at_once_for_another(
     notifier.start()
     wait_until(lambda: bool(notifier._sending), "begun", 30)
     notifier.close(0.1)
-    assert Outbox(database).of(id_)[0]["reason"] == "WORKER_ENDED"
-    assert Outbox(database).claim(clock.now, SECOND, [], 1) is not None
+    assert Outbox(database).of(id_) == [
+        {"kind": "webhook", "state": "pending", "attempts": 0, "reason": "WORKER_ENDED"}
+    ]
+    assert Outbox(database).claim(clock.now, SECOND, [], 1, 1)
+
+
+def test_all_that_may_be_sent_is_found_in_one_look_and_looks_in_vain_are_rare(
+    database: Database, clock: Clock, submitted: Callable[..., str]
+) -> None:
+    ledger, outbox = Ledger(database, clock), Outbox(database)
+    for n in range(30):
+        finish(ledger, submitted(n, key_id=f"key-{n % 3}", notify=json.dumps({"targets": [f"t{n}"]})))
+        clock.now += 1
+    claimed = outbox.claim(clock.now, SECOND, [], 4, 16)
+    assert [one.key_id for one in claimed] == ["key-0", "key-1", "key-2"] * 4
+    assert outbox.claim(clock.now, SECOND, claimed, 4, 4) == []
+    assert [_pause(*one) for one in ((0, 0.001), (0, 0.1), (0, 30.0), (3, 0.1))] == [0.25, 2.0, 5.0, 0.25]
 
 
 def test_mail_reaches_a_target_and_an_address(
