@@ -5,7 +5,7 @@ here may stop a query: what cannot be told is null.
 
 The file `progress` is one JSON object. Of the process: `state` (`running`, `complete`, `stopped`, `failed`), `error` (why it failed, no
 data in it), `pid`, `host`, `started`, `heartbeat`, `ended`. A process that is killed leaves `running`: it is dead when its
-heartbeat, written every 10 seconds also while nothing comes, is older than a minute. Of the last batch, whichever process
+heartbeat, written every 10 seconds whatever the process is at, is older than a minute. Of the last batch, whichever process
 committed it, and null until there is one: `batch`, `at`, `rows`, `seconds`, `lag_seconds` (as of the heartbeat) and so on; `totals`
 are since the first start.
 """
@@ -17,8 +17,8 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -46,6 +46,7 @@ __all__ = ["FilesBehind", "StreamProgress", "last_process", "log_stream_run"]
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _REST = 20
 _BEAT_SECONDS = 10.0
+_STEP_SECONDS = 1.0
 _OF_THE_BATCH = ("at", "again", "seconds", "rows_per_second", "source")
 """What is told of a batch and is not in its record."""
 
@@ -118,6 +119,24 @@ class StreamProgress:
             return
         with self._writing, suppress(OSError):
             self._write_now()
+
+    @contextmanager
+    def beating(self) -> Iterator[None]:
+        """Beat meanwhile, from a thread of its own: also while the last batch is finished, or a long one is under way."""
+        is_over = threading.Event()
+
+        def beat() -> None:
+            while not is_over.wait(_STEP_SECONDS):
+                self.beat()
+
+        self.beat()
+        thread = threading.Thread(target=beat, name="heartbeat", daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            is_over.set()
+            thread.join()
 
     def ended(self, state: str, error: BaseException | None = None) -> None:
         """Note how the query ended: `stopped`, `complete`, or `failed` and why."""

@@ -37,7 +37,6 @@ class RunningQuery:
         checkpoint: of Spark.
         batch: scores and commits a batch; called in a thread of Spark's, one batch at a time.
         stop: set by whoever wants the query to end after the batch under way.
-        beat: called about once a second while the query runs.
     """
 
     def __init__(
@@ -46,10 +45,8 @@ class RunningQuery:
         checkpoint: Path,
         batch: Callable[[Any, int], None],
         stop: threading.Event,
-        beat: Callable[[], None] = lambda: None,
     ) -> None:
         self._frame, self._checkpoint, self._score, self._stop = frame, checkpoint, batch, stop
-        self._beat = beat
         self._query: Any = None
         self._failure: BaseException | None = None
         self._idle = threading.Event()
@@ -76,7 +73,6 @@ class RunningQuery:
         self._query = query = timed.start()
         try:
             while not query.awaitTermination(_STEP_SECONDS):
-                self._beat()
                 if self._stop.is_set():
                     self._end(query)
                     break
@@ -116,8 +112,7 @@ class RunningQuery:
     def _end(self, query: Any) -> None:
         """Stop after the batch under way, when Spark has noted it as done, or is seen to begin the next one, which is not."""
         say("told to stop: the batch under way is finished")
-        while not self._idle.wait(_STEP_SECONDS):
-            self._beat()
+        self._idle.wait()
         give_up = time.monotonic() + _GRACE_SECONDS
         while query.isActive and time.monotonic() < give_up and not self._is_noted():
             time.sleep(0.05)

@@ -133,13 +133,15 @@ def score_stream(
             say(f"the last process of query {query.query_id}: {before}")
         progress = StreamProgress(conf, state, query, using, clock)
         try:
-            progress.beat()
-            batches = BatchScorer(conf, state, query, using, rows, clock, progress)
-            batches.recover()
-            frame = source.begun(query.start)
-            running = RunningQuery(frame, state.spark, batches, stop or threading.Event(), progress.beat)
-            progress.source = running.source_metrics
-            with errors_of_workers():  # where Spark asks our own source for offsets, too
+            with (
+                progress.beating(),
+                errors_of_workers(),
+            ):  # of workers, and where Spark asks our own source for offsets
+                batches = BatchScorer(conf, state, query, using, rows, clock, progress)
+                batches.recover()
+                frame = source.begun(query.start)
+                running = RunningQuery(frame, state.spark, batches, stop or threading.Event())
+                progress.source = running.source_metrics
                 end = running.run(None if available_now else conf.stream.trigger)
             progress.ended(end)
         except BaseException as exc:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import socket
+import threading
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
@@ -20,6 +21,7 @@ from jobs.runs.manifest import ChunkRecord
 from jobs.runs.stream_batch import Done
 from jobs.runs.stream_progress import FilesBehind, StreamProgress, last_process
 from jobs.runs.stream_state import BatchRecord, StreamState, Totals
+from tests.toy.processes import wait_until
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 _IDS = IdSum(2, 5, 6)
@@ -229,6 +231,19 @@ def test_process_that_is_idle_is_told_from_one_that_is_dead(started, state):
     )
     progress.ended("stopped")
     assert last_process(state) is None
+
+
+def test_heart_beats_whatever_the_process_is_at(started, state, monkeypatch):
+    monkeypatch.setattr("jobs.runs.stream_progress._STEP_SECONDS", 0.01)
+    clock = Clock()
+    progress = started(clock)
+    with progress.beating():
+        for clock.passed in (0.0, 10.0, 20.0):
+            heard = clock.now().isoformat()
+            wait_until(lambda heard=heard: state.progress()["heartbeat"] == heard, "a beat", 30)
+            progress(DONE)
+    assert state.progress()["batch"] == 3
+    assert "heartbeat" not in {thread.name for thread in threading.enumerate()}
 
 
 def test_heartbeat_that_cannot_be_written_stops_nothing(started, state, capsys, monkeypatch):

@@ -198,6 +198,21 @@ def test_start_with_nothing_new_reports_and_logs_what_the_query_has_come_to(spar
     assert sorted(run.data.metrics["rows"] for run in runs) == [0, 2_000]
 
 
+def test_heart_beats_while_the_last_batch_is_still_finished(spark, dirty, monkeypatch):
+    monkeypatch.setattr("jobs.runs.stream_progress._STEP_SECONDS", 0.01)
+    monkeypatch.setattr("jobs.runs.stream_progress._BEAT_SECONDS", 0.01)
+    state, heard = StreamState(str(dirty.root / ".onescore" / "streams" / "houses")), set()
+
+    def recover(self):
+        until(lambda: heard.add(state.progress()["heartbeat"]) or len(heard) > 2, "beats")
+        raise TableError("seen")
+
+    monkeypatch.setattr("jobs.runs.stream_batch.BatchScorer.recover", recover)
+    with pytest.raises(TableError, match="seen"):
+        run_stream(spark, dirty)
+    assert (state.progress()["state"], state.progress()["error"]) == ("failed", "seen")
+
+
 def test_rows_without_a_key_are_known_by_file_and_place_as_in_the_batch_job(spark, dirty, tmp_path):
     from jobs.runs.batch import score_table
 
