@@ -74,6 +74,7 @@ class BatchScorer:
         rows: how the source's rows look.
         clock: now.
         told: called after each batch.
+        before_first: called when the query's first batch is scored and nothing of it is kept; raises where nothing may be.
     """
 
     def __init__(
@@ -85,9 +86,10 @@ class BatchScorer:
         rows: Input,
         clock: Callable[[], datetime],
         told: Callable[[Done], None],
+        before_first: Callable[[], None] = lambda: None,
     ) -> None:
         self._conf, self._state, self._query, self._model = conf, state, query, model
-        self._rows, self._clock, self._told = rows, clock, told
+        self._rows, self._clock, self._told, self._before_first = rows, clock, told, before_first
         self._scored = conf.table_location(conf.output.scored)
         self._quarantine = conf.table_location(conf.output.quarantine)
         feature_set, output = model.scorer.feature_set, model.scorer.output
@@ -165,6 +167,8 @@ class BatchScorer:
             max(times, default=None),
             _added(last.totals if last is not None else Totals(), rows),
         )
+        if last is None:
+            self._before_first()
         reached("stream.before_record")
         self._state.write_record(record)
         reached("stream.after_record")

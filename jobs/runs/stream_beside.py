@@ -1,7 +1,8 @@
 """Whether the tables that a new query is to write hold rows of another query of its model, which it would double.
 
 A query is its checkpoint, so one with another checkpoint begins anew, and adds what it reads to tables that have no key. Rows, not
-the log's transactions, are the evidence: rows that were taken back double nothing. This module never writes.
+the log's transactions, are the evidence: rows that were taken back double nothing. There is no lock over checkpoints: it is looked when a
+query begins, and again before its first batch is committed. This module never writes.
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ def queries_in(uri: str, model: str) -> list[str]:
 
 
 def require_alone(conf: Conf, checkpoint: str) -> None:
-    """Refuse to begin a query where its tables have rows of another one of its model.
+    """Refuse a query without a batch where its tables have rows of another one of its model.
 
     Args:
         conf: names the tables.
@@ -64,9 +65,9 @@ def _message(conf: Conf, checkpoint: str, found: Mapping[str, Sequence[str]]) ->
     more = f" and {len(ids) - _SHOWN} more" if len(ids) > _SHOWN else ""
     taking_back = f"from jobs.tables.delta import delete_rows; delete_rows({uri!r}, 'run_id', {ids[0]!r})"
     return (
-        f"stream.checkpoint: {checkpoint} has no query yet, and {uri} already has rows of model {conf.model.name!r} by query "
-        f"{', '.join(ids[:_SHOWN])}{more}. A new one would begin anew and add the same rows again. Nothing was scored. Go on with that "
-        "query by its own checkpoint; or give this one tables of its own (output.scored, output.quarantine); or take the other's rows "
-        f'back once it has ended, in both tables (python -c "{taking_back}"); or, if this one reads other rows (of another source, or from '
-        "where that one ended, by stream.options.startingVersion or what its source has for that), add --beside"
+        f"stream.checkpoint: {checkpoint} has no batch yet, and {uri} already has rows of model {conf.model.name!r} by query "
+        f"{', '.join(ids[:_SHOWN])}{more}. A new one would begin anew and add the same rows again. Nothing of it was committed. Go on "
+        "with that query by its own checkpoint; or give this one tables of its own (output.scored, output.quarantine); or take the other's "
+        f'rows back once it has ended, in both tables (python -c "{taking_back}"); or, if this one reads other rows (of another source, or '
+        "from where that one ended, by stream.options.startingVersion or what its source has for that), add --beside"
     )

@@ -21,6 +21,7 @@ from jobs.runs.manifest import runs_directory, write_json
 from jobs.runs.plan import require_storable
 from jobs.runs.progress import say
 from jobs.runs.stream_batch import BatchScorer, Input
+from jobs.runs.stream_beside import require_alone
 from jobs.runs.stream_model import Newer, StreamModel, checked_scorer
 from jobs.runs.stream_plan import begun_query, checkpoint_of, pinned_model, require_streamable
 from jobs.runs.stream_progress import StreamProgress, last_process, log_stream_run
@@ -137,7 +138,9 @@ def score_stream(
                 progress.beating(),
                 errors_of_workers(),
             ):  # of workers, and where Spark asks our own source for offsets
-                batches = BatchScorer(conf, state, query, using, rows, clock, progress)
+                # Of two queries that begin together, neither of which saw the other's rows, the later one sees them here.
+                look_again = (lambda: None) if beside else (lambda: require_alone(conf, str(state.root)))
+                batches = BatchScorer(conf, state, query, using, rows, clock, progress, look_again)
                 batches.recover()
                 frame = source.begun(query.start)
                 running = RunningQuery(frame, state.spark, batches, stop or threading.Event())

@@ -72,7 +72,7 @@ def test_refusal_names_the_query_and_every_way_on(trained_workspace, table, outp
         "--beside",
     )
     for said in (
-        "/c has no query yet",
+        "/c has no batch yet",
         table,
         f"by query {FIRST}. ",
         *ways,

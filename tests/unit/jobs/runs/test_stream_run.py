@@ -161,6 +161,21 @@ def test_query_of_another_checkpoint_is_refused_tables_that_have_the_rows_alread
     assert not (dirty.root / "another" / "onescore" / "query").exists()
 
 
+def test_query_that_began_together_with_another_is_refused_before_its_first_commit(spark, dirty, monkeypatch):
+    monkeypatch.setattr(
+        "jobs.runs.stream_plan.require_alone", lambda *_: None
+    )  # there was nothing to see then
+    first = run_stream(spark, dirty)
+    for _ in range(2):
+        with pytest.raises(
+            RunConflictError,
+            match=f"has no batch yet, .* by query {first.query_id}.* Nothing of it was committed",
+        ):
+            run_stream(spark, dirty, OTHER)
+    assert dirty.rows(SCORED).num_rows == 1_990
+    assert dirty.rows(QUARANTINE).num_rows == 10
+
+
 def test_query_beside_another_adds_rows_that_the_other_does_not_read_and_goes_on_without_being_told(
     spark, dirty, clean, tmp_path
 ):
