@@ -146,6 +146,7 @@ def test_tasks_need_no_delta_and_no_mlflow_on_workers(process_env: dict[str, str
         "jobs.runs.csv_files",
         "jobs.runs.staging",
         "jobs.proof.logged_views",
+        "jobs.tables.delta_additions",
         "jobs.tables.delta_stream",
         "feature_pipelines.offline.view_batches",
     ]

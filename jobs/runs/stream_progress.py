@@ -36,7 +36,7 @@ from jobs.runs.stream_model import StreamModel
 from jobs.runs.stream_source import FILE_FORMATS, source_place
 from jobs.runs.stream_state import BatchRecord, QueryManifest, StreamState
 from jobs.runs.tracking import connect_from
-from jobs.tables.delta_stream import DeltaFiles
+from jobs.tables.delta_additions import DeltaFiles
 from jobs.tables.files import child_uri, filesystem_of, list_files, normal_uri
 from udfs.platform import describe_platform
 from udfs.registry import asking

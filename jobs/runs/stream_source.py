@@ -36,8 +36,9 @@ from jobs.runs.conf import Conf
 from jobs.runs.csv_files import CsvFiles
 from jobs.runs.secret_refs import SecretRef
 from jobs.runs.stream_task import FILE, ORDINAL, PROBLEM, REFUSED, VALUE, Form
+from jobs.tables.delta_additions import first_offset
 from jobs.tables.delta_read import open_table, require_plain
-from jobs.tables.delta_stream import DELTA, START, DeltaStream, first_offset
+from jobs.tables.delta_stream import DELTA, START, DeltaStream
 from jobs.tables.files import is_local, normal_uri
 
 __all__ = [

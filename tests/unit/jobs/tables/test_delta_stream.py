@@ -11,7 +11,8 @@ import pytest
 from deltalake import DeltaTable, write_deltalake
 
 from feature_pipelines.errors import ConfigurationError, TableError
-from jobs.tables.delta_stream import START, DeltaFiles, DeltaStreamReader, _File, first_offset
+from jobs.tables.delta_additions import DeltaFiles, first_offset
+from jobs.tables.delta_stream import START, DeltaStreamReader, _File
 
 
 def rows(start, n=3):
