@@ -29,7 +29,7 @@ __all__ = ["ANSWERS", "PORTIONS", "AnswerTask", "wire_rows"]
 
 PORTIONS = "first_row long, n_rows long, rows binary, units string"
 """What a task is handed, as DDL: adjacent rows, either themselves or where they are."""
-ANSWERS = "first_row long, n_rows long, body binary, ids binary, n_retryable long"
+ANSWERS = "first_row long, n_rows long, body binary, ids binary, n_refused long, n_retryable long"
 """What it yields for each chunk, as DDL."""
 
 _SCORERS: dict[str, Scorers] = {}
@@ -73,12 +73,16 @@ class AnswerTask:
         first = portion["first_row"]
         for rows, refused in self._chunks(portion, scorers.load(model).scorer.feature_set):
             found = scorers.answer(model, self.as_of, rows, refused, is_last=self.is_last)
-            chunk = Chunk.packed(first, len(rows), found.body, found.ids)
-            columns = [[first], [len(rows)], [chunk.packed_body], [chunk.packed_ids], [found.n_retryable]]
-            types = [pa.int64(), pa.int64(), pa.binary(), pa.binary(), pa.int64()]
-            names = ["first_row", "n_rows", "body", "ids", "n_retryable"]
-            arrays = [pa.array(values, type_) for values, type_ in zip(columns, types, strict=True)]
-            yield pa.RecordBatch.from_arrays(arrays, names=names)
+            chunk = Chunk.packed(first, len(rows), found.body, found.ids, found.n_refused)
+            columns = {
+                "first_row": pa.array([first], pa.int64()),
+                "n_rows": pa.array([len(rows)], pa.int64()),
+                "body": pa.array([chunk.packed_body], pa.binary()),
+                "ids": pa.array([chunk.packed_ids], pa.binary()),
+                "n_refused": pa.array([chunk.n_refused], pa.int64()),
+                "n_retryable": pa.array([found.n_retryable], pa.int64()),
+            }
+            yield pa.RecordBatch.from_pydict(columns)
             first += len(rows)
 
     def _chunks(

@@ -88,6 +88,9 @@ class Status(BaseModel):
     state: State
     rows: int
     rows_done: int
+    rows_refused: int | None = Field(
+        description="how many of rows_done have an error in place of an answer; null: not counted, by an earlier version"
+    )
     created_ts: str = _TIME
     started_ts: str | None = _TIME
     finished_ts: str | None = _TIME

@@ -192,7 +192,9 @@ def _answer(
     frame = spark.createDataFrame(wave, PORTIONS).repartition(len(wave)).mapInArrow(task, ANSWERS)
     rows = [row for row in frame.collect() if task.is_last or not row["n_retryable"]]
     reached("async_batch.before_store")
-    chunks = [Chunk(r["first_row"], r["n_rows"], bytes(r["body"]), bytes(r["ids"])) for r in rows]
+    chunks = [
+        Chunk(r["first_row"], r["n_rows"], bytes(r["body"]), bytes(r["ids"]), r["n_refused"]) for r in rows
+    ]
     chunks.sort(key=lambda chunk: chunk.first_row)
     return ledger.store(submission.id, chunks, is_last=task.is_last) is not None
 

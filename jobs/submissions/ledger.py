@@ -60,6 +60,7 @@ class Submission:
     started_ts: int | None
     finished_ts: int | None
     queue: str | None = None
+    rows_refused: int | None = None
 
     @property
     def is_open(self) -> bool:
@@ -231,14 +232,9 @@ class Ledger:
             if found is None or found.state not in OPEN:
                 return None
             n_new = sum(self._put(connection, id_, chunk) for chunk in chunks)
-            done = int(
-                connection.scalar(
-                    sa.select(sa.func.coalesce(sa.func.sum(RESULTS.c.n_rows), 0)).where(RESULTS.c.id == id_)
-                )
-                or 0
-            )
+            done, refused = _totals(connection, id_)
             now = self._clock()
-            change: dict[str, object] = {"rows_done": done}
+            change: dict[str, object] = {"rows_done": done, "rows_refused": refused}
             if n_new and not is_last:
                 change["attempts"] = 1
             if done == found.n_rows:
@@ -326,6 +322,7 @@ class Ledger:
             "n_rows": chunk.n_rows,
             "body": chunk.packed_body,
             "ids": chunk.packed_ids,
+            "n_refused": chunk.n_refused,
         }
         if self.database.is_sqlite:
             from sqlalchemy.dialects.sqlite import insert
@@ -336,6 +333,17 @@ class Ledger:
 
             put = connection.execute(insert_postgres(RESULTS).values(values).on_conflict_do_nothing())
         return int(put.rowcount)
+
+
+def _totals(connection: sa.Connection, id_: str) -> tuple[int, int | None]:
+    """Return how many rows are in the chunks that are stored, and how many of them were refused; None if some chunk does not say."""
+    query = sa.select(
+        sa.func.coalesce(sa.func.sum(RESULTS.c.n_rows), 0),
+        sa.func.coalesce(sa.func.sum(RESULTS.c.n_refused), 0),
+        sa.func.count() - sa.func.count(RESULTS.c.n_refused),
+    ).where(RESULTS.c.id == id_)
+    done, refused, n_silent = connection.execute(query).one()
+    return int(done), None if n_silent else int(refused)
 
 
 def _say_ended(submission: Submission) -> None:

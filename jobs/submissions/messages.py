@@ -37,8 +37,9 @@ def as_json(submission: Submission, public_url: str | None) -> bytes:
 def as_text(submission: Submission, public_url: str | None) -> tuple[str, str]:
     """Return title and text of a mail or a chat message; see `as_json`."""
     version = f" version {submission.model_version}" if submission.model_version is not None else ""
+    refused = f", {submission.rows_refused} of them refused" if submission.rows_refused else ""
     lines = [
-        f"{submission.rows_done} of {submission.n_rows} rows, {submission.model}{version}",
+        f"{submission.rows_done} of {submission.n_rows} rows{refused}, {submission.model}{version}",
         _link(submission, public_url),
     ]
     if submission.reason is not None:

@@ -30,6 +30,7 @@ def described(submission: Submission) -> dict[str, Any]:
         "state": submission.state,
         "rows": submission.n_rows,
         "rows_done": submission.rows_done,
+        "rows_refused": submission.rows_refused if submission.rows_done else 0,
         "created_ts": _time(submission.created_ts),
         "started_ts": _time(submission.started_ts),
         "finished_ts": _time(submission.finished_ts),

@@ -67,11 +67,10 @@ class Unwanted(Exception):
 
 @dataclasses.dataclass(frozen=True)
 class Scored:
-    """A chunk's answers, how many of them may be better when asked again, and how many rows were refused."""
+    """A chunk's answers, and how many of them may be better when asked again."""
 
     chunk: Chunk
     n_retryable: int
-    n_refused: int
 
 
 class ScorerProcess:
@@ -146,7 +145,7 @@ class ScorerProcess:
         asked |= {"first_row": first, "n_rows": n}
         said, body = self._ask(asked, payload or b"", seconds=self._chunk_seconds, is_wanted=is_wanted)
         cut = said["ids"]
-        return Scored(Chunk.packed(first, n, body[cut:], body[:cut]), said["n_retryable"], said["n_refused"])
+        return Scored(Chunk.packed(first, n, body[cut:], body[:cut], said["n_refused"]), said["n_retryable"])
 
     def settle(self, is_taken: bool) -> None:
         """Tell whether the last answers were taken, without waiting; of a process that is gone, they are not logged."""

@@ -39,6 +39,7 @@ SUBMISSIONS = sa.Table(
     sa.Column("started_ts", sa.BigInteger),
     sa.Column("finished_ts", sa.BigInteger),
     sa.Column("queue", sa.String(64)),
+    sa.Column("rows_refused", sa.BigInteger),
     sa.UniqueConstraint("key_id", "idempotency_key", name="onescore_submissions_once"),
     sa.Index("onescore_submissions_of_key", "key_id", "created_ts", "id"),
     sa.Index("onescore_submissions_in_state", "state", "finished_ts"),
@@ -48,7 +49,8 @@ SUBMISSIONS = sa.Table(
 `row_id` and `outputs` are JSON lists of names: the fields that identify a row, and what an answer to one holds of the model's.
 `chunk_rows` and `queue` are fixed at the beginning: all who score it, whatever their configuration, cut it into the same chunks, ask the
 same online store, and agree on whether it is large. `queue` came later, so a database may have rows without it: see `takeover.adopt`.
-`attempts` are those since the last chunk that was stored as it should be.
+`attempts` are those since the last chunk that was stored as it should be. `rows_refused` is null until a chunk is stored, and where
+some chunk was stored by an earlier version, which did not count: see RESULTS.
 """
 
 PAYLOADS = sa.Table(
@@ -67,8 +69,12 @@ RESULTS = sa.Table(
     sa.Column("n_rows", sa.BigInteger, nullable=False),
     sa.Column("body", sa.LargeBinary, nullable=False),
     sa.Column("ids", sa.LargeBinary, nullable=False),
+    sa.Column("n_refused", sa.BigInteger),
 )
-"""Answers in chunks, each stored once: whoever scores a chunk again finds it there."""
+"""Answers in chunks, each stored once: whoever scores a chunk again finds it there.
+
+`n_refused` is how many of its rows were refused; it came later, and is null in a chunk that an earlier version stored.
+"""
 
 WORKERS = sa.Table(
     "onescore_workers",

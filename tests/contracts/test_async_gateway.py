@@ -67,7 +67,9 @@ def test_answers_are_those_of_the_real_time_server_bit_for_bit_and_in_pages(plac
     assert (status, headers["location"], ticket["rows"]) == (202, f"/submissions/{ticket['id']}", N)
     done = gateway.finished(ticket["id"])
     assert done["state"] == "succeeded"
-    assert done["rows_done"] == N
+    assert (done["rows_done"], done["rows_refused"]) == (N, 2)
+    listed = gateway.get("/submissions?limit=1000")["submissions"]
+    assert [one["rows_refused"] for one in listed if one["id"] == ticket["id"]] == [2]
     assert said_of(done["results"]) == said_of(realtime(rows))
     assert {answer["views"]["rates"]["status"] for answer in done["results"] if "error" not in answer} >= {
         "PRESENT"

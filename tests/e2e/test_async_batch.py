@@ -105,7 +105,9 @@ def test_a_table_of_several_files_is_answered_row_by_row_in_its_order(place, gat
     in_order = pa.concat_tables([pq.read_table(file) for file in files])
     in_order = in_order.cast(rows.schema)
     assert said_of(done["results"]) == expected(in_order, realtime, parse_timestamp(done["created_ts"]))
-    assert sum("error" in one for one in done["results"]) > 2
+    n_refused = sum("error" in one for one in done["results"])
+    assert n_refused > 2
+    assert done["rows_refused"] == n_refused
     assert len(gateway.call("GET", f"/submissions/{id_}/results.csv")[2].splitlines()) == N + 1
 
 
@@ -125,6 +127,7 @@ def test_many_rows_have_the_answers_of_few(place, gateway, worker, realtime):
 @pytest.mark.parametrize("point", ["async_task.before_score", "async_batch.before_store"])
 def test_killed_with_its_worker_it_goes_on_elsewhere(alone, realtime, point):
     rows = asking(N, alone.through)
+    rows[3] = rows[3] | {"area_m2": None}
     file, gateway = alone.directory / f"pause-{point}", alone.gateway()
     victim = alone.worker(env={"ONESCORE_PAUSE_AT": point, "ONESCORE_PAUSE_FILE": str(file)})
     id_ = gateway.submit({"rows": rows})
@@ -133,6 +136,7 @@ def test_killed_with_its_worker_it_goes_on_elsewhere(alone, realtime, point):
     alone.worker()
     done = gateway.finished(id_, 180)
     assert said_of(done["results"]) == said_of(realtime(rows, 0))
+    assert done["rows_refused"] == 1
     with alone.ledger() as ledger:
         assert sum(n for _, n in ledger.stored(id_)) == N
 

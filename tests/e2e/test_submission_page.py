@@ -147,7 +147,9 @@ def test_a_table_is_sent_watched_shown_and_downloaded(
         log = gateway.directory / "worker.log"
         with server(gateway.work, env=gateway.env, cwd=gateway.directory, log=log):
             expect(ticket.locator(".pill")).to_have_text("Done", timeout=120_000)
-        expect(page.locator("#said")).to_have_text(f"houses of may.csv: Done, {N} rows")
+        expect(page.locator("#said")).to_have_text(f"houses of may.csv: Done, 5 of {N} rows refused")
+        expect(ticket.locator(".refused")).to_have_text(f"5 of {N} rows refused")
+        expect(ticket.locator(".pill")).to_have_class("pill ok")
         ticket.get_by_role("button", name="Show answers").click()
         expect(ticket.locator("tbody tr")).to_have_count(100)
         expect(ticket.locator("tbody tr").first).to_contain_text("NULL_NOT_ALLOWED")
@@ -196,6 +198,10 @@ def test_several_files_by_dropping_and_what_is_wrong_in_words(
         expect(page.locator(".ticket", has_text="two.json").locator(".pill")).to_have_text(
             "Done", timeout=120_000
         )
+        expect(page.locator(".ticket", has_text="two.json").locator(".refused")).to_have_text(
+            "1 of 1 row refused"
+        )
+        expect(page.locator(".ticket", has_text="two.json").locator(".pill")).to_have_class("pill warn")
         page.locator(".ticket", has_text="two.json").get_by_role("button", name="Show answers").click()
         expect(page.locator(".ticket", has_text="two.json").locator("tbody tr")).to_contain_text(
             "NULL_NOT_ALLOWED"

@@ -257,8 +257,10 @@ async function refresh(arrived = null) {
 
 function tellEnd(before, now) {
   if (!before || !OPEN.has(before.state) || OPEN.has(now.state)) return;
-  announce(`${nameOf(now)}: ${STATES[now.state][1]}, ${plural(now.rows, "row")}`);
+  announce(`${nameOf(now)}: ${STATES[now.state][1]}, ${refusedOf(now) || plural(now.rows, "row")}`);
 }
+
+const refusedOf = (one) => (one.state === "succeeded" && one.rows_refused ? `${count(one.rows_refused)} of ${plural(one.rows, "row")} refused` : "");
 
 const nameOf = ({ id }) => state.labels.get(id) ?? `Ticket ${id.slice(0, 14)}…`;
 
@@ -290,6 +292,7 @@ class Ticket {
     this.id = id;
     this.ends = null;
     this.pill = el("span", { class: "pill" });
+    this.refused = el("span", { class: "refused", hidden: true });
     this.name = el("h3", { tabindex: "-1", id: `t-${id}` });
     this.meta = el("p", { class: "meta" });
     this.reason = el("p", { class: "reason", hidden: true });
@@ -301,14 +304,17 @@ class Ticket {
     this.answers = el("div", { class: "answers" });
     this.actions = el("div", { class: "actions" }, this.show, this.csv, this.json, this.cancel);
     this.element = el("li", { class: hasArrived ? "card ticket arrived" : "card ticket", "aria-labelledby": `t-${id}` },
-      el("div", { class: "ticket-head" }, el("div", {}, this.name, this.meta), this.pill), this.reason, this.progress, this.actions, this.answers);
+      el("div", { class: "ticket-head" }, el("div", {}, this.name, this.meta), el("div", { class: "outcome" }, this.refused, this.pill)), this.reason, this.progress, this.actions, this.answers);
   }
 
   draw(one) {
     this.one = one;
     const [kind, words] = STATES[one.state];
-    this.pill.className = `pill ${kind}`;
+    const refused = refusedOf(one);
+    this.pill.className = `pill ${refused && one.rows_refused === one.rows ? "warn" : kind}`;
     say(this.pill, words);
+    say(this.refused, refused);
+    show(this.refused, Boolean(refused));
     say(this.name, nameOf(one));
     this.drawMeta(one);
     show(this.reason, Boolean(one.reason));

@@ -12,7 +12,8 @@ from jobs.submissions.database import Database
 from jobs.submissions.engine_names import LARGE_QUEUE, QUEUE, queue_name
 from jobs.submissions.intake import Intake
 from jobs.submissions.ledger_chunk import Chunk
-from jobs.submissions.tables import SUBMISSIONS
+from jobs.submissions.results import described
+from jobs.submissions.tables import RESULTS, SUBMISSIONS
 from jobs.submissions.takeover import adopt
 from jobs.submissions.work import missing_chunks
 from tests.toy.kept import MODEL, Kept
@@ -30,8 +31,8 @@ def kept(request, tmp_path):
     found.close()
 
 
-def chunk(first, n=2, text=b"{}"):
-    return Chunk.packed(first, n, b"\n".join([text] * n), b"\n".join([b"[1]"] * n))
+def chunk(first, n=2, text=b"{}", n_refused=0):
+    return Chunk.packed(first, n, b"\n".join([text] * n), b"\n".join([b"[1]"] * n), n_refused)
 
 
 def test_a_submission_is_scored_chunk_by_chunk_and_ends_with_the_last(kept):
@@ -55,6 +56,27 @@ def test_a_chunk_that_is_stored_stays_as_it_is(kept):
     kept.ledger.store(id_, [chunk(0, text=b'"second"')])
     assert [c.body for c in kept.ledger.chunks(id_, 0, 2)] == [b'"first"\n"first"']
     assert kept.ledger.get(id_).rows_done == 2
+
+
+def test_refused_rows_are_counted_once_with_the_chunk_that_is_stored(kept):
+    id_ = kept.take(5).submission.id
+    kept.ledger.begin(id_)
+    for n_refused in (2, 1):  # the second comes too late, and says something else
+        kept.ledger.store(id_, [chunk(0, n_refused=n_refused)])
+        assert kept.ledger.get(id_).rows_refused == 2
+    kept.ledger.store(id_, [chunk(2), chunk(4, 1, n_refused=1)])
+    found = kept.ledger.get(id_)
+    assert (found.state, found.rows_refused) == ("succeeded", 3)
+
+
+def test_where_an_earlier_version_stored_a_chunk_nobody_knows_how_many_rows_were_refused(kept):
+    id_ = kept.take(5).submission.id
+    kept.ledger.begin(id_)
+    kept.ledger.store(id_, [chunk(0, n_refused=1)])
+    with kept.database.writing() as connection:
+        connection.execute(sa.update(RESULTS).values(n_refused=None))
+    kept.ledger.store(id_, [chunk(2, n_refused=1)])
+    assert described(kept.ledger.get(id_))["rows_refused"] is None
 
 
 def test_a_final_state_is_never_left(kept):
@@ -167,14 +189,25 @@ def test_what_is_kept_is_counted_by_state_and_reason_with_the_age_of_the_oldest(
     assert (found.oldest_queued_ts, found.notifications) == (second.created_ts, {})
 
 
-def test_a_database_of_an_earlier_version_gets_the_column_it_lacks_and_keeps_its_rows(kept):
-    id_ = kept.take(2).submission.id
+def test_a_database_of_an_earlier_version_gets_the_columns_it_lacks_and_keeps_its_rows(kept):
+    id_, done = kept.take(2).submission.id, kept.take(2).submission.id
+    kept.ledger.begin(done)
+    kept.ledger.store(done, [chunk(0, n_refused=1)])
     with kept.database.writing() as connection:
-        connection.exec_driver_sql("ALTER TABLE onescore_submissions DROP COLUMN queue")
+        for table, column in (
+            ("submissions", "queue"),
+            ("submissions", "rows_refused"),
+            ("results", "n_refused"),
+        ):
+            connection.exec_driver_sql(f"ALTER TABLE onescore_{table} DROP COLUMN {column}")
     for _ in range(2):
         kept.database.prepare()
     assert (kept.ledger.get(id_).queue, kept.ledger.get(id_).state) == (None, "queued")
     assert kept.take(2).submission.queue is not None
+    assert [described(kept.ledger.get(one))["rows_refused"] for one in (id_, done)] == [0, None]
+    kept.ledger.begin(id_)
+    kept.ledger.store(id_, [chunk(0, n_refused=2)])
+    assert kept.ledger.get(id_).rows_refused == 2
 
 
 @pytest.mark.parametrize("n_rows", [2, 11])

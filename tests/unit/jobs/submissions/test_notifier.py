@@ -101,7 +101,7 @@ def deliver_due(notifier: Notifier) -> int:
 
 
 def finish(ledger: Ledger, id_: str) -> None:
-    assert ledger.store(id_, [Chunk.packed(0, 2, b'{"score":1.0}\n{"score":2.0}', b"[1]\n[2]")])
+    assert ledger.store(id_, [Chunk.packed(0, 2, b'{"score":1.0}\n{"error":{}}', b"[1]\n[2]", 1)])
 
 
 def test_webhook_tells_how_it_ended_without_data(
@@ -126,6 +126,7 @@ def test_webhook_tells_how_it_ended_without_data(
             "state": "succeeded",
             "rows": 2,
             "rows_done": 2,
+            "rows_refused": 1,
             "created_ts": "2023-11-14T22:13:20Z",
             "started_ts": "2023-11-14T22:13:20Z",
             "finished_ts": "2023-11-14T22:13:20Z",
@@ -403,6 +404,7 @@ def test_mail_reaches_a_target_and_an_address(
         text = b"".join(
             part.get_payload(decode=True) or b"" for part in mail.walk() if not part.is_multipart()
         )  # type: ignore[misc]
+        assert b"2 of 2 rows, 1 of them refused, houses version 3" in text
         assert f"https://scores.example.org/submissions/{id_}".encode() in text
 
 

@@ -34,7 +34,7 @@ class Pool:
         if isinstance(found, BaseException):
             raise found
         first, n = rows
-        return Scored(Chunk.packed(first, n, b"\n".join([b"{}"] * n), b"\n".join([b"[]"] * n)), found, 0)
+        return Scored(Chunk.packed(first, n, b"\n".join([b"{}"] * n), b"\n".join([b"[]"] * n)), found)
 
 
 class Models:
