@@ -118,12 +118,8 @@ class DeltaFiles:
 
     def advance(self, start: Offset, newest: int, limit: int | None) -> tuple[Offset, list[InputFile]]:
         """Return the offset after the next `limit` files (None = all) up to a version, and these files."""
-        version, index, snapshot, table = (
-            start["version"],
-            start["index"],
-            start["snapshot"],
-            start.get("table"),
-        )
+        version, index, snapshot = start["version"], start["index"], start["snapshot"]
+        table = start.get("table")
         taken: list[InputFile] = []
         while version <= newest:
             files = self.of(version, snapshot)[index:]
