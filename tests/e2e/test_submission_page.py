@@ -213,7 +213,7 @@ def test_several_files_by_dropping_and_what_is_wrong_in_words(
         expect(page.locator("#problem")).to_have_text(
             "The model that is served takes no images; send a CSV or JSON file."
         )
-        chosen(page, "ragged.csv", b"a,b\n1\n")
+        chosen(page, "ragged.csv", b"house_id,rooms\n1\n")
         line = page.locator(".sending li")
         expect(line).to_contain_text(
             "The file is not as it must be: row 1: it has 1 values, and the header has 2."
