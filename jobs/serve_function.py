@@ -14,6 +14,7 @@ import time
 from typing import Any
 
 from jobs.online.json_logs import event as log_event
+from jobs.online.json_logs import failure
 from jobs.serverless.aws_events import answer_uploads
 from jobs.serverless.deadline import Deadline
 from jobs.serverless.function import Function
@@ -73,7 +74,7 @@ def uploaded(cloud_event: Any) -> None:
         facts = failure_facts(exc)
     else:
         return
-    log_event("event_failed", request_id=request_id, **facts)
+    failure("event_failed", request_id=request_id, **facts)
     raise EventFailed(facts["code"])
 
 

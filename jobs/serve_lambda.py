@@ -10,7 +10,7 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
-from jobs.online.json_logs import event as log_event
+from jobs.online.json_logs import failure
 from jobs.serverless.aws_events import (
     Objects,
     answer_direct,
@@ -50,7 +50,7 @@ def handler(event: Any, context: Any) -> Any:
         return _answered(function, event, objects, deadline, request_id)
     except Exception as exc:  # noqa: BLE001 - the outermost frame: Lambda would show the message, which may hold data
         facts = failure_facts(exc)
-    log_event("event_failed", request_id=request_id, **facts)
+    failure("event_failed", request_id=request_id, **facts)
     raise EventFailed(facts["code"])
 
 

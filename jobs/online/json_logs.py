@@ -46,3 +46,8 @@ def log_json(level: int = logging.INFO) -> None:
 def event(name: str, **facts: Any) -> None:
     """Log one event of a server with its facts."""
     _LOGGER.info(name, extra={"facts": facts})
+
+
+def failure(name: str, **facts: Any) -> None:
+    """Log one event that somebody must look at."""
+    _LOGGER.error(name, extra={"facts": facts})

@@ -18,6 +18,7 @@ from urllib.parse import unquote_plus
 
 from feature_pipelines.errors import ContractError, OnescoreError
 from jobs.online.json_logs import event as log_event
+from jobs.online.json_logs import failure
 from jobs.online.protocol import read_body, read_content, refuse, write_body
 from jobs.serverless.deadline import Deadline
 from jobs.serverless.function import Function
@@ -160,7 +161,7 @@ def answer_messages(
             _answer_message(function, record, objects, deadline, request_id)
         except Exception as exc:  # noqa: BLE001 - one message's failure is not the batch's
             number = record["messageId"]
-            log_event("message_failed", message_id=number, request_id=request_id, **failure_facts(exc))
+            failure("message_failed", message_id=number, request_id=request_id, **failure_facts(exc))
             failures.append({"itemIdentifier": number})
     return {"batchItemFailures": failures}
 

@@ -16,7 +16,7 @@ from concurrent.futures import Future, ThreadPoolExecutor, wait
 import sqlalchemy as sa
 
 from feature_pipelines.errors import OnescoreError
-from jobs.online.json_logs import event
+from jobs.online.json_logs import event, failure
 from jobs.online.sending import Sender
 from jobs.runs.settings_notify import NotifySettings
 from jobs.submissions.database import Database
@@ -36,6 +36,8 @@ _SECOND_US = 1_000_000
 _LEASE_MORE_SECONDS = 60
 _LONGEST_PAUSE_SECONDS = 3600.0
 _GONE = "HTTP_410"
+_NOT_CONFIGURED = "NOT_CONFIGURED"
+_NOT_CONFIGURED_SECONDS = 10
 _CUT_OFF = "WORKER_ENDED"
 
 
@@ -105,16 +107,21 @@ class Notifier:
         try:
             failed = self._tried(delivery)
         except OnescoreError:
-            failed = "NOT_CONFIGURED"
+            failed = _NOT_CONFIGURED
         except Exception as exc:  # noqa: BLE001 - whatever a library raises is one attempt that failed
             failed = type(exc).__name__[:64]
         facts = {"id": delivery.id, "submission": delivery.submission_id, "kind": delivery.kind}
         if failed is None:
             self._outbox.settle(delivery.id, "sent")
             event("notified", attempts=delivery.attempts, **facts)
+        elif (
+            failed == _NOT_CONFIGURED
+        ):  # by this process, which says nothing of the others or of the receiver
+            self._outbox.give_back(delivery.id, self._clock() + _NOT_CONFIGURED_SECONDS * _SECOND_US, failed)
+            failure("notification_not_configured", **facts)
         elif failed == _GONE or delivery.attempts >= self._settings.max_attempts:
             self._outbox.settle(delivery.id, "failed", failed)
-            event("notification_failed", reason=failed, attempts=delivery.attempts, **facts)
+            failure("notification_failed", reason=failed, attempts=delivery.attempts, **facts)
         else:
             pause = min(
                 self._settings.retry_seconds * 2 ** min(delivery.attempts - 1, 16), _LONGEST_PAUSE_SECONDS
@@ -129,7 +136,7 @@ class Notifier:
         settings = self._settings
         if delivery.kind == "webhook":
             if self._secret is None:
-                return "NOT_CONFIGURED"
+                return _NOT_CONFIGURED
             key = secret_bytes(secret_of_caller(self._secret, submission.key_id))
             body = as_json(submission, settings.public_url)
             headers = signed_headers(key, delivery.id, self._clock() // _SECOND_US, body)

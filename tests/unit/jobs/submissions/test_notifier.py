@@ -104,6 +104,29 @@ def finish(ledger: Ledger, id_: str) -> None:
     assert ledger.store(id_, [Chunk.packed(0, 2, b'{"score":1.0}\n{"error":{}}', b"[1]\n[2]", 1)])
 
 
+def test_a_worker_that_was_not_told_how_leaves_it_to_one_that_was(
+    database: Database,
+    clock: Clock,
+    submitted: Callable[..., str],
+    make: Callable[..., Notifier],
+    sink: HookSink,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    ledger = Ledger(database, clock)
+    id_ = submitted(notify=json.dumps({"webhook": sink.url}))
+    finish(ledger, id_)
+    ignorant = make(webhook_secret=None)
+    for _ in range(5):
+        assert deliver_due(ignorant) == 1
+        clock.now += 60 * SECOND
+    assert Outbox(database).of(id_) == [
+        {"kind": "webhook", "state": "pending", "attempts": 0, "reason": "NOT_CONFIGURED"}
+    ]
+    assert "notification_not_configured" in caplog.text
+    assert deliver_due(make()) == 1
+    assert [one["state"] for one in Outbox(database).of(id_)] == ["sent"]
+
+
 def test_webhook_tells_how_it_ended_without_data(
     database: Database,
     clock: Clock,
