@@ -340,10 +340,14 @@ def _records(found: Sequence[Measured]) -> list[dict[str, Any]]:
     return records
 
 
+def _digits(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+
+
 def _table(found: Sequence[Measured], prices: Prices) -> str:
     lines = ["| way | latency | rows/s | cost of 1M rows |", "|---|---:|---:|---:|"]
     for one in found:
-        latency = "-" if one.latency_ms is None else f"{one.latency_ms:,.3g} ms"
+        latency = "-" if one.latency_ms is None else f"{_digits(one.latency_ms)} ms"
         lines.append(f"| {one.name} | {latency} | {one.rows_per_second:,.0f} | {one.cost:.4f} |")
     said = (
         f"at {prices.core_hour:g} a core and hour, {prices.gb_second:g} a GB and second, {prices.million_requests:g} a million "
