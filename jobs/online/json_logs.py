@@ -10,7 +10,7 @@ import traceback
 from datetime import UTC, datetime
 from typing import Any
 
-__all__ = ["event", "log_json"]
+__all__ = ["event", "failure", "log_json"]
 
 _LOGGER = logging.getLogger("onescore.serve")
 
