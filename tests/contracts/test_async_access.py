@@ -5,8 +5,6 @@ from __future__ import annotations
 import base64
 import http.client
 import json
-import subprocess
-import sys
 import time
 
 import pyarrow as pa
@@ -39,16 +37,7 @@ def place(bundle, process_env, tmp_path_factory):
 
 
 def keys_job(place, *arguments):
-    command = [sys.executable, "-m", "jobs.manage_keys", "--model", "houses"]
-    command += [part for one in place.settings for part in ("--set", one)]
-    return subprocess.run(
-        [*command, *arguments],
-        env=place.env,
-        cwd=place.directory,
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
+    return place.job("manage_keys", *arguments)
 
 
 @pytest.fixture(scope="module")

@@ -19,16 +19,7 @@ pytestmark = pytest.mark.e2e
 
 
 def forget(place, *arguments):
-    command = [sys.executable, "-m", "jobs.forget_entity", "--model", "houses"]
-    command += [part for one in place.settings for part in ("--set", one)]
-    return subprocess.run(
-        [*command, *arguments],
-        env=place.env,
-        cwd=place.directory,
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
+    return place.job("forget_entity", *arguments)
 
 
 def test_an_entity_leaves_answers_in_their_places_and_open_submissions_are_named(

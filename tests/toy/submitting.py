@@ -131,6 +131,20 @@ class Async:
         finally:
             database.close()
 
+    def job(self, name: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """Run another job of the same settings to its end."""
+        command = [sys.executable, "-m", f"jobs.{name}", "--model", "houses"]
+        command += [part for one in self.settings for part in ("--set", one)]
+        return subprocess.run(
+            [*command, *arguments],
+            env=self.env,
+            cwd=self.directory,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=120,
+        )
+
     def gateway(self, *settings: str, env: Mapping[str, str] | None = None) -> Running:
         """Start a gateway; return it when it answers."""
         running = self.start("serve_async", *settings, "--port", str(port := free_port()), env=env)
