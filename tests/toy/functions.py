@@ -14,6 +14,7 @@ from typing import Any
 from urllib.parse import parse_qs, quote_plus, unquote, urlsplit
 
 import boto3
+import pytest
 from moto.server import ThreadedMotoServer
 
 from jobs.serverless.deadline import Deadline
@@ -23,7 +24,7 @@ from jobs.serverless.settings import FunctionSettings
 from tests.toy.answers import NOW
 from udfs.bundle import bundle_digest, read_golden
 
-__all__ = ["PLENTY", "Cloud", "FakeGcs", "cloud", "fake_gcs", "opened", "package_of"]
+__all__ = ["PLENTY", "Cloud", "FakeGcs", "cloud", "fake_gcs", "opened", "opened_slow", "package_of"]
 
 PLENTY = Deadline(lambda: 60_000, 0)
 """A deadline that no test reaches."""
@@ -62,6 +63,22 @@ def package_of(
 def opened(package: Path, *, timer: Callable[[], float] = lambda: 0.0, **environment: str) -> Function:
     """Return a package's function in this process, its clock at NOW and its timer, seconds, as given."""
     return open_function({"ONESCORE_PACKAGE": str(package), **environment}, lambda: NOW, timer)
+
+
+def opened_slow(
+    package: Path, monkeypatch: pytest.MonkeyPatch, seconds: float
+) -> tuple[Function, list[float]]:
+    """Open a function to which each piece takes so long; return it and its clock, of one item."""
+    now = [0.0]
+    function = opened(package, timer=lambda: now[0])
+    answer = function.online.answer
+
+    def slowly(*given: Any, **more: Any) -> Any:
+        now[0] += seconds
+        return answer(*given, **more)
+
+    monkeypatch.setattr(function.online, "answer", slowly)
+    return function, now
 
 
 class Cloud:

@@ -26,7 +26,7 @@ from jobs.serverless.deadline import Deadline
 from jobs.serverless.function import Function
 from jobs.serverless.objects import Gone, Sink, open_objects, open_sink
 from jobs.serverless.uploads import Uploaded
-from tests.toy.functions import PLENTY, fake_gcs, opened, s3_event
+from tests.toy.functions import PLENTY, fake_gcs, opened, opened_slow, s3_event
 from tests.toy.house_bundle import house_wire
 
 Fetch = Callable[[Uploaded], bytes]
@@ -126,15 +126,7 @@ def test_messages_for_which_there_is_no_time_go_back_to_the_queue(function: Func
 def test_messages_end_before_the_reserve_by_what_those_before_them_took(
     package: Path, results: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    now = [0.0]
-    function = opened(package, timer=lambda: now[0])
-    answer = function.online.answer
-
-    def slowly(*given: Any, **more: Any) -> Any:
-        now[0] += 0.8
-        return answer(*given, **more)
-
-    monkeypatch.setattr(function.online, "answer", slowly)
+    function, now = opened_slow(package, monkeypatch, 0.8)
     event = {"Records": [message(number, ROWS) for number in "abcdef"]}
     for batch in range(2):
         deadline = Deadline.after(3, 500, lambda: now[0])

@@ -15,7 +15,7 @@ from jobs.online.protocol import Asked
 from jobs.serverless.deadline import Deadline
 from jobs.serverless.function import Function
 from tests.toy.answers import NOW
-from tests.toy.functions import PLENTY, opened, package_of
+from tests.toy.functions import PLENTY, opened, opened_slow, package_of
 from tests.toy.house_bundle import house_wire
 from tests.toy.serving import asking
 from udfs.bundle import load_bundle
@@ -77,15 +77,7 @@ def test_rows_that_would_outlast_the_time_are_refused_before_they_are_begun(func
 def test_request_that_would_outlast_the_time_by_what_earlier_ones_took_is_not_begun(
     package: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    now = [0.0]
-    function = opened(package, timer=lambda: now[0])
-    answer = function.online.answer
-
-    def slowly(*given: Any, **more: Any) -> Any:
-        now[0] += 0.8
-        return answer(*given, **more)
-
-    monkeypatch.setattr(function.online, "answer", slowly)
+    function, now = opened_slow(package, monkeypatch, 0.8)
     function.answer(asked(house_wire(2)), PLENTY)
     with pytest.raises(ContractError, match="nearly over"):
         function.answer(asked(house_wire(2)), Deadline(lambda: 1_200, 500))
